@@ -1,0 +1,19 @@
+"""The one exception that a person is meant to read."""
+
+
+class UserError(Exception):
+  """Something that the user can mend: one line with the thing, its value and the remedy.
+
+  `train.py` and `evaluate.py` print the line to standard error and end with status 2, without a traceback.
+  """
+
+
+def nearest(word: str, known, *, what: str) -> str:
+  """A suggestion to append to an error about an unknown `word`: "; did you mean X?" or a short list of `known`."""
+  import difflib
+
+  known = [str(k) for k in known]
+  close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+  if close:
+    return f"; did you mean {close[0]!r}?"
+  return f"; known {what}: {', '.join(sorted(known))}"
