@@ -1,4 +1,4 @@
-"""Configuration: every key with its default and meaning, config files, command-line overrides.
+"""Configuration: every key with its default and meaning, config files, command-line overrides, validation.
 
 A config is a locked, typed `ml_collections.ConfigDict`. `KEYS` below is the one place where a key is born. A
 config file is Python with a `get_config()` that starts from `base_config()` and changes values; it is run, so
@@ -7,90 +7,324 @@ open only files that you trust. A workdir keeps the result as `config.json`, whi
 
 from __future__ import annotations
 
-import ast
-import importlib.util
+import difflib
 import json
-from collections.abc import Sequence
+import math
+import shutil
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from vae_jax.errors import UserError, nearest
 
-KEYS: dict[str, tuple[Any, str]] = {
-  "data.name": ("digits", "digits | photos | idx | folder | paired_folder | npz | any TFDS data set (mnist, cifar10, ...)"),
-  "data.dir": ("", "folder (or .npz file) of idx, folder, paired_folder, npz; TFDS: where it is prepared ('': default)"),
-  "data.train": ("train", "split to train on; slices as in 'train[:90%]' or 'train[100:]'"),
-  "data.validation": ("validation", "split scored during training; chooses the best checkpoint"),
-  "data.test": ("test", "split that evaluate.py scores; never seen in training"),
-  "data.size": ((0, 0), "height and width that the model sees; (0, 0): as stored"),
-  "data.fit": ("crop", "images of another size: crop (random in training, centre otherwise) | resize (then centre crop)"),
-  "data.channels": (0, "0: as stored | 1: grey | 3: RGB"),
-  "data.low": ("low", "paired_folder: name of the folder with degraded images"),
-  "data.high": ("high", "paired_folder: name of the folder with clean images"),
-  "data.flip": (False, "mirror training images left-right at random"),
-  "data.binarize": ("none", "none | dynamic: draw pixels from Bernoulli(value) anew at each use | threshold: value > 0.5"),
-  "data.dequantize": (False, "add uniform noise within a grey level, for densities over continuous pixels"),
-  "data.resident_mb": (1024, "data sets up to this size in uint8 are decoded once and kept on the device"),
-  "data.workers": (2, "threads that decode images of larger data sets"),
-  "data.max_bad": (10, "images that may fail to decode (named, skipped) before the run is refused"),
-  "data.degrade.name": ("identity", "what the encoder sees: identity | gaussian_noise | poisson_gaussian | blur_down | bicubic_down"),
-  "data.degrade.sigma": (0.1, "gaussian_noise, poisson_gaussian: standard deviation of the noise in [0, 1] units"),
-  "data.degrade.sigma_max": (0.0, "gaussian_noise: above sigma, each image draws its sigma uniformly from [sigma, sigma_max]"),
-  "data.degrade.peak": (30.0, "poisson_gaussian: expected photon count of a white pixel"),
-  "data.degrade.factor": (2, "blur_down, bicubic_down: down-sampling factor"),
-  "data.degrade.blur": (1.0, "blur_down: standard deviation of the Gaussian blur in pixels of the clean image"),
-  "model.name": ("mlp_vae", "mlp_vae | conv_vae"),
-  "model.latent_dim": (16, "mlp_vae, conv_vae: size of the latent vector"),
-  "model.hidden": ((512,), "mlp_vae: widths of the encoder's hidden layers; the decoder mirrors them"),
-  "model.channels": ((32, 64), "conv_vae: channels at each resolution; each entry after the stem halves height and width"),
-  "model.blocks": (1, "conv_vae: residual blocks at each resolution"),
-  "model.dense": (256, "conv_vae: width of the dense layer between the last feature map and the latent vector"),
-  "model.activation": ("relu", "relu | tanh | silu | gelu"),
-  "model.dropout": (0.0, "conv_vae: dropout rate inside residual blocks"),
-  "model.likelihood": ("bernoulli", "bernoulli | gaussian | laplace | logistic_mixture"),
-  "model.sigma": ("learned", "gaussian: learned (one scale) | optimal (closed form of Rybkin et al. 2021) | a number"),
-  "model.mixtures": (10, "logistic_mixture: number of components"),
-  "objective.name": ("elbo", "elbo | iwae (Burda et al. 2016, with objective.samples importance samples)"),
-  "objective.samples": (1, "posterior samples per image"),
-  "objective.beta": (1.0, "weight of the rate (KL, nats); 1 is the evidence bound"),
-  "objective.beta_schedule": ("constant", "constant | linear (0 to beta over beta_steps) | cyclical (period beta_steps)"),
-  "objective.beta_steps": (0, "length of the linear ramp, or of one cycle (first half ramp, second half at beta)"),
-  "objective.free_bits": (0.0, "nats per latent unit and image below which the KL is not penalised"),
-  "objective.alpha": (1.0, "weight of the distortion (negative log-likelihood, nats)"),
-  "objective.vae_weight": (1.0, "weight of alpha * distortion + beta * rate beside other terms"),
-  "training.steps": (2000, "optimiser steps"),
-  "training.batch_size": (128, "global batch size"),
-  "training.seed": (0, "seed of initialisation, data order and noise"),
-  "training.steps_per_call": (50, "optimiser steps per dispatch (lax.scan); hides Python and transfer time"),
-  "training.log_every": (100, "steps between rows of metrics.jsonl"),
-  "training.eval_every": (1000, "steps between validation scores and picture grids"),
-  "training.checkpoint_every": (1000, "steps between checkpoints"),
-  "training.parallel": ("jit", "jit: one program over all devices, batch sharded on a 'data' mesh axis"),
-  "training.dtype": ("float32", "compute type: float32 | bfloat16; parameters and statistics stay float32"),
-  "training.learning_rate": (1e-3, "peak learning rate"),
-  "training.warmup_steps": (100, "steps of linear warm-up, before the cosine decay"),
-  "training.final_learning_rate": (0.0, "learning rate at the last step, as a fraction of the peak"),
-  "training.adam_eps": (1e-8, "epsilon of Adam"),
-  "training.weight_decay": (0.0, "decoupled weight decay"),
-  "training.clip_norm": (0.0, "clip gradients to this global norm; 0: off"),
-  "training.ema_decay": (0.999, "decay of the moving average of the parameters that is scored and sampled; 0: off"),
-  "training.max_skipped": (20, "non-finite steps in a row (each is skipped) before the run aborts"),
-  "training.keep": (2, "newest checkpoints to keep, beside the best one"),
-  "evaluation.batch_size": (256, "images per evaluation batch"),
-  "evaluation.samples": (100, "K of the IWAE bound that evaluate.py computes"),
-  "evaluation.pictures": (64, "images in a picture grid"),
+
+class Rule(NamedTuple):
+  """What a value must be: in words that follow "must be", and as a test."""
+
+  words: str
+  holds: Callable[[Any], bool]
+
+
+class Key(NamedTuple):
+  """A default (its type is the key's type), what the key means, and what its value must be."""
+
+  default: Any
+  meaning: str
+  rule: Rule | None = None
+
+
+def one_of(*choices: Any) -> Rule:
+  return Rule(" | ".join(map(str, choices)), lambda v: v in choices)
+
+
+ABOVE_0 = Rule("> 0", lambda v: v > 0)
+MIN_0 = Rule(">= 0", lambda v: v >= 0)
+MIN_2 = Rule(">= 2", lambda v: v >= 2)
+BELOW_1 = Rule(">= 0 and < 1", lambda v: 0 <= v < 1)
+UP_TO_1 = Rule(">= 0 and <= 1", lambda v: 0 <= v <= 1)
+NAME = Rule("not empty", lambda v: bool(v.strip()))
+WIDTHS = Rule("one or more widths > 0", lambda v: len(v) > 0 and min(v) > 0)
+SIZE = Rule("0,0 or height,width > 0", lambda v: len(v) == 2 and (v == (0, 0) or min(v) > 0))
+BINARIZE = one_of("none", "dynamic", "threshold")
+DEGRADATIONS = one_of("identity", "gaussian_noise", "poisson_gaussian", "blur_down", "bicubic_down")
+LIKELIHOODS = one_of("bernoulli", "gaussian", "laplace", "logistic_mixture")
+BETA_SCHEDULES = one_of("constant", "linear", "cyclical")
+SIGMA = Rule(
+  "learned | optimal | a number > 0",
+  lambda v: v in ("learned", "optimal") or (type(n := _parse(float, v)) is float and 0 < n < math.inf),
+)
+
+KEYS: dict[str, Key] = {
+  "data.name": Key("digits", "digits, photos, idx, folder, paired_folder, npz, or any TFDS data set", NAME),
+  "data.dir": Key("", "where idx, folder, paired_folder, npz lie; where TFDS prepares data ('': default)"),
+  "data.train": Key("train", "split to train on; slices as in 'train[:90%]' or 'train[100:]'", NAME),
+  "data.validation": Key("validation", "split scored during training; chooses the best checkpoint", NAME),
+  "data.test": Key("test", "split that evaluate.py scores; never seen in training", NAME),
+  "data.size": Key((0, 0), "height and width that the model sees; (0, 0): as stored", SIZE),
+  "data.fit": Key("crop", "to data.size; crop: in training at random, else centre", one_of("crop", "resize")),
+  "data.channels": Key(0, "0: as stored, 1: grey, 3: RGB", one_of(0, 1, 3)),
+  "data.low": Key("low", "paired_folder: name of the folder with degraded images", NAME),
+  "data.high": Key("high", "paired_folder: name of the folder with clean images", NAME),
+  "data.flip": Key(False, "mirror training images left-right at random"),
+  "data.binarize": Key("none", "dynamic: Bernoulli(value) at each use; threshold: value > 0.5", BINARIZE),
+  "data.dequantize": Key(False, "add uniform noise within a grey level, for continuous likelihoods"),
+  "data.resident_mb": Key(1024, "up to this size in uint8, data are decoded once and kept on device", MIN_0),
+  "data.workers": Key(2, "threads that decode images of larger data sets", ABOVE_0),
+  "data.max_bad": Key(10, "images that may fail to decode (named, skipped) before the run is refused", MIN_0),
+  "data.degrade.name": Key("identity", "what the encoder sees in place of the clean image", DEGRADATIONS),
+  "data.degrade.sigma": Key(0.1, "gaussian_noise, poisson_gaussian: std of the noise, for white = 1", MIN_0),
+  "data.degrade.sigma_max": Key(0.0, "gaussian_noise: sigma ~ U[sigma, sigma_max] per image; 0: off", MIN_0),
+  "data.degrade.peak": Key(30.0, "poisson_gaussian: expected photon count of a white pixel", ABOVE_0),
+  "data.degrade.factor": Key(2, "blur_down, bicubic_down: down-sampling factor", MIN_2),
+  "data.degrade.blur": Key(1.0, "blur_down: std of the Gaussian blur, in pixels of the clean image", MIN_0),
+  "model.name": Key("mlp_vae", "family", one_of("mlp_vae", "conv_vae")),
+  "model.latent_dim": Key(16, "mlp_vae, conv_vae: size of the latent vector", ABOVE_0),
+  "model.hidden": Key((512,), "mlp_vae: widths of the encoder's layers; the decoder mirrors them", WIDTHS),
+  "model.channels": Key((32, 64), "conv_vae: channels at 1/2, 1/4, ... of height and width", WIDTHS),
+  "model.blocks": Key(1, "conv_vae: residual blocks at each resolution", MIN_0),
+  "model.dense": Key(256, "conv_vae: width of the layer between feature map and latents", ABOVE_0),
+  "model.activation": Key("relu", "activation function", one_of("relu", "tanh", "silu", "gelu")),
+  "model.dropout": Key(0.0, "conv_vae: dropout rate inside residual blocks", BELOW_1),
+  "model.likelihood": Key("bernoulli", "p(x | z) of a pixel", LIKELIHOODS),
+  "model.sigma": Key("learned", "gaussian: one learned scale, or the optimum (Rybkin et al. 2021)", SIGMA),
+  "model.mixtures": Key(10, "logistic_mixture: number of components", ABOVE_0),
+  "objective.name": Key("elbo", "evidence bound, or that of Burda et al. 2016", one_of("elbo", "iwae")),
+  "objective.samples": Key(1, "posterior samples per image; K of iwae", ABOVE_0),
+  "objective.beta": Key(1.0, "weight of the rate (KL, nats); 1 is the evidence bound", MIN_0),
+  "objective.beta_schedule": Key("constant", "linear, cyclical: ramp from 0 to beta", BETA_SCHEDULES),
+  "objective.beta_steps": Key(0, "length of the linear ramp, or of a cycle (its first half: ramp)", MIN_0),
+  "objective.free_bits": Key(0.0, "nats per latent and image below which the KL is not penalised", MIN_0),
+  "objective.alpha": Key(1.0, "weight of the distortion (negative log-likelihood, nats)", MIN_0),
+  "objective.vae_weight": Key(1.0, "weight of alpha * distortion + beta * rate beside other terms", MIN_0),
+  "training.steps": Key(2000, "optimiser steps", ABOVE_0),
+  "training.batch_size": Key(128, "global batch size", ABOVE_0),
+  "training.seed": Key(0, "seed of initialisation, data order and noise", MIN_0),
+  "training.steps_per_call": Key(50, "most optimiser steps per dispatch; hides transfers", ABOVE_0),
+  "training.log_every": Key(100, "steps between rows of metrics.jsonl", ABOVE_0),
+  "training.eval_every": Key(1000, "steps between validation scores and picture grids", ABOVE_0),
+  "training.checkpoint_every": Key(1000, "steps between checkpoints", ABOVE_0),
+  "training.parallel": Key("jit", "jit: one program over all devices, which share the batch", one_of("jit")),
+  "training.dtype": Key("float32", "type of computation, not of parameters", one_of("float32", "bfloat16")),
+  "training.learning_rate": Key(1e-3, "peak learning rate", ABOVE_0),
+  "training.warmup_steps": Key(100, "steps of linear warm-up, before the cosine decay", MIN_0),
+  "training.final_learning_rate": Key(0.0, "that of the last step, as a fraction of the peak", UP_TO_1),
+  "training.adam_eps": Key(1e-8, "epsilon of Adam", ABOVE_0),
+  "training.weight_decay": Key(0.0, "decoupled weight decay", MIN_0),
+  "training.clip_norm": Key(0.0, "clip gradients to this global norm; 0: off", MIN_0),
+  "training.ema_decay": Key(0.999, "of the averaged parameters, which are scored; 0: off", BELOW_1),
+  "training.max_skipped": Key(20, "non-finite steps in a row (all skipped) before the run aborts", ABOVE_0),
+  "training.keep": Key(2, "newest checkpoints to keep, beside the best one", ABOVE_0),
+  "evaluation.batch_size": Key(256, "images per evaluation batch", ABOVE_0),
+  "evaluation.samples": Key(100, "K of the IWAE bound that evaluate.py computes", ABOVE_0),
+  "evaluation.pictures": Key(64, "images in a picture grid", ABOVE_0),
 }
 
 
 def base_config() -> ConfigDict:
   """All keys at their defaults, locked: an unknown key or a value of another type is an error."""
+  return _config({})
+
+
+def load_config_file(path: str | Path) -> ConfigDict:
+  """Runs the Python file's `get_config()`. Keys and types are checked; `validate` checks the values.
+
+  Raises UserError: the file is missing, does not run, has no `get_config()`, or returns something else.
+  """
+  path = Path(path)
+  if not path.is_file():
+    files = sorted({*path.parent.glob("*.py"), *Path("configs").glob("*.py")})
+    hint = nearest(str(path), files, what="files") if files else "; give one with --config"
+    raise UserError(f"there is no config file {str(path)!r}{hint}")
+  namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+  try:
+    exec(compile(path.read_bytes(), str(path), "exec"), namespace)  # an import could run a stale __pycache__
+    get_config = namespace.get("get_config")
+    if not callable(get_config):
+      raise UserError(f"{path} has no function get_config(); write one that returns a changed base_config()")
+    config = get_config()
+  except UserError:
+    raise
+  except (Exception, SystemExit) as error:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    where = f"{path}:{frames[-1].lineno}" if frames else str(path)
+    message = " ".join(str(error).split(" Other fields present")[0].split())  # ConfigDict would list them all
+    raise UserError(f"{where}: {type(error).__name__}: {textwrap.shorten(message, 200)}; mend it") from error
+  if not isinstance(config, ConfigDict):
+    raise UserError(f"{path}: get_config() returned {type(config).__name__}; return a changed base_config()")
+  return _config(_values(config, f"{path}: "))
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+  """A copy of `config` with `["training.steps=2000", ...]` applied; a later one wins.
+
+  The type of a key's default says how its value is read: an integer, a number (1e-3), true or false, text, or
+  integers ('32,64', '(32, 64)' or '64'). Raises UserError for an unknown key or a value of another type.
+  """
+  values = _values(config)
+  for override in overrides:
+    key, equals, text = override.partition("=")
+    if key not in KEYS:
+      raise UserError(_unknown(key))
+    if not equals:
+      raise UserError(f"{key} has no value; write {key}={show(KEYS[key].default)}")
+    values[key] = _typed(key, _parse(type(KEYS[key].default), text.strip()))
+  return _config(values)
+
+
+def validate(config: ConfigDict, where: str = "") -> None:
+  """Checks all that can be checked without data. Raises UserError for the first fault, after `where`."""
+  fault = next(_faults(config), None)
+  if fault:
+    raise UserError(where + fault)
+
+
+def _faults(config: ConfigDict) -> Iterator[str]:
+  for key, value in _values(config).items():
+    rule = KEYS[key].rule
+    if rule and not rule.holds(value):
+      yield f"{key}={show(value)} must be {rule.words}"
+  data, degrade, objective = config.data, config.data.degrade, config.objective
+  likelihood = config.model.likelihood
+  if data.name in ("idx", "folder", "paired_folder", "npz") and not data.dir:
+    yield f"data.name={data.name} needs data.dir; set it to the place of the data"
+  if data.name == "paired_folder" and data.low == data.high:
+    yield f"data.low={data.low} and data.high={data.high} must be two folders; change one"
+  if data.dequantize and data.binarize != "none":
+    yield f"data.dequantize=true contradicts data.binarize={data.binarize}; choose one"
+  if data.dequantize and likelihood in ("bernoulli", "logistic_mixture"):
+    yield f"data.dequantize=true must be false for model.likelihood={likelihood}"
+  if data.binarize != "none" and likelihood == "logistic_mixture":
+    yield f"data.binarize={data.binarize} must be none for model.likelihood={likelihood}"
+  if 0 < degrade.sigma_max < degrade.sigma:
+    yield f"data.degrade.sigma_max={degrade.sigma_max} must be 0 or >= sigma={degrade.sigma}"
+  if objective.beta_schedule != "constant" and objective.beta_steps == 0:
+    yield f"objective.beta_schedule={objective.beta_schedule} needs objective.beta_steps > 0"
+  for name in ("beta", "beta_schedule", "free_bits", "alpha") if objective.name == "iwae" else ():
+    default = KEYS[f"objective.{name}"].default
+    if objective[name] != default:
+      yield f"objective.{name}={objective[name]} must be {default} for objective.name=iwae"
+
+
+def to_json(config: ConfigDict) -> str:
+  """The text of `config.json`: the keys as nested objects, tuples as lists."""
+  return json.dumps(_config(_values(config)).to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def from_json(text: str, where: str = "config.json") -> ConfigDict:
+  """The validated config of `to_json`; a key that the text lacks gets its default.
+
+  Raises UserError, beginning with `where`: not JSON, a key of a newer version, a wrong value.
+  """
+  try:
+    tree = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"{where} is not valid JSON ({error}); restore it or use another workdir") from None
+  config = _config(_values(tree, f"{where}: "))
+  validate(config, f"{where}: ")
+  return config
+
+
+def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
+  """The dotted keys whose values differ, in the order of `KEYS`."""
+  left, right = _values(a), _values(b)
+  return [key for key in KEYS if left[key] != right[key]]
+
+
+def describe(config: ConfigDict, base: ConfigDict, width: int | None = None) -> str:
+  """Help text: each key by section with its value, that of `base` if it differs, meaning and range.
+
+  `width`: columns; the terminal's unless given.
+  """
+  width = max(40, min(width or shutil.get_terminal_size().columns, 110))
+  values, defaults = _values(config), _values(base)
+  lines: list[str] = []
+  for key, (_, meaning, rule) in KEYS.items():
+    title = f"{key.split('.')[0]}:"
+    if title not in lines:
+      lines += ["", title] if lines else [title]
+    default = "" if values[key] == defaults[key] else f"  (default {show(defaults[key])})"
+    lines.append(f"  --config.{key}={show(values[key])}{default}")
+    text = f"{meaning} [{rule.words}]" if rule and rule is not NAME else meaning
+    indent = " " * 6
+    lines += textwrap.wrap(
+      text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+  return "\n".join(lines)
+
+
+def show(value: Any) -> str:
+  """A value as an override writes it."""
+  if isinstance(value, tuple):
+    return ",".join(map(str, value)) or "()"
+  return str(value).lower() if isinstance(value, bool) else str(value) or "''"
+
+
+def _config(values: Mapping[str, Any]) -> ConfigDict:
+  """Dotted keys, the absent ones at their defaults -> a locked config."""
   tree: dict[str, Any] = {}
-  for path, (default, _) in KEYS.items():
-    *parents, leaf = path.split(".")
+  for key, (default, _, _) in KEYS.items():
+    *parents, leaf = key.split(".")
     node = tree
     for name in parents:
       node = node.setdefault(name, {})
-    node[leaf] = default
+    node[leaf] = values.get(key, default)
   return ConfigDict(tree).lock()
+
+
+def _values(tree: Mapping[str, Any] | ConfigDict, where: str = "") -> dict[str, Any]:
+  """The inverse of `_config`, for any tree: refuses unknown keys and wrong types, completes by defaults."""
+  values = {key: default for key, (default, _, _) in KEYS.items()}
+
+  def visit(node: Mapping[str, Any], prefix: str) -> None:
+    for name, value in node.items():
+      key = f"{prefix}{name}"
+      if key in KEYS:
+        values[key] = _typed(key, value, where)
+      elif isinstance(value, dict) and any(known.startswith(f"{key}.") for known in KEYS):
+        visit(value, f"{key}.")
+      else:
+        raise UserError(f"{where}{_unknown(key)}, or use the version of vae_jax that wrote it")
+
+  if not isinstance(tree, (dict, ConfigDict)):
+    raise UserError(f"{where}a config holds sections of keys, not {type(tree).__name__}; restore it")
+  visit(tree.to_dict() if isinstance(tree, ConfigDict) else tree, "")
+  return values
+
+
+_TYPES = {int: "a 31-bit integer", float: "a number", bool: "true or false", str: "text", tuple: "integers"}
+
+
+def _typed(key: str, value: Any, where: str = "") -> Any:
+  """`value` in the type of the key's default; UserError if it is of another type, or 2**31 or more."""
+  default = KEYS[key].default
+  kind = type(default)
+  typed: Any = tuple(value) if isinstance(value, list) else value
+  numbers = typed if isinstance(typed, tuple) else (typed,) if kind in (int, float) else ()
+  fits = all(type(n) in (int, kind) and abs(n) < 2**31 for n in numbers)
+  if fits and kind is float:
+    typed = float(typed)  # from an int
+  if not fits or type(typed) is not kind:
+    given = textwrap.shorten(repr(value), 80, placeholder="...")
+    raise UserError(f"{where}{key}={given} must be {_TYPES[kind]}; its default is {show(default)}")
+  return typed
+
+
+def _parse(kind: type, text: str) -> Any:
+  """`text` as an override's value of type `kind`; text that does not fit is returned as it is."""
+  inner = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
+  try:
+    if kind is tuple:
+      return [int(part) for part in inner.strip().removesuffix(",").split(",")]
+    return {"true": True, "false": False}.get(text.lower(), text) if kind is bool else kind(text)
+  except ValueError:
+    return text
+
+
+def _unknown(key: str) -> str:
+  close = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.5)
+  hint = f"did you mean {close[0]!r}?" if close else "train.py --help lists all keys"
+  return f"unknown config key {key!r}; {hint}"

@@ -1,0 +1,1 @@
+"""Images from disk to the device: sources, batches, degradations."""

@@ -1,0 +1,234 @@
+"""Flags -> a checked config or request; mistakes -> one line on standard error and status 2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vae_jax import cli
+from vae_jax.config import KEYS, apply_overrides, base_config, to_json
+from vae_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+  """Every test in an empty folder with one config."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "configs").mkdir()
+  (tmp_path / "configs" / "tiny.py").write_text(
+    "from vae_jax.config import base_config\ndef get_config():\n  config = base_config()\n"
+    "  config.training.steps = 7\n  return config\n"
+  )
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  folder = tmp_path / "runs" / "a"
+  folder.mkdir(parents=True)
+  (folder / "config.json").write_text(to_json(apply_overrides(base_config(), ["evaluation.samples=9"])))
+  return folder
+
+
+def _fails(capsys, parse, argv):
+  """The one line that `argv` ends with."""
+  with pytest.raises(SystemExit) as end:
+    cli.run(lambda: parse(argv))
+  out, err = capsys.readouterr()
+  assert end.value.code == 2 and out == ""
+  assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
+  return err
+
+
+def test_train_defaults():
+  args = cli.parse_train([])
+  assert args.config.data.name == "digits" and args.workdir == Path("runs/mnist_vae") and args.overrides == []
+
+
+def test_train_flags():
+  argv = "--config configs/tiny.py --config.training.seed=3 --config.model.hidden 8,8 --config.data.flip true"
+  args = cli.parse_train([*argv.split(), "--config.training.warmup_steps", "0"])
+  assert args.workdir == Path("runs/tiny") and args.config.is_locked
+  assert (args.config.training.steps, args.config.training.seed) == (7, 3)
+  assert args.config.model.hidden == (8, 8) and args.config.data.flip is True
+  assert args.overrides == [
+    "training.seed=3",
+    "model.hidden=8,8",
+    "data.flip=true",
+    "training.warmup_steps=0",
+  ]
+  assert cli.parse_train(["--config=configs/tiny.py", "--workdir=x/y"]).workdir == Path("x/y")
+
+
+def test_train_reads_sys_argv(monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["train.py", "--config.training.steps=11"])
+  assert cli.parse_train().config.training.steps == 11
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    ("--confg x", "unknown flag '--confg'; did you mean '--config'?"),
+    ("--work_dir=x", "unknown flag '--work_dir'; did you mean '--workdir'?"),
+    ("--conf configs/tiny.py", "unknown flag '--conf'"),
+    ("--training.steps=3", "did you mean '--config.training.steps'?"),
+    ("-q", "unknown flag '-q'"),
+    ("training.steps=3", "unexpected argument 'training.steps=3'"),
+    ("--workdir", "argument --workdir: expected one argument"),
+    ("--config nope.py", "there is no config file 'nope.py'"),
+    ("--config tiny", "did you mean 'configs/tiny.py'?"),
+    ("--config.training.stepss=3", "did you mean 'training.steps'?"),
+    ("--config.training.steps", "--config.training.steps has no value"),
+    ("--config.data.flip --workdir x", "--config.data.flip has no value"),
+    ("--config.training.steps=many", "training.steps='many' must be a 31-bit integer"),
+    ("--config.training.steps -3", "training.steps=-3 must be > 0"),
+    ("--config.model.name=gan", "model.name=gan must be mlp_vae | conv_vae"),
+    ("--workdir configs/tiny.py", "configs/tiny.py is a file"),
+    ("--workdir configs/tiny.py/run", "configs/tiny.py is a file"),
+    ("--help --confg x", "unknown flag '--confg'"),
+  ],
+)
+def test_bad_train_flags(capsys, argv, message):
+  assert message in _fails(capsys, cli.parse_train, argv.split())
+
+
+def test_train_help_shows_the_config(capsys):
+  for argv, steps in (["--help"], "6000"), (["--config", "configs/tiny.py", "-h"], "7"):
+    with pytest.raises(SystemExit) as end:
+      cli.parse_train(argv)
+    out = capsys.readouterr().out
+    assert end.value.code == 0 and "--workdir DIR" in out and "usage: train.py" in out
+    assert f"--config.training.steps={steps}  (default 2000)" in out
+    for key, (_, meaning, _) in KEYS.items():
+      assert f"--config.{key}=" in out and meaning in " ".join(out.split())
+
+
+def test_evaluate_defaults_come_from_the_run(workdir):
+  args = cli.parse_evaluate(["--workdir", str(workdir)])
+  assert (args.mode, args.workdir, args.checkpoint, args.method) == ("score", workdir, "newest", "spherical")
+  assert (args.samples, args.batch_size, args.split, args.num, args.seed) == (9, 256, "test", 64, 0)
+  assert args.temperature == 1.0 and args.output is None and args.input is None
+  assert cli.parse_evaluate(["--workdir", str(workdir), "--mode", "interpolate"]).num == 8
+
+
+def test_evaluate_flags(workdir):
+  base = ["--workdir", "runs/a", "--mode"]
+  args = cli.parse_evaluate(
+    [*base, *["sample", "--num", "3", "--temperature", "0", "--seed", "5", "--output", "x.png"]]
+  )
+  assert (args.num, args.temperature, args.seed, args.output) == (3, 0.0, 5, Path("x.png"))
+  args = cli.parse_evaluate(
+    [*base, *["score", "--samples", "0", "--split", "train[:10]", "--batch_size", "2", "--checkpoint", "0"]]
+  )
+  assert (args.samples, args.split, args.batch_size, args.checkpoint) == (0, "train[:10]", 2, 0)
+  args = cli.parse_evaluate([*base, *["reconstruct", "--input", "configs", "runs", "--checkpoint", "best"]])
+  assert args.input == [Path("configs"), Path("runs")] and args.checkpoint == "best"
+  assert cli.parse_evaluate([*base, *["interpolate", "--method", "linear"]]).method == "linear"
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    ("", "--workdir is required: the folder of a trained run; runs here: runs/a"),
+    ("--workdir runs/b", "--workdir runs/b is no run, it has no config.json; runs here: runs/a"),
+    ("--workdir runs/a --mode restore", "invalid choice: 'restore'"),
+    ("--workdir runs/a --mode benchmark", "invalid choice: 'benchmark'"),
+    ("--workdir runs/a --method cubic", "invalid choice: 'cubic'"),
+    ("--workdir runs/a --num 0", "--num: '0' must be an integer >= 1"),
+    ("--workdir runs/a --num 2.5", "--num: '2.5' must be an integer >= 1"),
+    ("--workdir runs/a --num 9999999999", "--num: '9999999999' must be an integer"),
+    ("--workdir runs/a --temperature -0.1", "--temperature: '-0.1' must be a number >= 0"),
+    ("--workdir runs/a --temperature nan", "--temperature: 'nan' must be a number >= 0"),
+    ("--workdir runs/a --temperature inf", "--temperature: 'inf' must be a number >= 0"),
+    ("--workdir runs/a --samples -1", "--samples: '-1' must be an integer >= 0"),
+    ("--workdir runs/a --batch_size 0", "--batch_size: '0' must be an integer >= 1"),
+    ("--workdir runs/a --seed x", "--seed: 'x' must be an integer >= 0"),
+    ("--workdir runs/a --checkpoint newst", "--checkpoint: 'newst' must be newest, best or a step"),
+    ("--workdir runs/a --checkpoint -1", "--checkpoint"),
+    ("--workdir runs/a --split=", "--split '' must be"),
+    ("--workdir runs/a --batchsize 3", "unknown flag '--batchsize'; did you mean '--batch_size'?"),
+    ("--workdir runs/a --config.training.steps=3", "unknown flag '--config.training.steps'"),
+    ("--workdir runs/a --mode sample --input configs", "--input has no use in --mode sample"),
+    ("--workdir runs/a --mode reconstruct --input no.png", "--input no.png does not exist"),
+    ("--workdir runs/a --mode reconstruct --input", "--input: expected at least one argument"),
+    ("--workdir runs/a --output x.png", "--output has no use in --mode score"),
+    ("--workdir runs/a --mode sample --output x.jpg", "--output 'x.jpg' must be the name of a .png file"),
+    ("--workdir runs/a --mode sample --output runs", "--output 'runs' must be"),
+  ],
+)
+def test_bad_evaluate_flags(workdir, capsys, argv, message):
+  assert message in _fails(capsys, cli.parse_evaluate, argv.split())
+
+
+def test_evaluate_without_any_run(capsys):
+  assert "train.py makes one" in _fails(capsys, cli.parse_evaluate, ["--workdir", "runs/a"])
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b'{"training": {"warp": 1}}'])
+def test_evaluate_refuses_a_damaged_config(workdir, capsys, content):
+  (workdir / "config.json").write_bytes(content)
+  assert "runs/a/config.json" in _fails(capsys, cli.parse_evaluate, ["--workdir", "runs/a"])
+
+
+def test_evaluate_help(capsys):
+  with pytest.raises(SystemExit) as end:
+    cli.parse_evaluate(["--help"])
+  out = capsys.readouterr().out
+  flags = [
+    "workdir",
+    "mode",
+    "num",
+    "output",
+    "temperature",
+    "samples",
+    "seed",
+    "split",
+    "batch_size",
+    "checkpoint",
+    "method",
+    "input",
+  ]
+  assert end.value.code == 0 and all(f"--{flag} " in out for flag in flags)
+
+
+def test_run_passes_success_and_squashes_newlines(capsys):
+  cli.run(lambda: None)
+
+  def fail():
+    raise UserError("first\n  second\r\nthird")
+
+  with pytest.raises(SystemExit) as end:
+    cli.run(fail)
+  assert end.value.code == 2 and capsys.readouterr().err == "error: first second third\n"
+
+
+def test_run_on_an_interrupt_and_on_a_bug(capsys):
+  def raises(error):
+    def main():
+      raise error
+
+    return main
+
+  with pytest.raises(SystemExit) as end:
+    cli.run(raises(KeyboardInterrupt()))
+  assert end.value.code == 130 and capsys.readouterr().err.count("\n") == 1
+  with pytest.raises(ZeroDivisionError):
+    cli.run(raises(ZeroDivisionError()))
+
+
+def test_a_process_ends_with_one_line_and_status_2():
+  code = "from vae_jax import cli; cli.run(cli.parse_train)"
+  environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+
+  def call(*argv):
+    return subprocess.run(
+      [sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environment
+    )
+
+  done = call("--confg", "x")
+  assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+  done = call("--help")
+  assert (done.returncode, done.stderr) == (0, "") and "--config.training.steps=6000" in done.stdout

@@ -1,0 +1,397 @@
+"""Distributions of a VAE: the latents' diagonal Gaussian, the likelihoods of images, the importance bound.
+
+All arithmetic is float32 whatever the input type. Everything is pure and safe under jit, vmap and grad.
+Log-probabilities are in nats. Shapes: `d` latents; `h w c` an image; `...` any leading axes (samples, batch).
+Where a draw is scored, its distribution may lack leading axes of the draw or have them with size 1, and an
+image likewise those of its params; every other difference of shape raises ValueError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax.errors import UserError, nearest
+from vae_jax.types import Array, ArrayLike, Key
+
+LOG_2PI = math.log(2.0 * math.pi)
+MIN_SCALE = 1e-3  # lower bound of the scales of gaussian and laplace, in units of the [0, 1] range
+MIN_MSE = MIN_SCALE**2
+LEVELS = 256
+MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 40.0  # clamp of the logistic mixture's log-scales, images in [-1, 1]
+
+
+def _float32(x: ArrayLike | float) -> Array:
+  return jnp.asarray(x, jnp.float32)
+
+
+def absolute(x: Array) -> Array:
+  """|x| with gradient 0 at 0, where that of `jnp.abs` is 1. Zero is common: the logit of a fresh decoder."""
+  return x * jnp.sign(x)
+
+
+# --- diagonal Gaussian over the latents ---
+
+
+class Gaussian(NamedTuple):
+  """A diagonal Gaussian; `mean` and `logvar` (log sigma squared) are [..., d]."""
+
+  mean: ArrayLike
+  logvar: ArrayLike
+
+
+def bound_logvar(raw: ArrayLike, low: float = -12.0, high: float = 8.0) -> Array:
+  """Maps any real `raw` smoothly and monotonically into [low, high], elementwise. Needs low < 0 < high.
+
+  It is scale * tanh(raw / scale), where scale is `high` above zero and `-low` below: twice continuously
+  differentiable, identity with slope 1 at 0, within 2 % of the identity for |raw| < scale / 4. The ends are
+  reached only by the rounding of float32, where the gradient is 0; it is finite everywhere. Without a bound,
+  one exploding exp(logvar) ends a run.
+  """
+  if not low < 0.0 < high:
+    raise ValueError(f"bound_logvar needs low < 0 < high; got low={low}, high={high}")
+  raw = _float32(raw)
+  scale = jnp.where(raw < 0.0, -low, high)
+  return scale * jnp.tanh(raw / scale)
+
+
+def sample(gaussian: Gaussian, eps: ArrayLike) -> Array:
+  """mean + sigma * eps, reparameterised. `eps` [..., d] is standard normal."""
+  eps = _float32(eps)
+  mean, logvar = _like(gaussian, eps)
+  return mean + jnp.exp(0.5 * logvar) * eps
+
+
+def log_prob(gaussian: Gaussian, z: ArrayLike) -> Array:
+  """log N(z; mean, sigma^2) in nats, summed over the last axis: [..., d] -> [...]."""
+  z = _float32(z)
+  mean, logvar = _like(gaussian, z)
+  return -0.5 * jnp.sum(jnp.square(z - mean) * jnp.exp(-logvar) + logvar + LOG_2PI, axis=-1)
+
+
+def standard_normal_log_prob(z: ArrayLike) -> Array:
+  """log N(z; 0, 1) in nats, summed over the last axis: [..., d] -> [...]."""
+  return -0.5 * jnp.sum(jnp.square(_float32(z)) + LOG_2PI, axis=-1)
+
+
+def kl_standard_normal(gaussian: Gaussian) -> Array:
+  """KL(N(mean, sigma^2) || N(0, 1)) in nats of each unit, not summed: [..., d]."""
+  mean, logvar = _float32(gaussian.mean), _float32(gaussian.logvar)
+  return 0.5 * (jnp.square(mean) + (jnp.expm1(logvar) - logvar))
+
+
+def kl(p: Gaussian, q: Gaussian) -> Array:
+  """KL(p || q) of diagonal Gaussians of equal shape, in nats of each unit, not summed: [..., d]."""
+  mean, logvar = _float32(p.mean), _float32(p.logvar)
+  other, other_logvar = _float32(q.mean), _float32(q.logvar)
+  ratio = logvar - other_logvar
+  return 0.5 * (jnp.square(mean - other) * jnp.exp(-other_logvar) + (jnp.expm1(ratio) - ratio))
+
+
+def _like(gaussian: Gaussian, z: Array) -> tuple[Array, Array]:
+  """Mean and logvar in float32, with the leading axes of `z`."""
+  mean, logvar = _float32(gaussian.mean), _float32(gaussian.logvar)
+  if (
+    mean.shape != logvar.shape or mean.shape[-1:] != z.shape[-1:] or not _leads(z.shape[:-1], mean.shape[:-1])
+  ):
+    raise ValueError(f"a Gaussian of mean {mean.shape}, logvar {logvar.shape} does not fit values {z.shape}")
+  return jnp.broadcast_to(mean, z.shape), jnp.broadcast_to(logvar, z.shape)
+
+
+def _leads(full: tuple[int, ...], part: tuple[int, ...]) -> bool:
+  """Whether leading axes `part` are those of `full`, some first ones missing or any of size 1."""
+  missing = len(full) - len(part)
+  return missing >= 0 and all(n in (1, m) for n, m in zip(part, full[missing:], strict=True))
+
+
+# --- likelihoods of images ---
+
+
+@dataclass(frozen=True)
+class Likelihood:
+  """p(image | params), where `params` is what a decoder gives for every pixel and images are in [0, 1].
+
+  name: as in the configuration.
+  channels: output channels that the decoder must give.
+  log_prob: (params [..., h, w, channels], image [..., h, w, c], log_scale) -> [...], summed over h, w, c.
+  mean: (params, log_scale) -> [..., h, w, c] in [0, 1].
+  sample: (key, params, log_scale) -> [..., h, w, c] in [0, 1], a draw of the pixels.
+  continuous: whether log_prob is a density over [0, 1]; bits per dimension of such a likelihood add log2(256)
+    to count in grey levels.
+  has_scale: whether `log_scale`, a scalar parameter of the model, is used. The others ignore it.
+  describe: the likelihood in words, for logs and tables.
+  """
+
+  name: str
+  channels: int
+  log_prob: Callable[[ArrayLike, ArrayLike, ArrayLike | float], Array]
+  mean: Callable[[ArrayLike, ArrayLike | float], Array]
+  sample: Callable[[Key, ArrayLike, ArrayLike | float], Array]
+  continuous: bool
+  has_scale: bool
+  describe: str
+
+
+def bernoulli(c: int) -> Likelihood:
+  """Independent Bernoulli pixels; params are logits. Values between 0 and 1 are scored as cross-entropy."""
+
+  def log_prob(params, image, log_scale):
+    logits, image = _fit(params, image, c, c)
+    # x * l - softplus(l), arranged so that a saturated pixel suffers no cancellation.
+    terms = image * logits - jnp.maximum(logits, 0.0) - jnp.log1p(jnp.exp(-absolute(logits)))
+    return jnp.sum(terms, axis=(-3, -2, -1))
+
+  def mean(params, log_scale):
+    return jax.nn.sigmoid(_float32(params))
+
+  def sample(key, params, log_scale):
+    return _float32(jax.random.bernoulli(key, mean(params, log_scale)))
+
+  return Likelihood("bernoulli", c, log_prob, mean, sample, False, False, "Bernoulli")
+
+
+def gaussian(c: int, sigma: str | float = "learned") -> Likelihood:
+  """Independent Gaussian pixels of mean 0.5 + params (a decoder at zero gives mid-grey) and one shared sigma.
+
+  sigma, a number: fixed, in units of the [0, 1] range.
+  sigma, "learned": exp(log_scale), softly bounded below by 1e-3, trained by the likelihood.
+  sigma, "optimal": the sigma-VAE (Rybkin et al. 2021, arXiv:2006.13202), which sets sigma^2 analytically to
+    the mean squared error. The paper takes that error over the minibatch; here it is each image's own, mse_i,
+    because per-example terms do not depend on how a batch is divided over devices. The VALUE of log_prob is
+    that of "learned", with the decoder's mean held constant: it trains log_scale, and it is an honest
+    density, where one with a sigma that has seen its image would not be. To it is added a term of value zero
+    that alone carries the decoder's gradient: that of the log-likelihood at sigma_i^2 = max(mse_i, 1e-6), or
+    of -0.5 D log(mse_i).
+
+  Raises UserError where sigma is none of these.
+  """
+  fixed = None if sigma in ("learned", "optimal") else _positive_number(sigma)
+  optimal = sigma == "optimal"
+
+  def log_sigma(log_scale):
+    return _float32(math.log(fixed)) if fixed is not None else _bounded_log_scale(log_scale)
+
+  def log_prob(params, image, log_scale):
+    params, image = _fit(params, image, c, c)
+    dims = math.prod(image.shape[-3:])
+    error = jnp.sum(jnp.square(image - (0.5 + params)), axis=(-3, -2, -1))
+    scale = log_sigma(log_scale)
+    constant = jax.lax.stop_gradient(error) if optimal else error
+    value = -0.5 * constant * jnp.exp(-2.0 * scale) - dims * (scale + 0.5 * LOG_2PI)
+    if optimal:
+      carrier = -0.5 * error / jax.lax.stop_gradient(jnp.maximum(error / dims, MIN_MSE))
+      value = value + (carrier - jax.lax.stop_gradient(carrier))
+    return value
+
+  def sample(key, params, log_scale):
+    centre = 0.5 + _float32(params)
+    return jnp.clip(centre + jnp.exp(log_sigma(log_scale)) * jax.random.normal(key, centre.shape), 0.0, 1.0)
+
+  words = f"Gaussian (sigma {sigma})" if fixed is None else f"Gaussian (sigma {fixed:g})"
+  return Likelihood("gaussian", c, log_prob, _location_mean, sample, True, fixed is None, words)
+
+
+def laplace(c: int) -> Likelihood:
+  """Independent Laplace pixels, exp(-|x - mu| / b) / 2b, of location mu = 0.5 + params.
+
+  One shared b: exp(log_scale), softly bounded below by 1e-3, trained by the likelihood.
+  """
+
+  def log_prob(params, image, log_scale):
+    params, image = _fit(params, image, c, c)
+    dims = math.prod(image.shape[-3:])
+    error = jnp.sum(absolute(image - (0.5 + params)), axis=(-3, -2, -1))
+    scale = _bounded_log_scale(log_scale)
+    return -error * jnp.exp(-scale) - dims * (scale + math.log(2.0))
+
+  def sample(key, params, log_scale):
+    centre = 0.5 + _float32(params)
+    noise = jnp.exp(_bounded_log_scale(log_scale)) * jax.random.laplace(key, centre.shape)
+    return jnp.clip(centre + noise, 0.0, 1.0)
+
+  return Likelihood("laplace", c, log_prob, _location_mean, sample, True, True, "Laplace (scale learned)")
+
+
+def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
+  """Mixture of logistics integrated over 256 grey levels (Salimans et al. 2017, PixelCNN++, eqs. 2 and 3).
+
+  Images sit on k / 255. Channel i of a component has location mean_i + sum_{j<i} tanh(coefficient_ij) * x_j:
+  linear in the earlier channels of the same pixel. The first and last level take the tails, so the levels sum
+  to one.
+
+  params, per pixel, in blocks of `mixtures`: logits; means of each of the c channels; log-scales of each;
+  coefficients of the pairs (i, j) = (1, 0), (2, 0), (2, 1), ...: mixtures * (1 + 2c + c(c-1)/2) in all. Means
+  and log-scales refer to pixels rescaled to [-1, 1]; log-scales are clamped at -7.
+
+  mean() gives every channel its expectation under each component, conditioned on the expectations of the
+  earlier ones and clipped to the range, and mixes; sample() draws exact grey levels.
+  """
+  if mixtures < 1:
+    raise UserError(f"model.mixtures is {mixtures}; logistic_mixture needs at least 1")
+  pairs = [(i, j) for i in range(c) for j in range(i)]
+  channels = mixtures * (1 + 2 * c + len(pairs))
+
+  def split(params):
+    """Logits, c means, c log-scales, coefficients by pair; each [..., h, w, mixtures]."""
+    blocks = [params[..., k * mixtures : (k + 1) * mixtures] for k in range(channels // mixtures)]
+    scales = [jnp.clip(b, MIN_LOG_SCALE, MAX_LOG_SCALE) for b in blocks[1 + c : 1 + 2 * c]]
+    coefficients = {pair: jnp.tanh(b) for pair, b in zip(pairs, blocks[1 + 2 * c :], strict=True)}
+    return blocks[0], blocks[1 : 1 + c], scales, coefficients
+
+  def log_prob(params, image, log_scale):
+    params, image = _fit(params, image, channels, c)
+    logits, means, scales, coefficients = split(params)
+    x = [2.0 * image[..., i : i + 1] - 1.0 for i in range(c)]
+    joint = logits
+    for i in range(c):
+      location = means[i]
+      for j in range(i):
+        location = location + coefficients[i, j] * x[j]
+      joint = joint + _log_bin_mass(x[i], location, scales[i])
+    pixels = jax.nn.logsumexp(joint, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+    return jnp.sum(pixels, axis=(-2, -1))
+
+  def mean(params, log_scale):
+    logits, means, _, coefficients = split(_float32(params))
+    centres: list[Array] = []
+    for i in range(c):
+      location = means[i]
+      for j in range(i):
+        location = location + coefficients[i, j] * centres[j]
+      centres.append(jnp.clip(location, -1.0, 1.0))
+    weights = jax.nn.softmax(logits, axis=-1)
+    mixed = jnp.stack([jnp.sum(weights * centre, axis=-1) for centre in centres], axis=-1)
+    return jnp.clip(0.5 * mixed + 0.5, 0.0, 1.0)
+
+  def sample(key, params, log_scale):
+    logits, means, scales, coefficients = split(_float32(params))
+    component_key, noise_key = jax.random.split(key)
+    component = jax.random.categorical(component_key, logits, axis=-1)[..., None]
+
+    def pick(block):
+      return jnp.take_along_axis(block, component, axis=-1)[..., 0]
+
+    noise = jax.random.logistic(noise_key, (*logits.shape[:-1], c))
+    pixels: list[Array] = []
+    for i in range(c):
+      location = pick(means[i])
+      for j in range(i):
+        location = location + pick(coefficients[i, j]) * (2.0 * pixels[j] - 1.0)
+      x = location + jnp.exp(pick(scales[i])) * noise[..., i]
+      level = jnp.round((LEVELS - 1) * (0.5 * jnp.clip(x, -1.0, 1.0) + 0.5))
+      pixels.append(level / (LEVELS - 1))
+    return jnp.stack(pixels, axis=-1)
+
+  words = f"discretised logistic mixture ({mixtures} components, {LEVELS} levels)"
+  return Likelihood("logistic_mixture", channels, log_prob, mean, sample, False, False, words)
+
+
+def make_likelihood(name: str, c: int, sigma: str | float = "learned", mixtures: int = 10) -> Likelihood:
+  """The likelihood called `name` for images of `c` channels; raises UserError for an unknown name."""
+  makers: dict[str, Callable[[], Likelihood]] = {
+    "bernoulli": lambda: bernoulli(c),
+    "gaussian": lambda: gaussian(c, sigma),
+    "laplace": lambda: laplace(c),
+    "logistic_mixture": lambda: logistic_mixture(c, mixtures),
+  }
+  if name not in makers:
+    raise UserError(f"unknown likelihood {name!r}{nearest(name, makers, what='likelihoods')}")
+  return makers[name]()
+
+
+def _fit(params: ArrayLike, image: ArrayLike, channels: int, c: int) -> tuple[Array, Array]:
+  """Both in float32, the image with the leading axes of `params`."""
+  params, image = _float32(params), _float32(image)
+  fits = params.shape[-3:] == (*image.shape[-3:-1], channels) and image.shape[-1:] == (c,)
+  if not (fits and _leads(params.shape[:-3], image.shape[:-3])):
+    raise ValueError(
+      f"params of shape {params.shape} do not fit an image of shape {image.shape}; "
+      f"expected [..., h, w, {channels}] and [..., h, w, {c}]"
+    )
+  return params, jnp.broadcast_to(image, (*params.shape[:-1], c))
+
+
+def _location_mean(params: ArrayLike, log_scale: ArrayLike | float) -> Array:
+  return jnp.clip(0.5 + _float32(params), 0.0, 1.0)
+
+
+def _bounded_log_scale(log_scale: ArrayLike | float) -> Array:
+  low = math.log(MIN_SCALE)
+  return low + jax.nn.softplus(_float32(log_scale) - low)
+
+
+def _positive_number(sigma: str | float) -> float:
+  try:
+    number = float(sigma)
+  except (TypeError, ValueError):
+    number = math.nan
+  if not (math.isfinite(number) and number > 0.0):
+    raise UserError(f"model.sigma is {sigma!r}; use 'learned', 'optimal' or a positive number")
+  return number
+
+
+def _log_bin_mass(x: Array, location: Array, log_scale: Array) -> Array:
+  """Log of the mass that a logistic gives to the grey level of `x`, all in [-1, 1] units, broadcast.
+
+  With u = (x - location) / scale and a = (half a level) / scale, sigmoid(u + a) - sigmoid(u - a) is exactly
+  sinh(a) / (cosh(a) + cosh(u)). Factoring exp(|u|) out of the denominator leaves nothing that overflows,
+  cancels or vanishes, so the far tails need no approximation. The end levels are sigmoid(a + u) and sigmoid(a
+  - u).
+  """
+  half = 1.0 / (LEVELS - 1)
+  inverse = jnp.exp(-log_scale)
+  u, a = inverse * (x - location), inverse * half
+  low, high = x < -1.0 + half, x > 1.0 - half
+  edge = low | high
+  v = a + jnp.where(low, u, -u)  # argument of the sigmoid at an end level
+  t = jnp.exp(-absolute(jnp.where(edge, v, u)))
+  growth = jnp.expm1(a)
+  shrink = growth / (1.0 + growth)  # 1 - exp(-a)
+  sinh, cosh = 0.5 * (growth + shrink), 1.0 + 0.5 * (growth - shrink)
+  mass = jnp.where(edge, 1.0 / (1.0 + t), sinh / (cosh * t + 0.5 * (1.0 + jnp.square(t))))
+  return jnp.where(edge, jnp.minimum(v, 0.0), -absolute(u)) + jnp.log(mass)
+
+
+# --- the importance-weighted bound ---
+
+
+def iwae_bound(log_weights: ArrayLike, axis: int = 0) -> Array:
+  """log (1/K) sum_k exp(log_weights_k) over `axis`, in nats (Burda et al. 2016, eq. 8)."""
+  log_weights = _float32(log_weights)
+  return jax.nn.logsumexp(log_weights, axis=axis) - math.log(log_weights.shape[axis])
+
+
+class StreamingLogSumExp(NamedTuple):
+  """A log-sum-exp over terms that come one by one, in constant memory. Both parts have equal shape.
+
+  `total` is the sum of exp(term - maximum). The state of no terms is (-inf, 0), with value -inf.
+  """
+
+  maximum: Array
+  total: Array
+
+
+def streaming_logsumexp_init(shape: tuple[int, ...]) -> StreamingLogSumExp:
+  """The state before any term."""
+  return StreamingLogSumExp(jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.float32))
+
+
+def streaming_logsumexp_update(state: StreamingLogSumExp, term: ArrayLike) -> StreamingLogSumExp:
+  """The state with one more `term` of the state's shape; terms of -inf add nothing."""
+  term = _float32(term)
+  if term.shape != state.maximum.shape:
+    raise ValueError(f"term of shape {term.shape} does not fit a state of shape {state.maximum.shape}")
+  maximum = jax.lax.stop_gradient(jnp.maximum(state.maximum, term))
+  shift = jnp.where(jnp.isfinite(maximum), maximum, 0.0)
+  return StreamingLogSumExp(maximum, state.total * jnp.exp(state.maximum - shift) + jnp.exp(term - shift))
+
+
+def streaming_logsumexp_value(state: StreamingLogSumExp) -> Array:
+  """The log-sum-exp so far. Subtract log K for the IWAE bound of K terms."""
+  shift = jnp.where(jnp.isfinite(state.maximum), state.maximum, 0.0)
+  return shift + jnp.log(state.total)

@@ -1,0 +1,176 @@
+"""Whole-split scores of a trained run, and its pictures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vae_jax import metrics, pictures
+from vae_jax.data import pipeline
+from vae_jax.data.builders import list_images
+from vae_jax.data.images import decode
+from vae_jax.data.prepare import check_first_batch, make_prepare
+from vae_jax.data.sources import open_source
+from vae_jax.errors import UserError
+from vae_jax.inference import TrainedVAE
+from vae_jax.training import parallel, steps
+from vae_jax.training.loop import score
+from vae_jax.types import Batch
+
+
+def score_split(
+  model: TrainedVAE, split: str, *, samples: int, batch_size: int, seed: int = 0, limit: int = 0
+) -> dict[str, Any]:
+  """Scores a split: every example once, no batch dropped, nothing filtered.
+
+  Args:
+    split: as in `config.data.test`.
+    samples: K of the importance-weighted bound (Burda et al. 2016); 0 leaves it out.
+    batch_size: images at a time; does not change the scores.
+    seed: of the posterior samples and of binarisation, dequantisation and degradation.
+    limit: score only the first images; 0: all.
+
+  Returns:
+    Means over the split. Nats per image: `neg_elbo` = `rate` (KL) + `distortion` (negative log-likelihood), one
+    posterior sample; `iwae_nll`, an upper bound on -log p(x) in expectation, tighter with `iwae_samples`. Bits per
+    dimension: `bits_per_dim` (of iwae_nll, else of neg_elbo) and `neg_elbo_bits_per_dim`. `likelihood` in words;
+    `mse` and `psnr` (dB, mean over images) of reconstructions; `active_units` of `latent_units`; `examples`.
+  """
+  config = model.config
+  source = open_source(config.data, split)
+  shape = pipeline.image_shape(config.data, source)
+  if limit:
+    source = pipeline.First(source, limit)
+  placement = parallel.make_placement(jax.device_count())
+  batch_size = -(-min(batch_size, len(source)) // placement.mesh.size) * placement.mesh.size
+  check_first_batch(next(_stream(model, source, batch_size)), config.data, model.image_shape)
+  eval_step = parallel.jit_eval_step(
+    steps.make_eval_step(
+      model.module, make_prepare(config.data, training=False), root=jax.random.key(seed), iwae_samples=samples
+    ),
+    placement,
+  )
+  params = jax.device_put(model.params, placement.replicated)
+  total = -(-len(source) // batch_size)
+  means = score(eval_step, params, _progress(_stream(model, source, batch_size), total, split), placement)
+
+  dims, continuous = int(np.prod(shape)), model.module.likelihood.continuous
+  best = means["iwae_nll"] if samples else means["neg_elbo"]
+  return {
+    **means,
+    "iwae_samples": samples,
+    "bits_per_dim": metrics.bits_per_dim(best, dims, continuous),
+    "neg_elbo_bits_per_dim": metrics.bits_per_dim(means["neg_elbo"], dims, continuous),
+    "likelihood": model.likelihood,
+    "binarize": config.data.binarize,
+    "dequantize": config.data.dequantize,
+    "latent_units": model.module.latent_dim,
+    "examples": len(source),
+    "split": split,
+    "step": model.step,
+    "seed": seed,
+  }
+
+
+def _stream(model: TrainedVAE, source: pipeline.Source, batch_size: int) -> Iterator[Batch]:
+  return pipeline.batches(model.config.data, source, batch_size=batch_size, training=False)
+
+
+def _progress(batches: Iterator[Batch], total: int, split: str) -> Iterator[Batch]:
+  from tqdm import tqdm
+
+  return tqdm(batches, total=total, desc=f"scoring {split}", unit="batch", leave=False, delay=2)
+
+
+def prepared(model: TrainedVAE, split: str, num: int, seed: int = 0) -> Batch:
+  """The first `num` images of a split as the model sees them: float32 `image`, and `degraded` where there is one."""
+  source = pipeline.First(open_source(model.config.data, split), num)
+  batch = next(_stream(model, source, len(source)))
+  keys = steps.example_keys(jax.random.key(seed), steps.PREPARE_STREAM, np.asarray(batch["index"]))
+  batch.pop("mask")
+  return jax.jit(make_prepare(model.config.data, training=False))(keys, batch)
+
+
+def reconstructions(model: TrainedVAE, batch: Batch) -> np.ndarray:
+  """A picture: each input above its reconstruction (and above the clean image, where the input is degraded)."""
+  seen = batch.get("degraded", batch["image"])
+  rows = {"input": np.asarray(seen), "reconstruction": np.asarray(model.reconstruct(seen))}
+  if "degraded" in batch:
+    rows["clean"] = np.asarray(batch["image"])
+  return pictures.compare(*rows.values(), labels=tuple(rows))
+
+
+def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
+  """Up to `num` of a person's images, cut to what the encoder takes; folders are searched. They are seen as they are."""
+  files = [f for p in paths for f in ([p / name for name in list_images(p)] if p.is_dir() else [p])][:num]
+  if not files:
+    raise UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
+  height, width, channels = model.input_shape
+  cut = [pipeline.fit({"image": decode(f, channels)}, (height, width), "resize", None)["image"] for f in files]
+  return {"image": np.stack(cut).astype(np.float32) / 255}
+
+
+def inputs(model: TrainedVAE, paths: Sequence[Path] | None, split: str, num: int, seed: int = 0) -> Batch:
+  """What to reconstruct or interpolate: the person's own images where `paths` names some, else those of a split."""
+  return own_images(model, paths, num) if paths else prepared(model, split, num, seed)
+
+
+def interpolations(model: TrainedVAE, batch: Batch, method: str, points: int = 12) -> np.ndarray:
+  """A picture with a row for each pair of images: from the reconstruction of the one to that of the other."""
+  seen = np.asarray(batch.get("degraded", batch["image"]))
+  half = len(seen) // 2
+  if not half:
+    raise UserError("1 image is too few to interpolate; give at least 2")
+  rows = np.asarray(model.interpolate(seen[:half], seen[half : 2 * half], points, method))
+  return pictures.grid(rows.reshape(-1, *model.image_shape), columns=points)
+
+
+def summary(scores: dict[str, Any]) -> str:
+  """The scores as lines for a person."""
+  s = scores
+  lines = [
+    f"{s['split']}: {s['examples']} images, checkpoint of step {s['step']}, likelihood: {s['likelihood']}",
+    f"  -ELBO          {s['neg_elbo']:10.3f} nats  = rate {s['rate']:.3f} + distortion {s['distortion']:.3f}",
+  ]
+  if "iwae_nll" in s:
+    lines.append(f"  NLL (IWAE-{s['iwae_samples']})".ljust(17) + f"{s['iwae_nll']:10.3f} nats")
+  return "\n".join(
+    [
+      *lines,
+      f"  bits/dim       {s['bits_per_dim']:10.4f}",
+      f"  reconstruction {s['psnr']:10.2f} dB PSNR, MSE {s['mse']:.5f}",
+      f"  active units   {s['active_units']:10d} of {s['latent_units']}",
+    ]
+  )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+  """Writes whole or not at all; numbers that are not finite become null, and their names are listed."""
+  bad = [k for k, v in content.items() if isinstance(v, float) and not np.isfinite(v)]
+  content = {k: None if k in bad else v for k, v in content.items()} | ({"nonfinite": bad} if bad else {})
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_suffix(".tmp")
+  try:
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+  except OSError as error:
+    temporary.unlink(missing_ok=True)
+    raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another place") from error
+
+
+def evaluate(model: TrainedVAE, workdir: Path, split: str, *, samples: int, batch_size: int, seed: int = 0) -> dict:
+  """Scores a split into `evaluation/metrics.json` of the workdir, with pictures beside it; returns the scores."""
+  started = time.monotonic()
+  scores = score_split(model, split, samples=samples, batch_size=batch_size, seed=seed)
+  scores["seconds"] = round(time.monotonic() - started, 2)
+  folder, num = workdir / "evaluation", model.config.evaluation.pictures
+  write_json(folder / "metrics.json", scores)
+  pictures.save_png(folder / "reconstructions.png", reconstructions(model, prepared(model, split, num, seed)))
+  pictures.save_png(folder / "samples.png", pictures.grid(model.sample(jax.random.key(seed), num)))
+  return scores

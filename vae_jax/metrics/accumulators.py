@@ -1,0 +1,97 @@
+"""Dataset metrics as values that grow batch by batch: on the host, in float64, immutable, mergeable.
+
+The result does not depend, beyond float64 rounding, on batch size, padding or the order of merging.
+Non-finite values are counted like others: a nan in the data is a nan in the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vae_jax.types import ArrayLike
+
+
+@dataclass(frozen=True)
+class Mean:
+  """The mean of per-example values, as (sum, count)."""
+
+  sum: float = 0.0
+  count: int = 0
+
+  def update(self, values: ArrayLike, mask: ArrayLike | None = None) -> Mean:
+    """With the values [b] added where `mask` [b] is True. ValueError if shapes differ."""
+    kept = _kept(values, mask, ndim=1)
+    with np.errstate(invalid="ignore"):
+      return self.merge(Mean(float(kept.sum()), len(kept)))
+
+  def merge(self, other: Mean) -> Mean:
+    return Mean(self.sum + other.sum, self.count + other.count)
+
+  @property
+  def value(self) -> float:
+    """The mean. Raises ValueError where nothing was counted."""
+    if not self.count:
+      raise ValueError("Mean of no examples: every batch was empty or masked")
+    return self.sum / self.count
+
+
+@dataclass(frozen=True)
+class ActiveUnits:
+  """Variance over the data of each unit's posterior mean, Var_x(E_q[z | x]) (Burda et al. 2016).
+
+  Kept as (count, mean, sum of squared deviations) and merged by the formula of Chan et al. 1979, which does
+  not cancel where the mean is far from zero.
+  """
+
+  count: int = 0
+  mean: np.ndarray = field(default_factory=lambda: np.zeros(()))
+  deviations: np.ndarray = field(default_factory=lambda: np.zeros(()))
+
+  def update(self, posterior_mean: ArrayLike, mask: ArrayLike | None = None) -> ActiveUnits:
+    """With posterior means [b, d] added where `mask` [b] is True. ValueError if shapes differ."""
+    kept = _kept(posterior_mean, mask, ndim=2)
+    if not len(kept):
+      return self
+    with np.errstate(invalid="ignore"):
+      mean = kept.mean(axis=0)
+      return self.merge(ActiveUnits(len(kept), mean, np.square(kept - mean).sum(axis=0)))
+
+  def merge(self, other: ActiveUnits) -> ActiveUnits:
+    if not self.count or not other.count:
+      return self if self.count else other
+    if self.mean.shape != other.mean.shape:
+      raise ValueError(f"latents of shape {self.mean.shape} cannot be merged with {other.mean.shape}")
+    count = self.count + other.count
+    with np.errstate(invalid="ignore"):
+      delta = other.mean - self.mean
+      mean = self.mean + delta * (other.count / count)
+      deviations = self.deviations + other.deviations + np.square(delta) * (self.count * other.count / count)
+    return ActiveUnits(count, mean, deviations)
+
+  @property
+  def variance(self) -> np.ndarray:
+    """float64 [d], the population variance of each unit. Raises ValueError where nothing was counted."""
+    if not self.count:
+      raise ValueError("ActiveUnits of no examples: every batch was empty or masked")
+    return self.deviations / self.count
+
+  def active(self, threshold: float = 0.01) -> int:
+    """The number of units with variance above `threshold`; 0.01 is that of Burda et al. 2016."""
+    return int((self.variance > threshold).sum())
+
+
+def _kept(values: ArrayLike, mask: ArrayLike | None, ndim: int) -> np.ndarray:
+  """The rows of `values` where `mask` is True, in float64."""
+  array = np.asarray(values).astype(np.float64)
+  if array.ndim != ndim:
+    raise ValueError(f"values of shape {array.shape}; expected {ndim} axes, the batch first")
+  if mask is None:
+    return array
+  chosen = np.asarray(mask)
+  if chosen.shape != array.shape[:1] or chosen.dtype != np.bool_:
+    raise ValueError(
+      f"mask of shape {chosen.shape} and type {chosen.dtype} for values of shape {array.shape}"
+    )
+  return array[chosen]

@@ -1,0 +1,58 @@
+"""Decoders: latents [n, latent_dim] -> likelihood parameters [n, h, w, channels], float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vae_jax.models.blocks import ACTIVATIONS, Norm, ResidualBlock, Upsample, halved
+from vae_jax.types import Array
+
+
+class MLPDecoder(nn.Module):
+  """One dense layer per entry of `hidden`, then one to all parameters of all pixels."""
+
+  hidden: tuple[int, ...]
+  size: tuple[int, int]
+  out_channels: int
+  activation: str = "relu"
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, z: Array) -> Array:
+    kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    x = z.astype(self.dtype)
+    for width in self.hidden:
+      x = ACTIVATIONS[self.activation](nn.Dense(width, **kinds)(x))
+    x = nn.Dense(self.size[0] * self.size[1] * self.out_channels, **kinds)(x)
+    return x.reshape(z.shape[0], *self.size, self.out_channels).astype(jnp.float32)
+
+
+class ConvDecoder(nn.Module):
+  """The mirror of `ConvEncoder`: dense layers, then residual blocks and sub-pixel convolutions up to the image's size."""
+
+  channels: tuple[int, ...]
+  blocks: int
+  dense: int
+  size: tuple[int, int]
+  out_channels: int
+  activation: str = "relu"
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, z: Array) -> Array:
+    act, kinds = ACTIVATIONS[self.activation], {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    height, width = halved(self.size, len(self.channels))
+    x = act(nn.Dense(self.dense, **kinds)(z.astype(self.dtype)))
+    x = nn.Dense(height * width * self.channels[-1], **kinds)(x)
+    x = x.reshape(z.shape[0], height, width, self.channels[-1])
+    for level in range(len(self.channels) - 1, -1, -1):
+      for _ in range(self.blocks):
+        x = ResidualBlock(self.activation, **kinds)(x)
+      x = act(Norm(**kinds)(x))
+      x = Upsample(self.channels[max(level - 1, 0)], halved(self.size, level), **kinds)(x)
+    return nn.Dense(self.out_channels, dtype=jnp.float32, param_dtype=self.param_dtype)(act(x).astype(jnp.float32))

@@ -1,0 +1,58 @@
+"""Encoders: images [b, h, w, c] in [0, 1] -> posterior parameters [b, 2 * latent_dim] (mean, raw log-variance), float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vae_jax.models.blocks import ACTIVATIONS, Conv, Norm, ResidualBlock
+from vae_jax.types import Array
+
+
+def _head(latent_dim: int, param_dtype: Any) -> nn.Dense:
+  # Float32 whatever the compute type; small weights, so that the posterior starts near the prior.
+  init = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
+  return nn.Dense(2 * latent_dim, kernel_init=init, dtype=jnp.float32, param_dtype=param_dtype, name="posterior")
+
+
+class MLPEncoder(nn.Module):
+  """Flattens the image; one dense layer per entry of `hidden`."""
+
+  hidden: tuple[int, ...]
+  latent_dim: int
+  activation: str = "relu"
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: Array) -> Array:
+    x = (2 * image - 1).reshape(image.shape[0], -1).astype(self.dtype)
+    for width in self.hidden:
+      x = ACTIVATIONS[self.activation](nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype)(x))
+    return _head(self.latent_dim, self.param_dtype)(x.astype(jnp.float32))
+
+
+class ConvEncoder(nn.Module):
+  """Strided convolutions and residual blocks at 1/2, 1/4, ... of the image's height and width, then dense layers."""
+
+  channels: tuple[int, ...]
+  blocks: int
+  dense: int
+  latent_dim: int
+  activation: str = "relu"
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: Array) -> Array:
+    act, kinds = ACTIVATIONS[self.activation], {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    x = (2 * image - 1).astype(self.dtype)
+    for channels in self.channels:
+      x = Conv(channels, kernel=4, stride=2, **kinds)(x)
+      for _ in range(self.blocks):
+        x = ResidualBlock(self.activation, **kinds)(x)
+    x = act(Norm(**kinds)(x))
+    x = act(nn.Dense(self.dense, **kinds)(x.reshape(x.shape[0], -1)))
+    return _head(self.latent_dim, self.param_dtype)(x.astype(jnp.float32))

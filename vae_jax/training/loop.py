@@ -1,0 +1,239 @@
+"""The loop: config and workdir in, a trained state, logs, pictures and checkpoints out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vae_jax import metrics, pictures
+from vae_jax.config import differences, from_json, to_json, validate
+from vae_jax.data import pipeline
+from vae_jax.data.degrade import degraded_shape
+from vae_jax.data.prepare import check_first_batch, make_prepare
+from vae_jax.data.sources import open_source
+from vae_jax.errors import UserError
+from vae_jax.models import Shape, build
+from vae_jax.models.vae import VAE
+from vae_jax.objectives import make_objective
+from vae_jax.training import parallel, state, steps
+from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.writers import Writers
+from vae_jax.types import Batch, Params
+
+# What may differ between two starts of one run: where and how it runs, not what it computes.
+FREE_KEYS = (
+  "data.dir data.resident_mb data.workers data.max_bad training.steps_per_call training.log_every "
+  "training.eval_every training.checkpoint_every training.keep evaluation.batch_size evaluation.samples "
+  "evaluation.pictures"
+).split()
+
+
+class Split(NamedTuple):
+  """A split ready to be iterated: its source, and its arrays if they fit on the device (else None)."""
+
+  source: pipeline.Source
+  arrays: dict[str, np.ndarray] | None
+
+
+def open_split(data: ConfigDict, name: str) -> Split:
+  """Opens a split and decodes it whole if it is small enough to stay on the device."""
+  source = open_source(data, name)
+  return Split(source, pipeline.resident(data, source))
+
+
+def input_shape(data: ConfigDict, shape: Shape, batch: Batch) -> Shape:
+  """The (h, w, c) that the encoder sees for clean images of `shape`."""
+  if "degraded" in batch:
+    return batch["degraded"].shape[1:]  # type: ignore[return-value]
+  return degraded_shape(data.degrade, shape)
+
+
+def calls(step: int, total: int, longest: int, *intervals: int) -> Iterator[int]:
+  """Lengths of the dispatches from `step` to `total`: one length that ends at every multiple of the intervals.
+
+  It is the largest divisor of all intervals that is at most `longest`, so that the scan compiles once; a shorter call
+  comes first where a resumed run stands between multiples, and last where `total` is none.
+  """
+  common = math.gcd(*intervals)
+  length = max(d for d in range(1, min(longest, common) + 1) if common % d == 0)
+  while step < total:
+    size = min(length - step % length, total - step)
+    yield size
+    step += size
+
+
+def train_batches(
+  config: ConfigDict, split: Split, step: int, sizes: list[int], placement: parallel.Placement
+) -> Iterator[Batch]:
+  """Per dispatch, its batches with a leading axis of steps, on the devices. Resident splits send indices alone."""
+  t = config.training
+  if split.arrays is not None:
+    for size in sizes:
+      places = pipeline.positions(step, size, t.batch_size)
+      index = pipeline.order(t.seed, len(split.source), places)
+      yield jax.device_put({"index": index}, placement.batches)
+      step += size
+    return
+  stream = pipeline.batches(
+    config.data, split.source, batch_size=t.batch_size, training=True, seed=t.seed, start=step, steps=sum(sizes)
+  )
+  for size in sizes:
+    group = list(itertools.islice(stream, size))
+    yield jax.device_put(jax.tree.map(lambda *x: np.stack(x), *group), placement.batches)
+
+
+def score(eval_step: Any, params: Params, batches: Iterator[Batch], placement: parallel.Placement) -> dict[str, float]:
+  """Means of the per-example metrics over all examples of a split, in float64, and the number of active units."""
+  means: dict[str, metrics.Mean] = {}
+  active = metrics.ActiveUnits()
+  for batch in batches:
+    mask = np.asarray(batch["mask"])
+    out = jax.device_get(eval_step(params, jax.device_put(batch, placement.batch)))
+    active = active.update(out.pop("posterior_mean"), mask)
+    for name, values in out.items():
+      means[name] = means.get(name, metrics.Mean()).update(values, mask)
+  return {name: mean.value for name, mean in means.items()} | {"active_units": active.active()}
+
+
+def _check_workdir(config: ConfigDict, workdir: Path) -> None:
+  """Writes config.json, or refuses a workdir whose run computes something else."""
+  path = workdir / "config.json"
+  if path.exists():
+    there = from_json(path.read_text(), str(path))
+    keys = [key for key in differences(there, config) if key not in FREE_KEYS]
+    if keys:
+      raise UserError(
+        f"{workdir} holds a run with another config ({', '.join(keys)} differ); "
+        "give the same config to continue it, or another --workdir"
+      )
+  workdir.mkdir(parents=True, exist_ok=True)
+  path.write_text(to_json(config))
+
+
+def draw_pictures(model: VAE, config: ConfigDict, prepare: steps.Prepare, first: Batch):
+  """Compiled (params) -> (inputs, reconstructions, samples): fixed images and fixed latents, to compare over time."""
+  root, n = jax.random.key(config.training.seed), config.evaluation.pictures
+  first = {name: jnp.asarray(values[:n]) for name, values in first.items()}  # type: ignore[attr-defined, assignment]
+
+  @jax.jit
+  def draw(params: Params, batch: Batch):
+    variables, ids = {"params": params}, jnp.arange(batch["image"].shape[0])
+    batch = prepare(steps.example_keys(root, steps.PREPARE_STREAM, ids), batch)
+    seen = batch.get("degraded", batch["image"])
+    mean = model.apply(variables, seen, method="encode").mean
+    reconstructions = model.apply(variables, mean, method="decode_mean")
+    keys = steps.example_keys(root, steps.MODEL_STREAM, jnp.arange(n))
+    latents = model.apply(variables, keys, method="prior_sample")
+    return seen, reconstructions, model.apply(variables, latents, method="decode_mean")
+
+  return lambda params: jax.device_get(draw(params, first))
+
+
+def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
+  """Trains `config` in `workdir`, continuing from its newest good checkpoint if there is one.
+
+  Writes config.json, metrics.jsonl, tensorboard/, images/ and checkpoints/. Raises UserError for a bad config, bad
+  data, a workdir of another config, and when `training.max_skipped` steps in a row were not finite.
+  """
+  validate(config)
+  t, data, workdir = config.training, config.data, Path(workdir)
+
+  # Data.
+  placement = parallel.make_placement(t.batch_size)
+  eval_size = -(-config.evaluation.batch_size // placement.mesh.size) * placement.mesh.size
+  split, held_out = open_split(data, data.train), open_split(data, data.validation)
+  shape = pipeline.image_shape(data, split.source)
+  first = next(pipeline.batches(data, held_out.source, batch_size=eval_size, training=False))
+  check_first_batch(first, data, shape)
+  _check_workdir(config, workdir)
+
+  # Model, optimiser, state.
+  init_key, train_key, eval_key = jax.random.split(jax.random.key(t.seed), 3)
+  model, tx = build(config.model, shape, t.dtype), state.make_optimizer(t)
+  encoder_shape = input_shape(data, shape, first)
+
+  @jax.jit
+  def init() -> state.TrainState:
+    return state.init_state(model, tx, shape, encoder_shape, init_key)
+
+  checkpoints = Checkpoints(workdir / "checkpoints", keep=t.keep)
+  if checkpoints.latest() is None:
+    train_state = jax.device_put(init(), placement.replicated)
+  else:
+    like = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated), jax.eval_shape(init)
+    )
+    train_state, _ = checkpoints.restore(like=like)
+  step = int(train_state.step)
+
+  # Compiled functions.
+  objective = make_objective(config.objective)
+  train_step = steps.make_train_step(
+    model,
+    objective,
+    make_prepare(data, training=True),
+    tx,
+    state.make_learning_rate(t),
+    samples=config.objective.samples,
+    ema_decay=t.ema_decay,
+    root=train_key,
+  )
+  train_call = parallel.jit_train_call(steps.make_train_call(train_step), placement)
+  eval_prepare = make_prepare(data, training=False)
+  samples = config.objective.samples if config.objective.name == "iwae" else 0
+  eval_step = parallel.jit_eval_step(
+    steps.make_eval_step(model, eval_prepare, root=eval_key, iwae_samples=samples), placement
+  )
+  draw = draw_pictures(model, config, eval_prepare, first)
+  meta = {"config": config.to_dict(), "image_shape": list(shape), "input_shape": list(encoder_shape)}
+
+  def evaluate(writers: Writers, step: int, params: Params, started: float) -> float:
+    stream = pipeline.batches(data, held_out.source, batch_size=eval_size, training=False)
+    scores = score(eval_step, params, stream, placement)
+    writers.scalars(step, "validation", scores, time.monotonic() - started)
+    seen, reconstructions, generated = draw(params)
+    writers.image(step, "reconstructions", pictures.compare(seen, reconstructions, labels=("input", "reconstruction")))
+    writers.image(step, "samples", pictures.grid(generated))
+    return scores["iwae_nll" if samples else "neg_elbo"]
+
+  # The loop: steps, then log, then evaluate, then save.
+  stored = jax.device_put(split.arrays if split.arrays is not None else {}, placement.replicated)
+  sizes = list(calls(step, t.steps, t.steps_per_call, t.log_every, t.eval_every, t.checkpoint_every))
+  started = time.monotonic()
+  with checkpoints, Writers(workdir, step, t.steps, t.batch_size) as writers:
+    window: list[steps.Metrics] = []
+    for batches in train_batches(config, split, step, sizes, placement):
+      train_state, got = train_call(train_state, stored, batches)
+      window.append(got)
+      step += len(got["loss"])
+      last = step == t.steps
+      if step % t.log_every == 0 or last:
+        row = {k: float(np.mean(np.concatenate([m[k] for m in jax.device_get(window)]), dtype=np.float64)) for k in got}
+        row["skipped"] = float(train_state.skipped)
+        window = []
+        writers.scalars(step, "train", row, time.monotonic() - started)
+        writers.progress(step, loss=row["loss"])
+        if int(train_state.skipped_in_a_row) >= t.max_skipped:
+          raise UserError(
+            f"loss or gradients were not finite for {int(train_state.skipped_in_a_row)} steps in a row, up to step "
+            f"{step}; the last checkpoint is step {checkpoints.latest()}; lower training.learning_rate, set "
+            "training.clip_norm=1, or check the data"
+          )
+      else:
+        writers.progress(step)
+      params = train_state.ema if t.ema_decay > 0 else train_state.params
+      value = None
+      if step % t.eval_every == 0 or last:
+        value = evaluate(writers, step, params, started)
+      if step % t.checkpoint_every == 0 or last:
+        checkpoints.save(step, train_state, meta=meta, score=value)
+  return train_state

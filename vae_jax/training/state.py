@@ -1,0 +1,71 @@
+"""The train state, the optimiser and its schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from vae_jax.models import Shape
+from vae_jax.models.vae import VAE
+from vae_jax.types import Array, ArrayLike, Key, Params
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a run needs to continue, together with its config.
+
+  step: int32, optimiser steps done, skipped ones included; also the position in the data.
+  params: what the optimiser moves.
+  ema: moving average of params; what is scored and sampled.
+  opt_state: of the optax transformation.
+  skipped: int32, steps skipped because loss or gradients were not finite; skipped_in_a_row: of these, the latest run.
+  """
+
+  step: Array
+  params: Params
+  ema: Params
+  opt_state: optax.OptState
+  skipped: Array
+  skipped_in_a_row: Array
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+  """Clipping, Adam and decoupled weight decay: gradients -> a direction that the step scales by -learning_rate."""
+  transforms = [optax.scale_by_adam(eps=config.adam_eps)]
+  if config.clip_norm > 0:
+    transforms.insert(0, optax.clip_by_global_norm(config.clip_norm))
+  if config.weight_decay > 0:
+    transforms.append(optax.add_decayed_weights(config.weight_decay))
+  return optax.chain(*transforms)
+
+
+def make_learning_rate(config: ConfigDict) -> Callable[[ArrayLike], Array]:
+  """Linear warm-up, then a cosine to `final_learning_rate` times the peak at the last step."""
+  warmup = min(config.warmup_steps, max(config.steps - 1, 0))
+  return optax.warmup_cosine_decay_schedule(
+    init_value=config.learning_rate / max(warmup, 1),
+    peak_value=config.learning_rate,
+    warmup_steps=warmup,
+    decay_steps=max(config.steps, 1),
+    end_value=config.learning_rate * config.final_learning_rate,
+  )
+
+
+def init_params(model: VAE, shape: Shape, degraded_shape: Shape, key: Key) -> Params:
+  """Fresh parameters for clean images of `shape` and encoder inputs of `degraded_shape`, both (h, w, c)."""
+  image, degraded = jnp.zeros((1, *shape)), jnp.zeros((1, *degraded_shape))
+  return model.init(key, image, jax.random.split(key, 1), degraded)["params"]
+
+
+def init_state(
+  model: VAE, tx: optax.GradientTransformation, shape: Shape, degraded_shape: Shape, key: Key
+) -> TrainState:
+  """The state before the first step."""
+  params = init_params(model, shape, degraded_shape, key)
+  zero = jnp.zeros((), jnp.int32)
+  return TrainState(zero, params, jax.tree.map(jnp.copy, params), tx.init(params), zero, zero)

@@ -1,0 +1,152 @@
+"""The step: written once, for one global batch. Wrappers in `parallel` place it on devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vae_jax import metrics
+from vae_jax.distributions import (
+  streaming_logsumexp_init,
+  streaming_logsumexp_update,
+  streaming_logsumexp_value,
+)
+from vae_jax.models.vae import VAE
+from vae_jax.objectives import Objective
+from vae_jax.training.state import TrainState
+from vae_jax.types import Array, ArrayLike, Batch, Key, Params
+
+Prepare = Callable[[Key, Batch], Batch]
+Metrics = dict[str, Array]
+
+PREPARE_STREAM, MODEL_STREAM = 0, 1
+
+
+def example_keys(key: Key, stream: int, ids: Array) -> Key:
+  """One key per example: what is drawn for it depends on `key`, the stream and its id, not on its neighbours."""
+  key = jax.random.fold_in(key, stream)
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+
+
+def make_train_step(
+  model: VAE,
+  objective: Objective,
+  prepare: Prepare,
+  tx: optax.GradientTransformation,
+  learning_rate: Callable[[ArrayLike], Array],
+  *,
+  samples: int,
+  ema_decay: float,
+  root: Key,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """`train_step(state, batch) -> (state, metrics)`, pure. The batch is uint8 as from the pipeline.
+
+  Loss and gradients are means over the batch. A step whose loss or gradient norm is not finite changes nothing but
+  `step` and the counters. metrics: float32 scalars: loss, the objective's parts, gradient_norm, learning_rate, skipped.
+  """
+
+  def loss_fn(params: Params, batch: Batch, keys: Key, step: Array) -> tuple[Array, Metrics]:
+    output = model.apply({"params": params}, batch["image"], keys, batch.get("degraded"), samples)
+    loss, parts = objective(output, step)
+    return loss.mean(), {name: part.mean() for name, part in parts.items()}
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    key, places = jax.random.fold_in(root, state.step), jnp.arange(batch["image"].shape[0])
+    batch = prepare(example_keys(key, PREPARE_STREAM, places), batch)
+    keys = example_keys(key, MODEL_STREAM, places)
+    (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, keys, state.step)
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+    direction, opt_state = tx.update(grads, state.opt_state, state.params)
+    rate = learning_rate(state.step)
+    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))  # a young average follows faster
+    ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
+
+    def keep(new: Any, old: Any) -> Any:
+      return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+    bad = jnp.where(finite, 0, 1)
+    state = TrainState(
+      step=state.step + 1,
+      params=keep(params, state.params),
+      ema=keep(ema, state.ema),
+      opt_state=keep(opt_state, state.opt_state),
+      skipped=state.skipped + bad,
+      skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+    )
+    logged = {"loss": loss, **parts, "gradient_norm": norm, "learning_rate": rate, "skipped": state.skipped}
+    return state, {name: jnp.asarray(value, jnp.float32) for name, value in logged.items()}
+
+  return train_step
+
+
+def make_train_call(
+  train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+) -> Callable[[TrainState, Batch, Batch], tuple[TrainState, Metrics]]:
+  """Many steps in one dispatch: `call(state, stored, batches)` scans over the leading axis of `batches`.
+
+  stored: the whole split on the device ("image" [n, h, w, c], ...), from which each step gathers its batch by
+  `batches["index"]` [steps, b]; or an empty dict, where `batches` holds the images themselves [steps, b, h, w, c].
+  metrics have a leading axis of steps.
+  """
+
+  def call(state: TrainState, stored: Batch, batches: Batch) -> tuple[TrainState, Metrics]:
+    def body(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+      gathered = {name: values[batch["index"]] for name, values in stored.items()}  # type: ignore[attr-defined]
+      return train_step(state, {**gathered, **batch})  # type: ignore[typeddict-item]
+
+    return jax.lax.scan(body, state, batches)
+
+  return call
+
+
+def make_eval_step(
+  model: VAE, prepare: Prepare, *, root: Key, iwae_samples: int = 0, chunk: int = 10
+) -> Callable[[Params, Batch], Metrics]:
+  """`eval_step(params, batch)` -> per-example metrics, float32 [b]; the caller masks and averages.
+
+  Always: distortion and rate (one posterior sample), neg_elbo, mse and psnr (dB) of the reconstruction, posterior_mean [b, d].
+  With iwae_samples = K > 0 also iwae_nll, -log (1/K) sum_k w_k, in memory independent of K: `chunk` samples at a time.
+  What is drawn for an example depends on the root key and its index alone, not on batch size or devices.
+  """
+  full, rest = divmod(iwae_samples, chunk)
+
+  def eval_step(params: Params, batch: Batch) -> Metrics:
+    ids = jnp.asarray(batch["index"])
+    batch = prepare(example_keys(root, PREPARE_STREAM, ids), batch)
+    keys = example_keys(root, MODEL_STREAM, ids)
+
+    def score(draw: ArrayLike, samples: int):
+      drawn = jax.vmap(lambda key: jax.random.fold_in(key, draw))(keys)
+      return model.apply({"params": params}, batch["image"], drawn, batch.get("degraded"), samples)
+
+    output = score(0, 1)
+    rate = output.rate.sum(axis=-1)
+    scores = {
+      "distortion": output.distortion[0],
+      "rate": rate,
+      "neg_elbo": output.distortion[0] + rate,
+      "mse": metrics.mse(output.reconstruction, batch["image"]),
+      "psnr": metrics.psnr_rgb(output.reconstruction, batch["image"]),
+      "posterior_mean": output.posterior_mean,
+    }
+    if iwae_samples:
+
+      def add(state, draw, samples):
+        return streaming_logsumexp_update(state, jax.nn.logsumexp(score(draw, samples).log_weight, axis=0))
+
+      state = streaming_logsumexp_init(ids.shape)
+      if full:
+        state, _ = jax.lax.scan(lambda s, d: (add(s, d, chunk), None), state, 1 + jnp.arange(full))
+      if rest:
+        state = add(state, 1 + full, rest)
+      scores["iwae_nll"] = jnp.log(iwae_samples) - streaming_logsumexp_value(state)
+    return scores
+
+  return eval_step

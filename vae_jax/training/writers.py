@@ -1,0 +1,231 @@
+"""What a run tells about itself: metrics.jsonl, TensorBoard, picture files, a progress line.
+
+    workdir/metrics.jsonl               one row for each step and split that was measured; the record of the run
+    workdir/tensorboard/                the same scalars and pictures, for looking at
+    workdir/images/<name>_0002000.png   pictures
+
+A row of metrics.jsonl is one JSON object: "step", "split", the metrics in alphabetical order, "seconds" since the
+start of the process. Only "seconds" may differ between identical runs. JSON has no NaN and no infinity: such a
+metric is null, and "nonfinite" lists its name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vae_jax.errors import UserError
+from vae_jax.pictures import save_png
+
+_RESERVED = {"step", "split", "seconds", "nonfinite"}
+
+
+class MetricsLog:
+  """Appends rows to a JSONL file; each is on its way to the disk when `write` returns."""
+
+  def __init__(self, path: str | Path, resume_step: int | None = None):
+    """
+    Args:
+      path: created, with its folder, if it is not there.
+      resume_step: rows of later steps are dropped, because the resumed run writes them again. None keeps all.
+
+    Raises:
+      UserError: the file cannot be written, or a row is not JSON. A torn last row, left by a run that was killed
+        while writing, is dropped instead.
+    """
+    self.path = Path(path)
+    try:
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      if self.path.exists():
+        self._tidy(resume_step)
+      self._file = self.path.open("a", encoding="utf-8")
+    except OSError as error:
+      raise UserError(f"cannot write {self.path} ({error.strerror}); choose another workdir") from None
+
+  def write(self, step: int, split: str, metrics: Mapping[str, Any], seconds: float) -> None:
+    """Adds one row. Metrics are numbers or scalar arrays; floats keep every digit."""
+    if taken := _RESERVED & set(metrics):
+      raise ValueError(f"metric {min(taken)!r} has the name of another column")
+    values = {name: float(metrics[name]) for name in sorted(metrics)}
+    nonfinite = [name for name, value in values.items() if not math.isfinite(value)]
+    row: dict[str, Any] = {"step": int(step), "split": split}
+    row |= {name: None if name in nonfinite else value for name, value in values.items()}
+    if nonfinite:
+      row["nonfinite"] = nonfinite
+    row["seconds"] = round(seconds, 3)
+    self._file.write(json.dumps(row, allow_nan=False) + "\n")
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
+
+  def _tidy(self, resume_step: int | None) -> None:
+    """Rewrites the file without rows after `resume_step` and without a torn last row."""
+    before = self.path.read_text(encoding="utf-8", errors="replace")
+    lines = before.splitlines()
+    kept = []
+    for number, line in enumerate(lines, start=1):
+      try:
+        step = json.loads(line)["step"]
+      except (ValueError, TypeError, KeyError):
+        if number == len(lines):
+          break
+        raise UserError(f"{self.path} line {number} is not a row of metrics; delete that line") from None
+      if resume_step is None or step <= resume_step:
+        kept.append(line + "\n")
+    after = "".join(kept)
+    if after == before:
+      return
+    temporary = self.path.with_name(f".{self.path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+      file.write(after)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, self.path)
+
+
+class Progress:
+  """A bar on a terminal; elsewhere (a log file, a batch system) a short line now and then. Both on stderr."""
+
+  def __init__(
+    self,
+    resume_step: int,
+    total_steps: int,
+    batch_size: int,
+    every: float = 10.0,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """`every`: least number of seconds between two lines, where there is no terminal."""
+    self._total, self._batch_size = total_steps, batch_size
+    self._every, self._clock = every, clock
+    self._shown: dict[str, float] = {}
+    self._last = (resume_step, clock())
+    self._speed = 0.0  # steps a second
+    self._intervals = 0
+    self._printed = -math.inf
+    self._bar: Any = None
+    if sys.stderr.isatty():
+      from tqdm import tqdm
+
+      self._bar = tqdm(
+        total=total_steps,
+        initial=resume_step,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+      )
+
+  def update(self, step: int, **shown: float) -> None:
+    """Moves to `step`. `shown` (the loss) stays in view until it is given anew."""
+    self._shown |= {name: float(value) for name, value in shown.items()}
+    self._measure(step)
+    facts = [f"{name} {value:.5g}" for name, value in self._shown.items()]
+    facts.append(f"{self._speed * self._batch_size:.0f} img/s")
+    if self._bar is not None:
+      self._bar.set_postfix_str(", ".join(facts), refresh=False)
+      self._bar.update(step - self._bar.n)
+      return
+    now = self._clock()
+    if now - self._printed >= self._every or step >= self._total:
+      self._printed = now
+      left = (self._total - step) / self._speed if self._speed else 0.0
+      facts.append(f"{_duration(left)} left")
+      print(f"step {step}/{self._total}, {', '.join(facts)}", file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    if self._bar is not None:
+      self._bar.close()
+
+  def _measure(self, step: int) -> None:
+    """Smooths the speed. The first interval includes compilation, so the second one replaces it."""
+    previous, then = self._last
+    now = self._clock()
+    if step <= previous or now <= then:
+      return
+    speed = (step - previous) / (now - then)
+    self._speed = speed if self._intervals < 2 else 0.8 * self._speed + 0.2 * speed
+    self._intervals += 1
+    self._last = (step, now)
+
+
+class Writers:
+  """All of the above for one run. On processes other than the first it does nothing."""
+
+  def __init__(
+    self,
+    workdir: str | Path,
+    resume_step: int,
+    total_steps: int,
+    batch_size: int,
+    enabled: bool | None = None,
+  ):
+    """
+    Args:
+      workdir: created if it is not there.
+      resume_step: 0 for a new run; what the logs hold of later steps is dropped.
+      total_steps, batch_size: for the remaining time and the images a second.
+      enabled: None: on the first process only.
+    """
+    if enabled is None:
+      import jax
+
+      enabled = jax.process_index() == 0
+    self._enabled = enabled
+    self._workdir = Path(workdir)
+    if not enabled:
+      return
+    self._log = MetricsLog(self._workdir / "metrics.jsonl", resume_step)
+    from tensorboardX import SummaryWriter
+
+    purge = {"purge_step": resume_step + 1} if resume_step else {}
+    self._tensorboard = SummaryWriter(str(self._workdir / "tensorboard"), **purge)
+    self._progress = Progress(resume_step, total_steps, batch_size)
+
+  def scalars(self, step: int, split: str, metrics: Mapping[str, Any], seconds: float) -> None:
+    """A row of metrics.jsonl, and `split/name` in TensorBoard (finite values)."""
+    if not self._enabled:
+      return
+    self._log.write(step, split, metrics, seconds)
+    for name, value in metrics.items():
+      if math.isfinite(value):
+        self._tensorboard.add_scalar(f"{split}/{name}", float(value), step)
+
+  def image(self, step: int, name: str, picture: np.ndarray) -> None:
+    """Writes uint8 [H, W, 1 or 3], as `vae_jax.pictures` makes it, to images/ and TensorBoard."""
+    if not self._enabled:
+      return
+    save_png(self._workdir / "images" / f"{name}_{step:07d}.png", picture)
+    self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+
+  def progress(self, step: int, **shown: float) -> None:
+    """Moves the progress bar; `shown` are numbers to show beside it."""
+    if self._enabled:
+      self._progress.update(step, **shown)
+
+  def close(self) -> None:
+    if not self._enabled:
+      return
+    self._progress.close()
+    self._tensorboard.close()
+    self._log.close()
+
+  def __enter__(self) -> Writers:
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+
+def _duration(seconds: float) -> str:
+  """61 -> "1:01", 3661 -> "1:01:01"."""
+  hours, rest = divmod(round(seconds), 3600)
+  minutes, rest = divmod(rest, 60)
+  return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
