@@ -172,6 +172,10 @@ def test_folder(tmp_path, cache):
   train = open_source(data, "train")
   now = {train[i]["image"].tobytes() for i in range(len(train))}
   assert {image.tobytes() for image in got["train"]} <= now
+  path = root / "new.png"
+  path.write_bytes(b"rubbish")  # of the same name
+  with pytest.raises(UserError, match=r"new\.png"):
+    list_splits(config("folder", root, max_bad=0))
 
 
 def test_folder_with_every_mode(tmp_path):
@@ -193,8 +197,9 @@ def test_folder_with_every_mode(tmp_path):
   assert expected[2].shape == (8, 12, 1)
   for i, image in enumerate(expected):
     np.testing.assert_array_equal(source[i]["image"], image)
-  stored = source.full.read([1])[0]["image"]
-  assert stored == (tmp_path / "train" / "b.jpg").read_bytes()
+  stored = [record["image"] for record in source.full.read(range(2))]
+  assert stored[0].startswith(b"\x89PNG")  # whoever else reads it need not know of the rotation
+  assert stored[1] == (tmp_path / "train" / "b.jpg").read_bytes()
 
 
 def test_folder_with_its_own_splits(tmp_path):

@@ -209,9 +209,3 @@ def test_other_processes_write_nothing(tmp_path, capsys):
     out.image(1, "samples", np.zeros((4, 4, 1), np.uint8))
     out.progress(100)
   assert not (tmp_path / "run").exists() and not capsys.readouterr().err
-
-
-def test_tensorflow_is_not_imported(tmp_path):
-  with Writers(tmp_path, 0, 1, 1) as out:
-    out.scalars(1, "train", {"loss": 1.0}, 1.0)
-  assert "tensorflow" not in sys.modules and "torch" not in sys.modules

@@ -1,11 +1,11 @@
 """What a run tells about itself: metrics.jsonl, TensorBoard, picture files, a progress line.
 
-    workdir/metrics.jsonl               one row for each step and split that was measured; the record of the run
+    workdir/metrics.jsonl               one row for each step and split that was measured
     workdir/tensorboard/                the same scalars and pictures, for looking at
     workdir/images/<name>_0002000.png   pictures
 
-A row of metrics.jsonl is one JSON object: "step", "split", the metrics in alphabetical order, "seconds" since the
-start of the process. Only "seconds" may differ between identical runs. JSON has no NaN and no infinity: such a
+A row of metrics.jsonl is a JSON object: "step", "split", the metrics in alphabetical order, "seconds" as the
+caller counts them. Only "seconds" may differ between identical runs. JSON has no NaN and no infinity: such a
 metric is null, and "nonfinite" lists its name.
 """
 
@@ -38,8 +38,8 @@ class MetricsLog:
       resume_step: rows of later steps are dropped, because the resumed run writes them again. None keeps all.
 
     Raises:
-      UserError: the file cannot be written, or a row is not JSON. A torn last row, left by a run that was killed
-        while writing, is dropped instead.
+      UserError: the file cannot be written, or a row is not JSON. A torn last row, left by a run that was
+        killed while writing, is dropped instead.
     """
     self.path = Path(path)
     try:

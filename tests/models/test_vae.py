@@ -1,0 +1,349 @@
+"""The VAE: shapes and types of every family, its terms against float64, its bounds against a known evidence.
+
+The evidence is that of a linear Gaussian model, probabilistic PCA (Tipping & Bishop 1999): x = mu + W z + sigma e
+has log p(x) = log N(x; mu, W W^T + sigma^2 I) and, where the columns of W are orthogonal, a posterior whose latents
+are independent.
+"""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from flax import linen as nn
+
+from vae_jax import distributions as dist
+from vae_jax import models
+from vae_jax.config import apply_overrides, base_config
+from vae_jax.errors import UserError
+from vae_jax.models.vae import VAE
+from vae_jax.training import state, steps
+
+FAMILIES = ["mlp_vae", "conv_vae"]
+LIKELIHOODS = ["bernoulli", "gaussian", "laplace", "logistic_mixture"]
+SMALL = ["hidden=8,6", "channels=4,8", "dense=8", "latent_dim=3", "mixtures=2"]
+
+
+def small(family, *overrides):
+  return apply_overrides(base_config(), [f"model.{o}" for o in (f"name={family}", *SMALL, *overrides)]).model
+
+
+def filled(model, shape, degraded_shape=None, scale=0.3):
+  """Parameters of the model's shapes with normal values: initialisers take long to compile."""
+  init = functools.partial(state.init_params, model, shape, degraded_shape or shape)
+  leaves, tree = jax.tree.flatten(jax.eval_shape(init, jax.random.key(0)))
+  random = np.random.default_rng(0)
+  return jax.tree.unflatten(tree, [(scale * random.normal(size=x.shape)).astype(x.dtype) for x in leaves])
+
+
+def grey_levels(seed, *shape):
+  return (np.random.default_rng(seed).integers(0, 256, size=shape) / 255).astype(np.float32)
+
+
+# --- shapes and types ---
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(7, 5, 1), (6, 9, 3), (5, 5, 4)])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_are_float32_of_the_promised_shapes(family, likelihood, shape, dtype):
+  model = models.build(small(family, f"likelihood={likelihood}"), shape, dtype)
+
+  def everything(key, image, keys):
+    output, variables = model.init_with_output(key, image, keys, samples=2)
+    z = model.apply(variables, keys, method="prior_sample")
+    mean = model.apply(variables, z, method="decode_mean")
+    return output, variables, z, mean, model.apply(variables, z, key, method="decode_sample")
+
+  keys = jax.random.split(jax.random.key(0), 3)
+  output, variables, z, *images = jax.eval_shape(everything, keys[0], jnp.zeros((3, *shape)), keys)
+  assert [x.shape for x in output] == [(2, 3), (3, 1), (2, 3), (3, 3), (3, 3), (3, *shape)]
+  assert z.shape == (3, 3) and [x.shape for x in images] == [(3, *shape)] * 2
+  assert {x.dtype for x in jax.tree.leaves((output, z, images))} == {np.dtype(np.float32)}
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+  assert ("log_scale" in variables["params"]) == (likelihood in ("gaussian", "laplace"))
+
+
+@pytest.mark.parametrize(
+  ("family", "likelihood", "dtype"),
+  [
+    ("mlp_vae", "bernoulli", "bfloat16"),
+    ("conv_vae", "gaussian", "bfloat16"),
+    ("conv_vae", "logistic_mixture", "float32"),
+  ],
+)
+def test_values_and_gradients_are_finite_in_both_compute_types(family, likelihood, dtype):
+  shape = (7, 5, 3)
+  model = models.build(small(family, f"likelihood={likelihood}", "channels=4"), shape, dtype)
+  image, keys = jnp.asarray(grey_levels(0, 4, *shape)), jax.random.split(jax.random.key(0), 4)
+
+  @jax.jit
+  def values(params):
+    def loss(params):
+      output = model.apply({"params": params}, image, keys)
+      return (output.distortion.mean(0) + output.rate.sum(-1)).mean(), output
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+  (_, output), grads = values(filled(model, shape))
+  for leaf in jax.tree.leaves((output, grads)):
+    assert leaf.dtype == jnp.float32 and jnp.isfinite(leaf).all()
+  assert (output.reconstruction >= 0).all() and (output.reconstruction <= 1).all()
+  moved = [bool(jnp.any(g != 0)) for g in jax.tree.leaves(grads)]
+  assert all(moved), "a parameter has no gradient"
+
+
+def test_bfloat16_is_used_and_costs_little_accuracy():
+  shape = (6, 6, 1)
+  image, keys = jnp.asarray(grey_levels(0, 4, *shape)), jax.random.split(jax.random.key(0), 4)
+  full, half = (models.build(small("mlp_vae"), shape, dtype) for dtype in ("float32", "bfloat16"))
+  params = filled(full, shape)
+  a, b = (jax.jit(m.apply)({"params": params}, image, keys) for m in (full, half))
+  assert not np.array_equal(a.distortion, b.distortion)
+  np.testing.assert_allclose(a.distortion, b.distortion, rtol=0.02)
+
+
+def test_init_is_near_the_prior_and_mid_grey(key):
+  shape = (7, 5, 1)
+  model = models.build(small("mlp_vae", "likelihood=gaussian", "hidden=8"), shape)
+  params = jax.jit(lambda key: state.init_params(model, shape, shape, key))(key)
+  image, keys = jnp.asarray(grey_levels(0, 4, *shape)), jax.random.split(key, 4)
+  output = jax.jit(model.apply)({"params": params}, image, keys)
+  assert (output.rate < 3.0).all() and (output.rate >= 0).all()
+  assert np.abs(output.reconstruction - 0.5).mean() < 0.3
+  assert params["log_scale"] == -2.0
+
+
+def test_build_refuses_an_unknown_family():
+  config = small("mlp_vae").copy_and_resolve_references()
+  config.name = "mlp_vea"
+  with pytest.raises(UserError, match=r"mlp_vea.*did you mean 'mlp_vae'"):
+    models.build(config, (4, 4, 1))
+
+
+# --- the terms ---
+
+
+@pytest.fixture(scope="module")
+def scored():
+  """A model, its parameters, a batch with a 2x smaller encoder input, keys and the compiled score."""
+  shape, low = (4, 6, 1), (2, 3, 1)
+  model = models.build(small("mlp_vae"), shape)
+  score = jax.jit(lambda params, *batch: model.apply({"params": params}, *batch, samples=3))
+  batch = grey_levels(0, 5, *shape), jax.random.split(jax.random.key(1), 5), grey_levels(1, 5, *low)
+  return model, filled(model, shape, low), batch, score
+
+
+def test_terms_against_float64_for_the_same_latents(scored):
+  model, params, (image, keys, degraded), score = scored
+  output = score(params, image, keys, degraded)
+  mean, logvar = model.apply({"params": params}, degraded, method="encode")
+  eps = jnp.stack([jax.random.normal(key, (3, 3)) for key in keys], axis=1)
+  mean, logvar, eps = (np.asarray(x, np.float64) for x in (mean, logvar, eps))
+  z = mean + np.exp(0.5 * logvar) * eps  # [s, b, d]
+  logits = jnp.stack(
+    [model.apply({"params": params}, each, method="decode") for each in z.astype(np.float32)]
+  )
+
+  p = scipy.special.expit(np.asarray(logits, np.float64))
+  log_likelihood = (image * np.log(p) + (1 - image) * np.log1p(-p)).sum((-3, -2, -1))
+  log_prior = scipy.stats.norm.logpdf(z).sum(-1)
+  log_posterior = scipy.stats.norm.logpdf(z, mean, np.exp(0.5 * logvar)).sum(-1)
+  kl = 0.5 * (mean**2 + np.exp(logvar) - 1 - logvar)
+  np.testing.assert_allclose(output.distortion, -log_likelihood, rtol=1e-5)
+  np.testing.assert_allclose(output.log_weight, log_likelihood + log_prior - log_posterior, rtol=1e-5)
+  np.testing.assert_allclose(output.kl_units, kl, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(output.rate, output.kl_units.sum(-1, keepdims=True), rtol=1e-6)
+  np.testing.assert_allclose(output.posterior_mean, mean, rtol=1e-6)
+  np.testing.assert_allclose(output.reconstruction, p[0], rtol=1e-4)
+
+
+def test_an_example_does_not_depend_on_its_neighbours(scored):
+  _, params, (image, keys, degraded), score = scored
+  whole = score(params, image, keys, degraded)
+  axes = (1, 0, 1, 0, 0, 0)  # of the batch, in the order of VAEOutput
+  for chosen in (np.array([3, 0, 4, 1, 2]), np.array([2, 4])):
+    part = score(params, image[chosen], keys[chosen], degraded[chosen])
+    for a, b, axis in zip(part, whole, axes, strict=True):
+      np.testing.assert_allclose(a, np.take(np.asarray(b), chosen, axis), rtol=1e-5, atol=1e-6)
+
+
+def test_conv_examples_do_not_depend_on_their_neighbours():
+  shape = (5, 4, 1)
+  model = models.build(small("conv_vae", "channels=4"), shape)
+  params, image, keys = (
+    filled(model, shape),
+    grey_levels(0, 4, *shape),
+    jax.random.split(jax.random.key(0), 4),
+  )
+  score = jax.jit(lambda image, keys: model.apply({"params": params}, image, keys))
+  whole, chosen = score(image, keys), np.array([2, 0])
+  part = score(image[chosen], keys[chosen])
+  np.testing.assert_allclose(part.log_weight, whole.log_weight[:, chosen], rtol=1e-5)
+  np.testing.assert_allclose(part.reconstruction, whole.reconstruction[chosen], rtol=1e-4, atol=1e-6)
+
+
+def test_the_encoder_sees_the_degraded_image_and_the_likelihood_the_clean_one(scored):
+  _, params, (image, keys, degraded), score = scored
+  output = score(params, image, keys, degraded)
+  other_target = score(params, 1 - image, keys, degraded)
+  np.testing.assert_array_equal(output.posterior_mean, other_target.posterior_mean)
+  np.testing.assert_array_equal(output.reconstruction, other_target.reconstruction)
+  assert (output.distortion != other_target.distortion).all()
+  other_input = score(params, image, keys, 1 - degraded)
+  assert (output.posterior_mean != other_input.posterior_mean).all()
+
+
+@pytest.mark.parametrize("low", [(3, 4, 1), (5, 7, 1)])
+def test_conv_vae_takes_low_resolution_inputs(low):
+  shape = (5, 7, 1)
+  model = models.build(small("conv_vae"), shape)
+  params = filled(model, shape, low)
+  image, keys, degraded = jnp.zeros((2, *shape)), jax.random.split(jax.random.key(0), 2), jnp.zeros((2, *low))
+  output = jax.eval_shape(lambda: model.apply({"params": params}, image, keys, degraded))
+  assert output.reconstruction.shape == (2, *shape)
+
+
+def test_without_a_degraded_image_the_encoder_sees_the_image():
+  shape = (4, 4, 1)
+  model = models.build(small("mlp_vae"), shape)
+  params, image, keys = (
+    filled(model, shape),
+    grey_levels(0, 2, *shape),
+    jax.random.split(jax.random.key(0), 2),
+  )
+  score = jax.jit(lambda *batch: model.apply({"params": params}, *batch))
+  jax.tree.map(np.testing.assert_array_equal, score(image, keys), score(image, keys, image))
+
+
+def test_prior_samples_scale_with_temperature(scored):
+  model, params, _, _ = scored
+  keys = jax.random.split(jax.random.key(0), 4000)
+  draw = jax.jit(lambda t: model.apply({"params": params}, keys, t, method="prior_sample"))
+  z = draw(1.0)
+  assert scipy.stats.kstest(np.ravel(z), "norm").pvalue > 1e-3
+  np.testing.assert_allclose(draw(0.5), 0.5 * z, rtol=1e-6)
+
+
+# --- the bounds, against a model whose evidence is known ---
+
+SHAPE, LATENTS, SIGMA = (2, 3, 1), 2, 0.3
+W = np.linalg.qr(np.random.default_rng(0).normal(size=(6, LATENTS)))[0] * [0.6, 0.25]  # orthogonal columns
+MU = np.random.default_rng(1).uniform(0.2, 0.8, size=6)
+PRECISION = 1 + (W**2).sum(0) / SIGMA**2  # of the exact posterior, which is diagonal
+
+
+class LinearEncoder(nn.Module):
+  """Affine posterior mean and a constant log-variance."""
+
+  @nn.compact
+  def __call__(self, image):
+    mean = nn.Dense(LATENTS)(image.reshape(image.shape[0], -1))
+    raw = self.param("raw", nn.initializers.zeros_init(), (LATENTS,), jnp.float32)
+    return jnp.concatenate([mean, jnp.broadcast_to(raw, mean.shape)], axis=-1)
+
+
+class LinearDecoder(nn.Module):
+  @nn.compact
+  def __call__(self, z):
+    return nn.Dense(math.prod(SHAPE))(z).reshape(-1, *SHAPE)
+
+
+PPCA = VAE(LinearEncoder(), LinearDecoder(), dist.gaussian(1, SIGMA), LATENTS)
+
+
+def ppca_params(shift=0.0, widen=0.0):
+  """Parameters whose posterior is off the exact one: `shift` deviations in mean, `widen` in log-variance."""
+  logvar = widen - np.log(PRECISION)
+  raw = 12 * np.arctanh(logvar / 12)  # the inverse of `bound_logvar` below zero
+  assert (logvar < 0).all()
+  kernel = W / SIGMA**2 / PRECISION
+  bias = shift / np.sqrt(PRECISION) - MU @ kernel
+  params = {
+    "encoder": {"Dense_0": {"kernel": kernel, "bias": bias}, "raw": raw},
+    "decoder": {"Dense_0": {"kernel": W.T, "bias": MU - 0.5}},  # the likelihood's mean is 0.5 + params
+  }
+  return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+
+
+score_ppca = jax.jit(
+  lambda params, image, keys, samples: PPCA.apply({"params": params}, image, keys, samples=samples),
+  static_argnums=3,
+)
+
+
+def ppca_data(n):
+  """Images [n, h, w, 1] of the model and their log-evidence in nats, float64 [n]."""
+  evidence = scipy.stats.multivariate_normal(MU, W @ W.T + SIGMA**2 * np.eye(6))
+  x = evidence.rvs(n, random_state=2).astype(np.float32)
+  return x.reshape(-1, *SHAPE), evidence.logpdf(x)
+
+
+def posterior_gap(shift, widen):
+  """KL(q || p(z | x)) in nats, alike for every x."""
+  return LATENTS * 0.5 * (shift**2 + math.exp(widen) - 1 - widen)
+
+
+def iwae(params, image, samples, chunk=50):
+  step = steps.make_eval_step(
+    PPCA, lambda keys, batch: batch, root=jax.random.key(3), iwae_samples=samples, chunk=min(chunk, samples)
+  )
+  return jax.jit(step)(params, {"image": image, "index": jnp.arange(len(image))})
+
+
+def test_with_the_exact_posterior_every_weight_is_the_evidence():
+  image, evidence = ppca_data(64)
+  output = score_ppca(ppca_params(), image, jax.random.split(jax.random.key(0), 64), 20)
+  np.testing.assert_allclose(output.log_weight, np.broadcast_to(evidence, (20, 64)), atol=1e-3)
+  bound = -iwae(ppca_params(), image, 12, chunk=5)["iwae_nll"]
+  np.testing.assert_allclose(bound, evidence, atol=1e-3)
+
+
+@pytest.mark.parametrize(("shift", "widen"), [(0.0, 0.0), (0.3, 0.2), (-0.5, 0.4), (0.2, -0.3)])
+def test_the_elbo_is_the_evidence_less_the_posterior_gap(shift, widen):
+  image, evidence = ppca_data(4)
+  params, expected = ppca_params(shift, widen), evidence - posterior_gap(shift, widen)
+  draws = 20_000
+  output = score_ppca(params, image, jax.random.split(jax.random.key(0), 4), draws)
+  distortion, rate = (np.asarray(x, np.float64) for x in (output.distortion, output.rate[:, 0]))
+  error = 5 * distortion.std(0) / math.sqrt(draws)  # the rate is analytic
+  assert (np.abs(-distortion.mean(0) - rate - expected) < error + 1e-4).all()
+  assert (error < 0.06).all()
+  # Exactly: the expected squared error of a linear decoder under q.
+  mean, logvar = (np.asarray(x, np.float64) for x in PPCA.apply({"params": params}, image, method="encode"))
+  residual = image.reshape(4, 6) - MU - mean @ W.T
+  squared = (residual**2).sum(-1) + (np.exp(logvar) * (W**2).sum(0)).sum(-1)
+  exact = 0.5 * squared / SIGMA**2 + 3 * math.log(2 * math.pi * SIGMA**2)
+  np.testing.assert_allclose(-exact - rate, expected, atol=1e-4)
+  # The sampled form of the bound is less noisy, since log q and log p(x, z) vary together.
+  weights = np.asarray(output.log_weight, np.float64)
+  assert (np.abs(weights.mean(0) - expected) < 5 * weights.std(0) / math.sqrt(draws) + 1e-4).all()
+
+
+def test_the_iwae_bound_converges_to_the_evidence():
+  image, evidence = ppca_data(256)
+  nll = np.asarray(iwae(ppca_params(0.3, 0.2), image, 5000, chunk=500)["iwae_nll"], np.float64)
+  assert posterior_gap(0.3, 0.2) > 0.1  # what the bound has to close
+  error = -nll - evidence
+  assert abs(error.mean()) < 1e-3
+  assert np.abs(error).max() < 0.05
+
+
+def test_the_iwae_bound_rises_with_the_number_of_samples():
+  image, evidence = ppca_data(2048)
+  params, n = ppca_params(0.4, 0.4), 2048
+  gaps = []
+  for samples in (1, 4, 16):
+    gap = np.asarray(evidence + iwae(params, image, samples)["iwae_nll"], np.float64)
+    gaps.append((gap.mean(), gap.std() / math.sqrt(n)))
+  expected = posterior_gap(0.4, 0.4)
+  assert abs(gaps[0][0] - expected) < 4 * gaps[0][1]  # K = 1 is the evidence bound
+  for (looser, error), (tighter, other) in itertools.pairwise(gaps):
+    assert looser - tighter > -3 * math.hypot(error, other)
+  assert gaps[0][0] > gaps[1][0] > gaps[2][0] > -3 * gaps[2][1]
