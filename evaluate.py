@@ -1,4 +1,4 @@
-"""Scores, samples, reconstructs and interpolates with a trained run: `python evaluate.py --workdir DIR [--mode MODE]`."""
+"""Scores, samples, reconstructs, interpolates with a trained run: `python evaluate.py --workdir DIR [--mode MODE]`."""
 
 from vae_jax import cli
 
@@ -20,7 +20,9 @@ def main(argv: list[str] | None = None) -> None:
   if args.mode == "sample":
     picture = pictures.grid(model.sample(jax.random.key(args.seed), args.num, args.temperature))
   elif args.mode == "reconstruct":
-    picture = evaluation.reconstructions(model, evaluation.inputs(model, args.input, args.split, args.num, args.seed))
+    picture = evaluation.reconstructions(
+      model, evaluation.inputs(model, args.input, args.split, args.num, args.seed)
+    )
   else:
     ends = evaluation.inputs(model, args.input, args.split, 2 * args.num, args.seed)
     picture = evaluation.interpolations(model, ends, args.method)

@@ -3,7 +3,10 @@
     python train.py --config configs/mnist_conv.py     # the four MNIST files in data/mnist
 
 cost: to be measured.
-figure: to be measured (neg_elbo of the test split, nats).
+figure: to be measured (iwae_nll of the test split, nats).
+
+Few channels where there are many pixels and a wide dense layer: on a CPU matrix products run at twice the speed of
+convolutions.
 """
 
 from ml_collections import ConfigDict
@@ -19,11 +22,16 @@ def get_config() -> ConfigDict:
   config.data.validation = "train[:1000]"
   config.data.binarize = "dynamic"
   config.model.name = "conv_vae"
-  config.model.channels = (32, 64)
+  config.model.channels = (16, 64)
+  config.model.blocks = 0
+  config.model.dense = 512
   config.model.latent_dim = 32
-  config.model.activation = "silu"
   config.model.likelihood = "bernoulli"
-  config.training.steps = 30_000
-  config.training.batch_size = 256
-  config.training.steps_per_call = 100
+  config.objective.beta_schedule = "linear"
+  config.objective.beta_steps = 3000
+  config.training.steps = 15_000
+  config.training.batch_size = 128
+  config.training.warmup_steps = 500
+  config.training.steps_per_call = 50
+  config.evaluation.samples = 500
   return config

@@ -16,5 +16,8 @@ from vae_jax.config import load_config_file
 def get_config() -> ConfigDict:
   config = load_config_file(Path(__file__).with_name("mnist_vae_burda.py"))
   config.objective.name = "iwae"
+  config.objective.beta_schedule = "constant"
+  config.objective.beta_steps = 0
   config.objective.samples = 50
+  config.training.steps = 100_000
   return config

@@ -19,13 +19,14 @@ def get_config() -> ConfigDict:
   config.data.degrade.name = "gaussian_noise"
   config.data.degrade.sigma = 0.1
   config.model.name = "conv_vae"
-  config.model.channels = (32, 64, 128)
+  config.model.channels = (16, 32, 64)
   config.model.latent_dim = 128
   config.model.activation = "silu"
   config.model.likelihood = "gaussian"
   config.model.sigma = "optimal"
   config.training.steps = 3000
-  config.training.batch_size = 64
+  config.training.steps_per_call = 10
+  config.training.batch_size = 16
   config.evaluation.batch_size = 16
   config.evaluation.pictures = 16
   return config

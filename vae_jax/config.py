@@ -203,6 +203,11 @@ def _faults(config: ConfigDict) -> Iterator[str]:
     yield f"data.degrade.sigma_max={degrade.sigma_max} must be 0 or >= sigma={degrade.sigma}"
   if objective.beta_schedule != "constant" and objective.beta_steps == 0:
     yield f"objective.beta_schedule={objective.beta_schedule} needs objective.beta_steps > 0"
+  if config.training.checkpoint_every % config.training.log_every:
+    yield (
+      f"training.checkpoint_every={config.training.checkpoint_every} must be a multiple of "
+      f"training.log_every={config.training.log_every}, so that a resumed run logs the same rows"
+    )
   for name in ("beta", "beta_schedule", "free_bits", "alpha") if objective.name == "iwae" else ():
     default = KEYS[f"objective.{name}"].default
     if objective[name] != default:

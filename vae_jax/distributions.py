@@ -41,8 +41,8 @@ def absolute(x: Array) -> Array:
 class Gaussian(NamedTuple):
   """A diagonal Gaussian; `mean` and `logvar` (log sigma squared) are [..., d]."""
 
-  mean: ArrayLike
-  logvar: ArrayLike
+  mean: Array
+  logvar: Array
 
 
 def bound_logvar(raw: ArrayLike, low: float = -12.0, high: float = 8.0) -> Array:

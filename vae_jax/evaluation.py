@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import metrics, pictures
@@ -43,7 +44,7 @@ def score_split(
     `mse` and `psnr` (dB, mean over images) of reconstructions; `active_units` of `latent_units`; `examples`.
   """
   config = model.config
-  source = open_source(config.data, split)
+  source: pipeline.Source = open_source(config.data, split)
   shape = pipeline.image_shape(config.data, source)
   if limit:
     source = pipeline.First(source, limit)
@@ -92,7 +93,7 @@ def prepared(model: TrainedVAE, split: str, num: int, seed: int = 0) -> Batch:
   """The first `num` images of a split as the model sees them: float32 `image`, and `degraded` where there is one."""
   source = pipeline.First(open_source(model.config.data, split), num)
   batch = next(_stream(model, source, len(source)))
-  keys = steps.example_keys(jax.random.key(seed), steps.PREPARE_STREAM, np.asarray(batch["index"]))
+  keys = steps.example_keys(jax.random.key(seed), steps.PREPARE_STREAM, jnp.asarray(batch["index"]))
   batch.pop("mask")
   return jax.jit(make_prepare(model.config.data, training=False))(keys, batch)
 
@@ -107,12 +108,14 @@ def reconstructions(model: TrainedVAE, batch: Batch) -> np.ndarray:
 
 
 def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
-  """Up to `num` of a person's images, cut to what the encoder takes; folders are searched. They are seen as they are."""
+  """Up to `num` of a person's images, cut to what the encoder takes and seen as they are; folders are searched."""
   files = [f for p in paths for f in ([p / name for name in list_images(p)] if p.is_dir() else [p])][:num]
   if not files:
     raise UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
   height, width, channels = model.input_shape
-  cut = [pipeline.fit({"image": decode(f, channels)}, (height, width), "resize", None)["image"] for f in files]
+  cut = [
+    pipeline.fit({"image": decode(f, channels)}, (height, width), "resize", None)["image"] for f in files
+  ]
   return {"image": np.stack(cut).astype(np.float32) / 255}
 
 
@@ -161,10 +164,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     temporary.replace(path)
   except OSError as error:
     temporary.unlink(missing_ok=True)
-    raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another place") from error
+    raise UserError(
+      f"{path}: cannot be written ({error.strerror}); free space or choose another place"
+    ) from error
 
 
-def evaluate(model: TrainedVAE, workdir: Path, split: str, *, samples: int, batch_size: int, seed: int = 0) -> dict:
+def evaluate(
+  model: TrainedVAE, workdir: Path, split: str, *, samples: int, batch_size: int, seed: int = 0
+) -> dict:
   """Scores a split into `evaluation/metrics.json` of the workdir, with pictures beside it; returns the scores."""
   started = time.monotonic()
   scores = score_split(model, split, samples=samples, batch_size=batch_size, seed=seed)

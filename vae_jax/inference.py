@@ -9,7 +9,9 @@ Needs the checkpoint alone: no config file, no data set, and any kind or number 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,15 +55,16 @@ class TrainedVAE:
 
   def __init__(self, config: ConfigDict, params: Params, image_shape: Shape, input_shape: Shape, step: int):
     self.config, self.step = config, step
-    self.image_shape, self.input_shape = tuple(image_shape), tuple(input_shape)
+    self.image_shape, self.input_shape = image_shape, input_shape
     self.module = build(config.model, self.image_shape, config.training.dtype)
     self.params = jax.tree.map(jnp.asarray, params)
     self.likelihood = self.module.likelihood.describe
     self._encode = self._method("encode")
     self._decode = self._method("decode_mean")
     self._draw = self._method("decode_sample")
+    self._latents = self._method("prior_sample")
 
-  def _method(self, name: str):
+  def _method(self, name: str) -> Callable[..., Any]:
     return jax.jit(lambda params, *args: self.module.apply({"params": params}, *args, method=name))
 
   def _inputs(self, images: ArrayLike) -> Array:
@@ -77,7 +80,9 @@ class TrainedVAE:
         raise UserError(f"images of type {images.dtype}: give uint8 (0..255) or float in [0, 1]")
       low, high = float(images.min()), float(images.max())
       if not (low >= 0 and high <= 1):
-        raise UserError(f"images with values from {low:g} to {high:g}: give uint8 (0..255) or float in [0, 1]")
+        raise UserError(
+          f"images with values from {low:g} to {high:g}: give uint8 (0..255) or float in [0, 1]"
+        )
     return to_float(images)
 
   def encode(self, images: ArrayLike) -> Gaussian:
@@ -98,9 +103,10 @@ class TrainedVAE:
   def latents(self, key: Key, num: int, temperature: float = 1.0) -> Array:
     """Draws [num, latent_dim] from N(0, temperature^2 I); the first n of `num` do not depend on `num`."""
     if num < 1 or not temperature >= 0:
-      raise UserError(f"num = {num}, temperature = {temperature}: num must be at least 1, temperature at least 0")
-    keys = example_keys(key, PRIOR_STREAM, jnp.arange(num))
-    return self.module.apply({"params": self.params}, keys, temperature, method="prior_sample")
+      raise UserError(
+        f"num = {num}, temperature = {temperature}: num must be at least 1, temperature at least 0"
+      )
+    return self._latents(self.params, example_keys(key, PRIOR_STREAM, jnp.arange(num)), temperature)
 
   def sample(self, key: Key, num: int, temperature: float = 1.0, pixels: bool = False) -> Array:
     """New images, float32 [num, h, w, c] in [0, 1]: the mean of p(x | z), or a draw from it with pixels=True."""
@@ -140,4 +146,5 @@ def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
   step = None if checkpoint == "newest" else checkpoints.best() if checkpoint == "best" else int(checkpoint)
   params, meta = checkpoints.restore(step, only="ema")
   config = from_json(json.dumps(meta["config"]), str(folder))
-  return TrainedVAE(config, params, meta["image_shape"], meta["input_shape"], meta["step"])
+  (h, w, c), (low_h, low_w, low_c) = meta["image_shape"], meta["input_shape"]
+  return TrainedVAE(config, params, (h, w, c), (low_h, low_w, low_c), meta["step"])

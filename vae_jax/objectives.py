@@ -36,10 +36,7 @@ def beta_at(step: ArrayLike, beta: float, schedule: str, period: int) -> Array:
 
 def _elbo(config: ConfigDict, output: VAEOutput, beta: Array) -> tuple[Array, Parts]:
   distortion = output.distortion.mean(axis=0)
-  if config.free_bits > 0:
-    penalised = losses.free_bits(output.kl_units, config.free_bits)
-  else:
-    penalised = output.rate.sum(axis=-1)
+  penalised = losses.free_bits(output.kl_units, config.free_bits)  # 0 bits: the rate itself
   weighted_distortion = config.vae_weight * config.alpha * distortion
   weighted_rate = config.vae_weight * beta * penalised
   parts = {"weighted_distortion": weighted_distortion, "weighted_rate": weighted_rate}

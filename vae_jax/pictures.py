@@ -13,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
+from vae_jax.types import ArrayLike
+
 BACKGROUND = 40  # grey level between the cells: black and white images both stand out
 TEXT = 200
 MIN_CELL = 56  # pixels
 
 
 def grid(
-  images: np.ndarray,
+  images: ArrayLike,
   columns: int | None = None,
   pad: int = 2,
   scale: int | None = None,
@@ -53,7 +55,7 @@ def grid(
 
 
 def compare(
-  *rows: np.ndarray,
+  *rows: ArrayLike,
   columns: int | None = None,
   pad: int = 2,
   scale: int | None = None,
@@ -114,7 +116,7 @@ def save_png(path: str | Path, picture: np.ndarray) -> None:
     raise
 
 
-def _to_uint8(images: np.ndarray) -> np.ndarray:
+def _to_uint8(images: ArrayLike) -> np.ndarray:
   """Float [n, h, w, c] in [0, 1] -> uint8 with 1 or 3 channels, rounded to the nearest level."""
   images = np.asarray(images)
   if images.ndim != 4 or 0 in images.shape:

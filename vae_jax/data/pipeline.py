@@ -23,9 +23,10 @@ Shape = tuple[int, int, int]
 class Source(Protocol):
   """Random-access records: "image" uint8 [h, w, c], maybe "label" (int) and "degraded" (uint8 image)."""
 
-  name: str
-  uniform_shape: Shape | None
-
+  @property
+  def name(self) -> str: ...
+  @property
+  def uniform_shape(self) -> Shape | None: ...
   def __len__(self) -> int: ...
   def __getitem__(self, index: int) -> Record: ...
   def load_all(self) -> dict[str, np.ndarray]: ...
@@ -149,7 +150,7 @@ class First:
 
 
 def resident(data: ConfigDict, source: Source) -> dict[str, np.ndarray] | None:
-  """The whole split as arrays ("image" uint8 [n, h, w, c], ...) if it needs no fitting and is small enough, else None."""
+  """The split as arrays ("image" uint8 [n, h, w, c], ...) if it needs no fitting and is small enough, else None."""
   shape = source.uniform_shape
   if shape is None or image_shape(data, source) != shape:
     return None
@@ -165,7 +166,9 @@ def _stack(records: list[Record], index: np.ndarray, mask: np.ndarray | None = N
     if name in records[0]:
       shapes = sorted({r[name].shape for r in records})
       if len(shapes) > 1:
-        raise UserError(f"{name}s of {shapes[0]} and {shapes[1]} in one batch; set data.size and data.channels")
+        raise UserError(
+          f"{name}s of {shapes[0]} and {shapes[1]} in one batch; set data.size and data.channels"
+        )
       batch[name] = np.stack([r[name] for r in records])
   if "label" in records[0]:
     batch["label"] = np.array([r["label"] for r in records], np.int32)

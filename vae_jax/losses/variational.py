@@ -29,7 +29,7 @@ def kl_gaussian(mean: ArrayLike, logvar: ArrayLike) -> Array:
   """KL(N(mean, exp(logvar)) || N(0, 1)) summed over latents, in nats: [..., d] each -> [...]."""
   if jnp.shape(mean) != jnp.shape(logvar):
     raise ValueError(f"mean of shape {jnp.shape(mean)} and logvar of shape {jnp.shape(logvar)} differ")
-  return jnp.sum(dist.kl_standard_normal(dist.Gaussian(mean, logvar)), axis=-1)
+  return jnp.sum(dist.kl_standard_normal(dist.Gaussian(jnp.asarray(mean), jnp.asarray(logvar))), axis=-1)
 
 
 def free_bits(kl_units: ArrayLike, nats: ArrayLike | float) -> Array:

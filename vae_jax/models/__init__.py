@@ -23,7 +23,9 @@ def _mlp_vae(config: ConfigDict, size: tuple[int, int], likelihood: Likelihood, 
   return VAE(encoder, decoder, likelihood, config.latent_dim)
 
 
-def _conv_vae(config: ConfigDict, size: tuple[int, int], likelihood: Likelihood, kinds: dict[str, Any]) -> VAE:
+def _conv_vae(
+  config: ConfigDict, size: tuple[int, int], likelihood: Likelihood, kinds: dict[str, Any]
+) -> VAE:
   common = {
     "channels": tuple(config.channels),
     "blocks": config.blocks,
@@ -48,4 +50,4 @@ def build(config: ConfigDict, shape: Shape, dtype: str = "float32", param_dtype:
     raise UserError(f"model.name: unknown model {config.name!r}{nearest(config.name, MODELS, what='models')}")
   likelihood = make_likelihood(config.likelihood, shape[-1], config.sigma, config.mixtures)
   kinds = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
-  return MODELS[config.name](config, shape[:2], likelihood, kinds)
+  return MODELS[config.name](config, (shape[0], shape[1]), likelihood, kinds)

@@ -32,7 +32,7 @@ class MLPDecoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-  """The mirror of `ConvEncoder`: dense layers, then residual blocks and sub-pixel convolutions up to the image's size."""
+  """The mirror of `ConvEncoder`: dense layers, then residual blocks and sub-pixel convolutions to the image's size."""
 
   channels: tuple[int, ...]
   blocks: int
@@ -56,4 +56,6 @@ class ConvDecoder(nn.Module):
       x = act(Norm(**kinds)(x))
       features = self.channels[level - 1] if level else max(self.channels[0] // 4, 8)
       x = Upsample(features, halved(self.size, level), **kinds)(x)
-    return nn.Dense(self.out_channels, dtype=jnp.float32, param_dtype=self.param_dtype)(act(x).astype(jnp.float32))
+    return nn.Dense(self.out_channels, dtype=jnp.float32, param_dtype=self.param_dtype)(
+      act(x).astype(jnp.float32)
+    )

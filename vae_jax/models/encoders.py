@@ -1,4 +1,4 @@
-"""Encoders: images [b, h, w, c] in [0, 1] -> posterior parameters [b, 2 * latent_dim] (mean, raw log-variance), float32."""
+"""Encoders: images [b, h, w, c] in [0, 1] -> posterior parameters [b, 2 * latent_dim], float32: mean, raw logvar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The variational autoencoder of Kingma & Welling 2014: one layer of Gaussian latents, any encoder, decoder, likelihood.
+"""The variational autoencoder (Kingma & Welling 2014): one layer of Gaussian latents; any encoder and likelihood.
 
 Where the batch carries a degraded image (noisy, low-resolution), the encoder sees that and the likelihood scores the
 clean one: log p(x) >= E_q(z|y)[log p(x|z)] - KL(q(z|y) || p(z)) holds for any q.

@@ -31,10 +31,19 @@ from vae_jax.types import Batch, Params
 
 # What may differ between two starts of one run: where and how it runs, not what it computes.
 FREE_KEYS = (
-  "data.dir data.resident_mb data.workers data.max_bad training.steps_per_call training.log_every "
-  "training.eval_every training.checkpoint_every training.keep evaluation.batch_size evaluation.samples "
-  "evaluation.pictures"
-).split()
+  "data.dir",
+  "data.resident_mb",
+  "data.workers",
+  "data.max_bad",
+  "training.steps_per_call",
+  "training.log_every",
+  "training.eval_every",
+  "training.checkpoint_every",
+  "training.keep",
+  "evaluation.batch_size",
+  "evaluation.samples",
+  "evaluation.pictures",
+)
 
 
 class Split(NamedTuple):
@@ -84,14 +93,28 @@ def train_batches(
       step += size
     return
   stream = pipeline.batches(
-    config.data, split.source, batch_size=t.batch_size, training=True, seed=t.seed, start=step, steps=sum(sizes)
+    config.data,
+    split.source,
+    batch_size=t.batch_size,
+    training=True,
+    seed=t.seed,
+    start=step,
+    steps=sum(sizes),
   )
   for size in sizes:
     group = list(itertools.islice(stream, size))
     yield jax.device_put(jax.tree.map(lambda *x: np.stack(x), *group), placement.batches)
 
 
-def score(eval_step: Any, params: Params, batches: Iterator[Batch], placement: parallel.Placement) -> dict[str, float]:
+def window_means(window: list[steps.Metrics]) -> dict[str, float]:
+  """Means over all steps of some dispatches, in float64 on the host."""
+  host = jax.device_get(window)
+  return {name: float(np.concatenate([m[name] for m in host]).mean(dtype=np.float64)) for name in host[0]}
+
+
+def score(
+  eval_step: Any, params: Params, batches: Iterator[Batch], placement: parallel.Placement
+) -> dict[str, float]:
   """Means of the per-example metrics over all examples of a split, in float64, and the number of active units."""
   means: dict[str, metrics.Mean] = {}
   active = metrics.ActiveUnits()
@@ -122,15 +145,15 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
 def draw_pictures(model: VAE, config: ConfigDict, prepare: steps.Prepare, first: Batch):
   """Compiled (params) -> (inputs, reconstructions, samples): fixed images and fixed latents, to compare over time."""
   root, n = jax.random.key(config.training.seed), config.evaluation.pictures
-  first = {name: jnp.asarray(values[:n]) for name, values in first.items()}  # type: ignore[attr-defined, assignment]
+  first = jax.tree.map(lambda values: jnp.asarray(values[:n]), first)
 
   @jax.jit
   def draw(params: Params, batch: Batch):
     variables, ids = {"params": params}, jnp.arange(batch["image"].shape[0])
     batch = prepare(steps.example_keys(root, steps.PREPARE_STREAM, ids), batch)
     seen = batch.get("degraded", batch["image"])
-    mean = model.apply(variables, seen, method="encode").mean
-    reconstructions = model.apply(variables, mean, method="decode_mean")
+    posterior: Any = model.apply(variables, seen, method="encode")
+    reconstructions = model.apply(variables, posterior.mean, method="decode_mean")
     keys = steps.example_keys(root, steps.MODEL_STREAM, jnp.arange(n))
     latents = model.apply(variables, keys, method="prior_sample")
     return seen, reconstructions, model.apply(variables, latents, method="decode_mean")
@@ -201,7 +224,9 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     scores = score(eval_step, params, stream, placement)
     writers.scalars(step, "validation", scores, time.monotonic() - started)
     seen, reconstructions, generated = draw(params)
-    writers.image(step, "reconstructions", pictures.compare(seen, reconstructions, labels=("input", "reconstruction")))
+    writers.image(
+      step, "reconstructions", pictures.compare(seen, reconstructions, labels=("input", "reconstruction"))
+    )
     writers.image(step, "samples", pictures.grid(generated))
     return scores["iwae_nll" if samples else "neg_elbo"]
 
@@ -213,27 +238,27 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     window: list[steps.Metrics] = []
     for batches in train_batches(config, split, step, sizes, placement):
       train_state, got = train_call(train_state, stored, batches)
+      if window:  # one call ahead of the device, no more: speed and memory stay known
+        jax.block_until_ready(window[-1])
       window.append(got)
       step += len(got["loss"])
       last = step == t.steps
       if step % t.log_every == 0 or last:
-        row = {k: float(np.mean(np.concatenate([m[k] for m in jax.device_get(window)]), dtype=np.float64)) for k in got}
+        row = window_means(window)
         row["skipped"] = float(train_state.skipped)
         window = []
         writers.scalars(step, "train", row, time.monotonic() - started)
         writers.progress(step, loss=row["loss"])
-        if int(train_state.skipped_in_a_row) >= t.max_skipped:
+        if (bad := int(train_state.skipped_in_a_row)) >= t.max_skipped:
           raise UserError(
-            f"loss or gradients were not finite for {int(train_state.skipped_in_a_row)} steps in a row, up to step "
-            f"{step}; the last checkpoint is step {checkpoints.latest()}; lower training.learning_rate, set "
-            "training.clip_norm=1, or check the data"
+            f"loss or gradients were not finite for {bad} steps in a row, up to step {step}; the last checkpoint is "
+            f"step {checkpoints.latest()}; lower training.learning_rate, set training.clip_norm=1, or check the data"
           )
       else:
         writers.progress(step)
-      params = train_state.ema if t.ema_decay > 0 else train_state.params
       value = None
       if step % t.eval_every == 0 or last:
-        value = evaluate(writers, step, params, started)
+        value = evaluate(writers, step, train_state.ema, started)
       if step % t.checkpoint_every == 0 or last:
         checkpoints.save(step, train_state, meta=meta, score=value)
   return train_state

@@ -21,7 +21,7 @@ class TrainState:
 
   step: int32, optimiser steps done, skipped ones included; also the position in the data.
   params: what the optimiser moves.
-  ema: moving average of params; what is scored and sampled.
+  ema: moving average of params (params themselves at training.ema_decay = 0); what is scored and sampled.
   opt_state: of the optax transformation.
   skipped: int32, steps skipped because loss or gradients were not finite; skipped_in_a_row: of these, the latest run.
   """

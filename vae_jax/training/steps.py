@@ -50,7 +50,7 @@ def make_train_step(
   """
 
   def loss_fn(params: Params, batch: Batch, keys: Key, step: Array) -> tuple[Array, Metrics]:
-    output = model.apply({"params": params}, batch["image"], keys, batch.get("degraded"), samples)
+    output: Any = model.apply({"params": params}, batch["image"], keys, batch.get("degraded"), samples)
     loss, parts = objective(output, step)
     return loss.mean(), {name: part.mean() for name, part in parts.items()}
 
@@ -59,7 +59,7 @@ def make_train_step(
     batch = prepare(example_keys(key, PREPARE_STREAM, places), batch)
     keys = example_keys(key, MODEL_STREAM, places)
     (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, keys, state.step)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
     direction, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -98,8 +98,8 @@ def make_train_call(
 
   def call(state: TrainState, stored: Batch, batches: Batch) -> tuple[TrainState, Metrics]:
     def body(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-      gathered = {name: values[batch["index"]] for name, values in stored.items()}  # type: ignore[attr-defined]
-      return train_step(state, {**gathered, **batch})  # type: ignore[typeddict-item]
+      gathered: Any = jax.tree.map(lambda values: values[batch["index"]], stored)
+      return train_step(state, {**gathered, **batch})
 
     return jax.lax.scan(body, state, batches)
 
@@ -111,7 +111,8 @@ def make_eval_step(
 ) -> Callable[[Params, Batch], Metrics]:
   """`eval_step(params, batch)` -> per-example metrics, float32 [b]; the caller masks and averages.
 
-  Always: distortion and rate (one posterior sample), neg_elbo, mse and psnr (dB) of the reconstruction, posterior_mean [b, d].
+  Always: distortion and rate (one posterior sample), neg_elbo, mse and psnr (dB) of the reconstruction, and
+  posterior_mean [b, d].
   With iwae_samples = K > 0 also iwae_nll, -log (1/K) sum_k w_k, in memory independent of K: `chunk` samples at a time.
   What is drawn for an example depends on the root key and its index alone, not on batch size or devices.
   """
@@ -122,7 +123,7 @@ def make_eval_step(
     batch = prepare(example_keys(root, PREPARE_STREAM, ids), batch)
     keys = example_keys(root, MODEL_STREAM, ids)
 
-    def score(draw: ArrayLike, samples: int):
+    def score(draw: int | Array, samples: int) -> Any:
       drawn = jax.vmap(lambda key: jax.random.fold_in(key, draw))(keys)
       return model.apply({"params": params}, batch["image"], drawn, batch.get("degraded"), samples)
 

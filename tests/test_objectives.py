@@ -1,0 +1,128 @@
+"""Objectives against hand values and float64 formulas; gradients at the extremes of every likelihood."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from vae_jax import distributions as dist
+from vae_jax.config import apply_overrides, base_config
+from vae_jax.objectives import beta_at, make_objective
+from vae_jax.types import VAEOutput
+
+SAMPLES, BATCH, LATENTS = 3, 4, 5
+
+
+def objective(*overrides):
+  return make_objective(apply_overrides(base_config(), [f"objective.{o}" for o in overrides]).objective)
+
+
+def output(samples=SAMPLES):
+  """An output of two layers with 2 + 3 units; terms of the size of a trained model's."""
+  random = np.random.default_rng(0)
+  kl_units = random.exponential(size=(BATCH, LATENTS)).astype(np.float32)
+  return VAEOutput(
+    distortion=(80 + 5 * random.normal(size=(samples, BATCH))).astype(np.float32),
+    rate=np.stack([kl_units[:, :2].sum(-1), kl_units[:, 2:].sum(-1)], axis=-1),
+    log_weight=(-90 + 5 * random.normal(size=(samples, BATCH))).astype(np.float32),
+    kl_units=kl_units,
+    posterior_mean=np.zeros((BATCH, LATENTS), np.float32),
+    reconstruction=np.zeros((BATCH, 2, 2, 1), np.float32),
+  )
+
+
+@pytest.mark.parametrize(
+  ("schedule", "expected"),
+  [
+    ("constant", {0: 4.0, 7: 4.0, 1000: 4.0}),
+    ("linear", {0: 0.0, 1: 0.4, 5: 2.0, 9: 3.6, 10: 4.0, 11: 4.0, 1000: 4.0}),
+    ("cyclical", {0: 0.0, 1: 0.8, 4: 3.2, 5: 4.0, 9: 4.0, 10: 0.0, 12: 1.6, 15: 4.0, 19: 4.0, 1000: 0.0}),
+  ],
+)
+def test_beta_follows_its_schedule(schedule, expected):
+  got = [float(beta_at(jnp.int32(step), 4.0, schedule, 10)) for step in expected]
+  np.testing.assert_allclose(got, list(expected.values()), rtol=1e-6)
+
+
+def test_an_unknown_schedule_is_refused():
+  with pytest.raises(ValueError, match=r"'cosine'.*constant, linear, cyclical"):
+    beta_at(0, 1.0, "cosine", 10)
+
+
+def test_elbo_at_weight_one_is_distortion_plus_rate():
+  o = output()
+  loss, parts = objective()(o, 0)
+  distortion, rate = o.distortion.astype(np.float64).mean(0), o.kl_units.astype(np.float64).sum(-1)
+  assert loss.shape == (BATCH,) and {part.shape for part in parts.values()} == {(BATCH,)}
+  np.testing.assert_allclose(loss, distortion + rate, rtol=1e-6)
+  np.testing.assert_allclose(parts["distortion"], distortion, rtol=1e-6)
+  np.testing.assert_allclose(parts["rate"], rate, rtol=1e-6)
+
+
+def test_weights_change_the_loss_and_not_what_is_reported_raw():
+  o = output()
+  weights = ["alpha=0.5", "beta=4", "vae_weight=0.1", "beta_schedule=linear", "beta_steps=10"]
+  loss, parts = objective(*weights)(o, 5)
+  distortion, rate = o.distortion.astype(np.float64).mean(0), o.kl_units.astype(np.float64).sum(-1)
+  np.testing.assert_allclose(loss, 0.1 * (0.5 * distortion + 2.0 * rate), rtol=1e-6)
+  np.testing.assert_allclose(parts["weighted_distortion"], 0.05 * distortion, rtol=1e-6)
+  np.testing.assert_allclose(parts["weighted_rate"], 0.2 * rate, rtol=1e-6)
+  np.testing.assert_allclose(parts["beta"], 2.0)
+  np.testing.assert_allclose(parts["neg_elbo"], distortion + rate, rtol=1e-6)
+
+
+@pytest.mark.parametrize("nats", [0.25, 1.0, 100.0])
+def test_free_bits_floor_every_unit_of_every_example(nats):
+  o = output()
+  loss, parts = objective(f"free_bits={nats}", "beta=2")(o, 0)
+  penalised = np.maximum(o.kl_units.astype(np.float64), nats).sum(-1)
+  np.testing.assert_allclose(loss, o.distortion.mean(0) + 2 * penalised, rtol=1e-6)
+  np.testing.assert_allclose(parts["rate"], o.kl_units.sum(-1), rtol=1e-6)
+  slope = jax.grad(lambda k: objective(f"free_bits={nats}")(o._replace(kl_units=k), 0)[0].sum())(o.kl_units)
+  np.testing.assert_array_equal(slope, (o.kl_units > nats).astype(np.float32))
+
+
+def test_iwae_is_the_log_mean_of_the_weights():
+  o = output()
+  loss, parts = objective("name=iwae", "vae_weight=2")(o, 0)
+  expected = -(scipy.special.logsumexp(o.log_weight.astype(np.float64), axis=0) - np.log(SAMPLES))
+  np.testing.assert_allclose(loss, 2 * expected, rtol=1e-6)
+  np.testing.assert_allclose(parts["neg_iwae"], expected, rtol=1e-6)
+  np.testing.assert_allclose(parts["neg_elbo"], o.distortion.mean(0) + o.kl_units.sum(-1), rtol=1e-6)
+
+
+def test_iwae_of_one_sample_is_its_weight():
+  o = output(samples=1)
+  np.testing.assert_allclose(objective("name=iwae")(o, 0)[0], -o.log_weight[0], rtol=1e-6)
+
+
+def test_an_example_does_not_depend_on_its_neighbours():
+  o = output()
+  part = o._replace(
+    distortion=o.distortion[:, 1:], rate=o.rate[1:], log_weight=o.log_weight[:, 1:], kl_units=o.kl_units[1:]
+  )
+  for overrides in (["free_bits=0.5"], ["name=iwae"]):
+    whole = objective(*overrides)(o, 0)[0]
+    np.testing.assert_allclose(objective(*overrides)(part, 0)[0], whole[1:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["elbo", "iwae"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "laplace", "logistic_mixture"])
+def test_gradients_are_finite_at_extreme_decoder_outputs(likelihood, name):
+  p = dist.make_likelihood(likelihood, 1, mixtures=2)
+  extremes = np.array([0.0, 1e-6, 3.0, -3.0, 88.0, -88.0, 1e4, -1e4], np.float32)
+  params = np.broadcast_to(extremes[None, :, None, None, None], (2, 8, 1, 2, p.channels))
+  image = np.broadcast_to(np.array([[[[0.0], [1.0]]]], np.float32), (8, 1, 2, 1))
+
+  def loss(params, logvar):
+    posterior = dist.Gaussian(jnp.zeros((8, 2)), dist.bound_logvar(logvar))
+    z = dist.sample(posterior, jnp.full((2, 8, 2), 3.0))
+    kl_units, distortion = dist.kl_standard_normal(posterior), -p.log_prob(params, image, -2.0)
+    weight = dist.standard_normal_log_prob(z) - dist.log_prob(posterior, z) - distortion
+    o = VAEOutput(distortion, kl_units.sum(-1, keepdims=True), weight, kl_units, posterior.mean, image)
+    return objective(f"name={name}")(o, 0)[0].mean()
+
+  logvar = np.broadcast_to(np.array([1e4, -1e4], np.float32), (8, 2))
+  value, grads = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, logvar)
+  assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in grads)

@@ -1,0 +1,104 @@
+"""The schedule against hand values, the optimiser against Adam written out in float64, the first state."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vae_jax.config import apply_overrides, base_config
+from vae_jax.models import build
+from vae_jax.training import state
+
+
+def training(*overrides):
+  return apply_overrides(base_config(), [f"training.{o}" for o in overrides]).training
+
+
+def test_the_learning_rate_warms_up_peaks_and_decays():
+  rate = state.make_learning_rate(
+    training("steps=100", "warmup_steps=20", "learning_rate=0.01", "final_learning_rate=0.1")
+  )
+  half = 0.001 + 0.5 * (0.01 - 0.001)  # the middle of the cosine
+  expected = {
+    0: 0.01 / 20,
+    10: 0.01 / 20 + 0.5 * (0.01 - 0.01 / 20),
+    20: 0.01,
+    60: half,
+    100: 0.001,
+    150: 0.001,
+  }
+  for step, value in expected.items():
+    np.testing.assert_allclose(rate(step), value, rtol=1e-5, err_msg=f"step {step}")
+  quarter = 0.001 + 0.009 * 0.5 * (1 + math.cos(math.pi * 0.25))
+  np.testing.assert_allclose(rate(jnp.int32(40)), quarter, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("warmup", [0, 1, 100])
+def test_the_learning_rate_is_above_zero_however_short_the_run(steps, warmup):
+  rate = state.make_learning_rate(training(f"steps={steps}", f"warmup_steps={warmup}", "learning_rate=0.01"))
+  values = np.array([rate(step) for step in range(steps)])
+  assert (values > 0).all() and (values <= 0.01 * (1 + 1e-6)).all()
+  if warmup == 0:
+    np.testing.assert_allclose(values[0], 0.01, rtol=1e-6)
+
+
+def directions(tx, gradients, params):
+  opt_state, out = tx.init(params), []
+  update = jax.jit(tx.update)
+  for gradient in gradients:
+    direction, opt_state = update(gradient, opt_state, params)
+    out.append(np.asarray(direction))
+  return np.stack(out)
+
+
+def adam(gradients, eps):
+  m = v = 0.0
+  for t, g in enumerate(np.asarray(gradients, np.float64), start=1):
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+    yield (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + eps)
+
+
+def test_the_optimiser_is_adam_with_decoupled_weight_decay():
+  random = np.random.default_rng(0)
+  gradients, params = random.normal(size=(4, 6)).astype(np.float32), random.normal(size=6).astype(np.float32)
+  expected = np.stack(list(adam(gradients, 1e-3)))
+  plain = directions(state.make_optimizer(training("adam_eps=1e-3")), gradients, params)
+  np.testing.assert_allclose(plain, expected, rtol=1e-4, atol=1e-6)
+  decayed = directions(state.make_optimizer(training("adam_eps=1e-3", "weight_decay=0.1")), gradients, params)
+  np.testing.assert_allclose(decayed, expected + 0.1 * params, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_clipped_by_their_global_norm_before_adam():
+  gradients = np.array([[3.0, 4.0], [0.03, 0.04], [-30.0, 40.0]], np.float32)  # norms 5, 0.05, 50
+  clipped = gradients / np.maximum(np.linalg.norm(gradients, axis=-1, keepdims=True) / 0.5, 1.0)
+  got = directions(
+    state.make_optimizer(training("clip_norm=0.5", "adam_eps=0.1")), gradients, np.zeros(2, np.float32)
+  )
+  np.testing.assert_allclose(got, np.stack(list(adam(clipped, 0.1))), rtol=1e-4)
+
+
+def test_the_first_state():
+  config = apply_overrides(
+    base_config(), ["model.hidden=4", "model.latent_dim=2", "model.likelihood=gaussian"]
+  )
+  model, tx = build(config.model, (4, 4, 1)), optax.scale_by_adam()
+
+  @jax.jit
+  def init(key):
+    return state.init_state(model, tx, (4, 4, 1), (2, 2, 1), key)
+
+  first, again, other = init(jax.random.key(0)), init(jax.random.key(0)), init(jax.random.key(1))
+  jax.tree.map(np.testing.assert_array_equal, first.params, first.ema)
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  kernel = first.params["encoder"]["Dense_0"]["kernel"]
+  assert kernel.shape == (4, 4)  # 2 x 2 pixels of the encoder's input
+  assert not np.array_equal(kernel, other.params["encoder"]["Dense_0"]["kernel"])
+  for counter in (first.step, first.skipped, first.skipped_in_a_row):
+    assert counter.dtype == jnp.int32 and counter == 0
+  # Buffers are not shared, or donating the state would delete one twice.
+  pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(first)]
+  assert len(set(pointers)) == len(pointers)
