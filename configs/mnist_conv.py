@@ -28,10 +28,10 @@ def get_config() -> ConfigDict:
   config.model.latent_dim = 32
   config.model.likelihood = "bernoulli"
   config.objective.beta_schedule = "linear"
-  config.objective.beta_steps = 3000
-  config.training.steps = 15_000
+  config.objective.beta_steps = 2000
+  config.training.steps = 10_000
   config.training.batch_size = 128
-  config.training.warmup_steps = 500
+  config.training.warmup_steps = 300
   config.training.steps_per_call = 50
-  config.evaluation.samples = 500
+  config.evaluation.samples = 200
   return config

@@ -185,7 +185,6 @@ def test_what_describe_shows_can_be_given_as_overrides(data):
     (["model.blocks=-1"], "model.blocks=-1 must be >= 0"),
     (["model.dense=0"], "model.dense=0 must be > 0"),
     (["model.activation=Relu"], "model.activation=Relu must be relu | tanh"),
-    (["model.dropout=1"], "model.dropout=1.0 must be >= 0 and < 1"),
     (["model.likelihood=poisson"], "model.likelihood=poisson must be bernoulli"),
     (["model.sigma=-1"], "model.sigma=-1 must be learned | optimal | a number > 0"),
     (["model.sigma=0"], "model.sigma=0 must be"),

@@ -88,7 +88,6 @@ KEYS: dict[str, Key] = {
   "model.blocks": Key(1, "conv_vae: residual blocks at each resolution", MIN_0),
   "model.dense": Key(256, "conv_vae: width of the layer between feature map and latents", ABOVE_0),
   "model.activation": Key("relu", "activation function", one_of("relu", "tanh", "silu", "gelu")),
-  "model.dropout": Key(0.0, "conv_vae: dropout rate inside residual blocks", BELOW_1),
   "model.likelihood": Key("bernoulli", "p(x | z) of a pixel", LIKELIHOODS),
   "model.sigma": Key("learned", "gaussian: one learned scale, or the optimum (Rybkin et al. 2021)", SIGMA),
   "model.mixtures": Key(10, "logistic_mixture: number of components", ABOVE_0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,14 @@ import numpy as np
 
 from vae_jax import metrics, pictures
 from vae_jax.data import pipeline
-from vae_jax.data.builders import list_images
 from vae_jax.data.images import decode
+from vae_jax.data.plans import list_images
 from vae_jax.data.prepare import check_first_batch, make_prepare
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.inference import TrainedVAE
 from vae_jax.training import parallel, steps
-from vae_jax.training.loop import score
+from vae_jax.training.loop import beside, score
 from vae_jax.types import Batch
 
 
@@ -101,7 +102,7 @@ def prepared(model: TrainedVAE, split: str, num: int, seed: int = 0) -> Batch:
 def reconstructions(model: TrainedVAE, batch: Batch) -> np.ndarray:
   """A picture: each input above its reconstruction (and above the clean image, where the input is degraded)."""
   seen = batch.get("degraded", batch["image"])
-  rows = {"input": np.asarray(seen), "reconstruction": np.asarray(model.reconstruct(seen))}
+  rows = {"input": beside(seen, model.image_shape), "reconstruction": np.asarray(model.reconstruct(seen))}
   if "degraded" in batch:
     rows["clean"] = np.asarray(batch["image"])
   return pictures.compare(*rows.values(), labels=tuple(rows))
@@ -157,13 +158,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
   """Writes whole or not at all; numbers that are not finite become null, and their names are listed."""
   bad = [k for k, v in content.items() if isinstance(v, float) and not np.isfinite(v)]
   content = {k: None if k in bad else v for k, v in content.items()} | ({"nonfinite": bad} if bad else {})
-  path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix(".tmp")
   try:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     temporary.replace(path)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink()
     raise UserError(
       f"{path}: cannot be written ({error.strerror}); free space or choose another place"
     ) from error

@@ -39,7 +39,7 @@ def slerp(a: Array, b: Array, t: Array) -> Array:
   norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
   cosine = jnp.clip((a * b).sum(-1) / jnp.maximum(norms, 1e-12), -1.0, 1.0)
   angle = jnp.arccos(cosine)[None, :, None]
-  t = t[:, None, None]
+  a, b, t = a[None], b[None], t[:, None, None]
   line = (1 - t) * a + t * b
   sine = jnp.sin(angle)
   curve = (jnp.sin((1 - t) * angle) * a + jnp.sin(t * angle) * b) / jnp.where(sine > 1e-4, sine, 1.0)
@@ -68,9 +68,9 @@ class TrainedVAE:
     return jax.jit(lambda params, *args: self.module.apply({"params": params}, *args, method=name))
 
   def _inputs(self, images: ArrayLike) -> Array:
-    """float32 [b, h, w, c] in [0, 1], or UserError."""
+    """float32 [b, h, w, c], or UserError: in [0, 1]; on average about there where the run degraded its images."""
     images = np.asarray(images) if not isinstance(images, jax.Array) else images
-    if images.ndim != 4 or images.shape[1:] != self.input_shape:
+    if images.ndim != 4 or not len(images) or images.shape[1:] != self.input_shape:
       raise UserError(
         f"images of shape {images.shape}: this model takes [n, {', '.join(map(str, self.input_shape))}]; "
         "crop, resize or convert them"
@@ -79,7 +79,12 @@ class TrainedVAE:
       if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(f"images of type {images.dtype}: give uint8 (0..255) or float in [0, 1]")
       low, high = float(images.min()), float(images.max())
-      if not (low >= 0 and high <= 1):
+      fits = low >= 0 and high <= 1
+      if (
+        self.config.data.degrade.name != "identity"
+      ):  # noise and overshoot leave [0, 1], their mean does not by far
+        fits = bool(np.isfinite(low + high)) and abs(float(images.mean()) - 0.5) < 1
+      if not fits:
         raise UserError(
           f"images with values from {low:g} to {high:g}: give uint8 (0..255) or float in [0, 1]"
         )
@@ -129,7 +134,7 @@ class TrainedVAE:
     first, last, t = self.encode(a).mean, self.encode(b).mean, jnp.linspace(0.0, 1.0, num)
     if first.shape != last.shape:
       raise UserError(f"{len(first)} images to interpolate from and {len(last)} to: give as many of each")
-    z = slerp(first, last, t) if method == "spherical" else first + t[:, None, None] * (last - first)
+    z = slerp(first, last, t) if method == "spherical" else first + t[:, None, None] * (last - first)[None]
     images = self.decode(z.reshape(-1, z.shape[-1]))
     return images.reshape(num, len(first), *self.image_shape).swapaxes(0, 1)
 
@@ -137,13 +142,19 @@ class TrainedVAE:
 def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
   """The model of a run: weights of its newest good checkpoint, or of its "best" one, or of a given step.
 
-  Raises UserError where there is no such run or checkpoint, or it is damaged.
+  Raises UserError where there is no such run or checkpoint, or it is damaged; "best" needs a scored checkpoint.
   """
   folder = Path(workdir)
   if not folder.is_dir():
     raise UserError(f"{folder}: no such run; give the --workdir of train.py")
   checkpoints = Checkpoints(folder / "checkpoints")
-  step = None if checkpoint == "newest" else checkpoints.best() if checkpoint == "best" else int(checkpoint)
+  step = None if checkpoint in ("newest", "best") else checkpoint
+  if not (step is None or isinstance(step, int)):
+    raise UserError(f"checkpoint = {checkpoint!r}: must be 'newest', 'best' or a step")
+  if checkpoint == "best":
+    step = checkpoints.best()
+    if step is None and checkpoints.steps():
+      raise UserError(f"{folder}: none of its checkpoints has a score yet; choose the newest or a step")
   params, meta = checkpoints.restore(step, only="ema")
   config = from_json(json.dumps(meta["config"]), str(folder))
   (h, w, c), (low_h, low_w, low_c) = meta["image_shape"], meta["input_shape"]

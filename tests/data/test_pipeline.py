@@ -139,6 +139,15 @@ def test_decoded_records_are_kept_within_the_budget():
   assert len(source.reads) >= 20
 
 
+def test_the_budget_is_not_exceeded():
+  source = digits(4)  # 16 bytes an image
+  kept = pipeline.InMemory(source, 40)
+  assert len(kept) == 4 and kept.uniform_shape == (4, 4, 1)
+  for _ in range(3):
+    assert [int(kept[i]["image"][0, 0, 0]) for i in range(4)] == [0, 1, 2, 3]
+  assert [source.reads.count(i) for i in range(4)] == [1, 1, 3, 3]
+
+
 # --- evaluation batches ---
 
 

@@ -70,17 +70,10 @@ def test_outputs_are_float32_of_the_promised_shapes(family, likelihood, shape, d
   assert ("log_scale" in variables["params"]) == (likelihood in ("gaussian", "laplace"))
 
 
-@pytest.mark.parametrize(
-  ("family", "likelihood", "dtype"),
-  [
-    ("mlp_vae", "bernoulli", "bfloat16"),
-    ("conv_vae", "gaussian", "bfloat16"),
-    ("conv_vae", "logistic_mixture", "float32"),
-  ],
-)
-def test_values_and_gradients_are_finite_in_both_compute_types(family, likelihood, dtype):
+@pytest.mark.parametrize(("likelihood", "dtype"), [("gaussian", "bfloat16"), ("logistic_mixture", "float32")])
+def test_values_and_gradients_are_finite_in_both_compute_types(likelihood, dtype):
   shape = (7, 5, 3)
-  model = models.build(small(family, f"likelihood={likelihood}", "channels=4"), shape, dtype)
+  model = models.build(small("conv_vae", f"likelihood={likelihood}", "channels=4"), shape, dtype)
   image, keys = jnp.asarray(grey_levels(0, 4, *shape)), jax.random.split(jax.random.key(0), 4)
 
   @jax.jit
@@ -116,7 +109,6 @@ def test_a_fresh_model_is_tame(key):
   image, keys = jnp.asarray(grey_levels(0, 4, *shape)), jax.random.split(key, 4)
   output = jax.jit(model.apply)({"params": params}, image, keys)
   assert (output.rate < 10.0).all() and (output.rate >= 0).all()
-  assert np.abs(output.reconstruction - 0.5).mean() < 0.3
   assert params["log_scale"] == -2.0
 
 
@@ -183,10 +175,10 @@ def test_conv_examples_do_not_depend_on_their_neighbours():
     jax.random.split(jax.random.key(0), 4),
   )
   score = jax.jit(lambda image, keys: model.apply({"params": params}, image, keys))
-  whole, chosen = score(image, keys), np.array([2, 0])
-  part = score(image[chosen], keys[chosen])
-  np.testing.assert_allclose(part.log_weight, whole.log_weight[:, chosen], rtol=1e-5)
-  np.testing.assert_allclose(part.reconstruction, whole.reconstruction[chosen], rtol=1e-4, atol=1e-6)
+  whole, chosen = score(image, keys), np.array([2, 0, 2, 2])
+  others = score(image[chosen], keys[chosen])
+  np.testing.assert_allclose(others.log_weight, whole.log_weight[:, chosen], rtol=1e-5)
+  np.testing.assert_allclose(others.reconstruction, whole.reconstruction[chosen], rtol=1e-4, atol=1e-6)
 
 
 def test_the_encoder_sees_the_degraded_image_and_the_likelihood_the_clean_one(scored):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax.data import builders, images
+from vae_jax.data import builders, images, plans
 from vae_jax.errors import UserError, nearest
 
 Shape = tuple[int, int, int]
@@ -87,8 +87,8 @@ class Source:
           out[key][i] = value
 
     chunks = range(0, n, CHUNK)
-    with ThreadPoolExecutor(builders.THREADS) as pool:
-      for _ in builders.progress(pool.map(load, chunks), len(chunks), f"decoding {self.name} {self.split}"):
+    with ThreadPoolExecutor(plans.THREADS) as pool:
+      for _ in plans.progress(pool.map(load, chunks), len(chunks), f"decoding {self.name} {self.split}"):
         pass
     return out
 
@@ -179,7 +179,7 @@ def slice_bounds(split: str, bounds: tuple[str, str] | None, n: int) -> tuple[in
 def _splits(data: ConfigDict) -> dict[str, Callable[[], _Full]]:
   if data.name == "npz":
     return _npz_splits(data)
-  if data.name in builders.OWN:
+  if data.name in plans.OWN:
     builder = builders.prepare(data)
     shapes = builder.info.metadata["shapes"]
     return {name: functools.partial(_tfds_split, builder, name, shapes[name]) for name in builder.info.splits}
@@ -245,11 +245,9 @@ def _tfds_builder(data: ConfigDict) -> Any:
     with builders.quiet(sys.stderr):
       builder = tfds.builder(data.name, data_dir=where, file_format="array_record")
   except tfds.core.DatasetNotFoundError as error:
-    known = [*builders.OWN, "npz", *tfds.list_builders(with_community_datasets=False)]
+    known = [*plans.OWN, "npz", *tfds.list_builders(with_community_datasets=False)]
     hint = nearest(data.name, known, what="data sets")
-    hint = (
-      hint if "mean" in hint else f"; known: {', '.join((*builders.OWN, 'npz'))} and the data sets of TFDS"
-    )
+    hint = hint if "mean" in hint else f"; known: {', '.join((*plans.OWN, 'npz'))} and the data sets of TFDS"
     raise UserError(f"data.name={data.name!r} is no data set{hint}") from error
   except Exception as error:  # a bad config or version in the name, a damaged folder
     raise UserError(f"data.name={data.name!r} cannot be opened: {_one_line(error)}") from error

@@ -27,7 +27,7 @@ from vae_jax.objectives import make_objective
 from vae_jax.training import parallel, state, steps
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.writers import Writers
-from vae_jax.types import Batch, Params
+from vae_jax.types import ArrayLike, Batch, Params
 
 # What may differ between two starts of one run: where and how it runs, not what it computes.
 FREE_KEYS = (
@@ -142,10 +142,17 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
   path.write_text(to_json(config))
 
 
+def beside(seen: ArrayLike, shape: Shape) -> np.ndarray:
+  """Encoder inputs [n, h', w', c] enlarged to the height and width of `shape`, to be shown beside clean images."""
+  rows, columns = (np.arange(n) * m // n for n, m in zip(shape[:2], seen.shape[1:3], strict=True))
+  return np.asarray(seen)[:, rows][:, :, columns]
+
+
 def draw_pictures(model: VAE, config: ConfigDict, prepare: steps.Prepare, first: Batch):
   """Compiled (params) -> (inputs, reconstructions, samples): fixed images and fixed latents, to compare over time."""
   root, n = jax.random.key(config.training.seed), config.evaluation.pictures
-  first = jax.tree.map(lambda values: jnp.asarray(values[:n]), first)
+  real = min(n, int(np.sum(first["mask"])))  # without the padding of a short batch
+  first = jax.tree.map(lambda values: jnp.asarray(values[:real]), first)
 
   @jax.jit
   def draw(params: Params, batch: Batch):
@@ -225,7 +232,9 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     writers.scalars(step, "validation", scores, time.monotonic() - started)
     seen, reconstructions, generated = draw(params)
     writers.image(
-      step, "reconstructions", pictures.compare(seen, reconstructions, labels=("input", "reconstruction"))
+      step,
+      "reconstructions",
+      pictures.compare(beside(seen, shape), reconstructions, labels=("input", "reconstruction")),
     )
     writers.image(step, "samples", pictures.grid(generated))
     return scores["iwae_nll" if samples else "neg_elbo"]

@@ -67,5 +67,8 @@ def init_state(
 ) -> TrainState:
   """The state before the first step."""
   params = init_params(model, shape, degraded_shape, key)
-  zero = jnp.zeros((), jnp.int32)
-  return TrainState(zero, params, jax.tree.map(jnp.copy, params), tx.init(params), zero, zero)
+
+  def zero() -> Array:  # a buffer of its own for each counter: the state is donated, and one buffer only once
+    return jnp.zeros((), jnp.int32)
+
+  return TrainState(zero(), params, jax.tree.map(jnp.copy, params), tx.init(params), zero(), zero())
