@@ -134,7 +134,11 @@ class TrainedVAE:
     first, last, t = self.encode(a).mean, self.encode(b).mean, jnp.linspace(0.0, 1.0, num)
     if first.shape != last.shape:
       raise UserError(f"{len(first)} images to interpolate from and {len(last)} to: give as many of each")
-    z = slerp(first, last, t) if method == "spherical" else first + t[:, None, None] * (last - first)[None]
+    z = (
+      slerp(first, last, t)
+      if method == "spherical"
+      else first[None] + t[:, None, None] * (last - first)[None]
+    )
     images = self.decode(z.reshape(-1, z.shape[-1]))
     return images.reshape(num, len(first), *self.image_shape).swapaxes(0, 1)
 

@@ -98,7 +98,7 @@ def fit(record: Record, size: tuple[int, int], mode: str, draw: np.random.Genera
       f"pairs of {image.shape[:2]} pixels can be cut but not resized to data.size = {(height, width)}; "
       "choose a smaller data.size and data.fit=crop"
     )
-  f = 1 if low is None else max(1, image.shape[0] // low.shape[0])
+  f = 1 if low is None else -(-image.shape[0] // low.shape[0])  # low may be rounded up
   if height % f or width % f:
     raise UserError(f"data.size = {(height, width)}: must be a multiple of the pairs' scale {f}")
   if draw is None:

@@ -54,7 +54,7 @@ class ConvDecoder(nn.Module):
       for _ in range(self.blocks):
         x = ResidualBlock(self.activation, **kinds)(x)
       x = act(Norm(**kinds)(x))
-      features = self.channels[level - 1] if level else max(self.channels[0] // 4, 8)
+      features = self.channels[level - 1] if level else max(self.channels[0] // 2, 8)
       x = Upsample(features, halved(self.size, level), **kinds)(x)
     return nn.Dense(self.out_channels, dtype=jnp.float32, param_dtype=self.param_dtype)(
       act(x).astype(jnp.float32)

@@ -260,8 +260,8 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
         writers.progress(step, loss=row["loss"])
         if (bad := int(train_state.skipped_in_a_row)) >= t.max_skipped:
           raise UserError(
-            f"loss or gradients were not finite for {bad} steps in a row, up to step {step}; the last checkpoint is "
-            f"step {checkpoints.latest()}; lower training.learning_rate, set training.clip_norm=1, or check the data"
+            f"loss or gradients were not finite for {bad} steps in a row, up to step {step}; the last checkpoint: "
+            f"{checkpoints.latest() or 'none'}; lower training.learning_rate, set training.clip_norm=1, or check the data"
           )
       else:
         writers.progress(step)
