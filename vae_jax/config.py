@@ -108,6 +108,9 @@ KEYS: dict[str, Key] = {
   "training.checkpoint_every": Key(1000, "steps between checkpoints", ABOVE_0),
   "training.parallel": Key("jit", "jit: one program over all devices, which share the batch", one_of("jit")),
   "training.dtype": Key("float32", "type of computation, not of parameters", one_of("float32", "bfloat16")),
+  "training.optimizer": Key(
+    "adam", "muon: orthogonalised momentum; for large batches", one_of("adam", "muon")
+  ),
   "training.learning_rate": Key(1e-3, "peak learning rate", ABOVE_0),
   "training.warmup_steps": Key(100, "steps of linear warm-up, before the cosine decay", MIN_0),
   "training.final_learning_rate": Key(0.0, "that of the last step, as a fraction of the peak", UP_TO_1),

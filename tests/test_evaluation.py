@@ -1,0 +1,292 @@
+"""Whole-split scores: every example once, whatever the batch size; and the pictures and files beside them."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from vae_jax import evaluation
+from vae_jax.config import apply_overrides, base_config
+from vae_jax.errors import UserError
+from vae_jax.inference import TrainedVAE
+from vae_jax.models import build
+from vae_jax.training.state import init_params
+
+SHAPE = (5, 4, 1)
+NUM = 11
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory):
+  """What several tests compile alike is compiled once."""
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  compilation_cache.reset_cache()
+  yield
+  jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("data")
+  random = np.random.default_rng(0)
+  for split, n in ("train", 8), ("validation", 4), ("test", NUM):
+    np.savez(folder / f"{split}.npz", image=random.integers(0, 256, size=(n, *SHAPE), dtype=np.uint8))
+  return folder
+
+
+def make(data, *overrides, input_shape=SHAPE):
+  """A model with normal parameters, as if it had been trained on the data."""
+  config = apply_overrides(
+    base_config(), ["data.name=npz", f"data.dir={data}", "model.hidden=8", "model.latent_dim=3", *overrides]
+  )
+  model = build(config.model, SHAPE)
+  leaves, tree = jax.tree.flatten(
+    jax.eval_shape(lambda key: init_params(model, SHAPE, input_shape, key), jax.random.key(0))
+  )
+  random = np.random.default_rng(1)
+  params = jax.tree.unflatten(tree, [0.3 * random.normal(size=x.shape).astype(np.float32) for x in leaves])
+  return TrainedVAE(config, params, SHAPE, input_shape, 7)
+
+
+@pytest.fixture(scope="module")
+def model(data):
+  return make(data, "data.binarize=dynamic")
+
+
+@pytest.fixture(scope="module")
+def scores(model):
+  return evaluation.score_split(model, "test", samples=12, batch_size=64)
+
+
+def assert_equal_scores(a, b, **tolerance):
+  assert set(a) == set(b)
+  for name, value in a.items():
+    if isinstance(value, float):
+      np.testing.assert_allclose(value, b[name], err_msg=name, **tolerance)
+    else:
+      assert value == b[name], name
+
+
+# --- scores ---
+
+
+def test_the_scores_and_what_they_were_measured_on(scores):
+  assert scores["examples"] == NUM and scores["split"] == "test" and scores["step"] == 7
+  assert scores["likelihood"] == "Bernoulli" and scores["binarize"] == "dynamic"
+  assert scores["dequantize"] is False
+  assert scores["iwae_samples"] == 12 and scores["seed"] == 0 and scores["latent_units"] == 3
+  assert 0 <= scores["active_units"] <= 3 and isinstance(scores["active_units"], int)
+  assert json.loads(json.dumps(scores)) == scores
+
+
+def test_scores_add_up(scores):
+  np.testing.assert_allclose(scores["neg_elbo"], scores["rate"] + scores["distortion"], rtol=1e-6)
+  for bits, nats in ("bits_per_dim", "iwae_nll"), ("neg_elbo_bits_per_dim", "neg_elbo"):
+    np.testing.assert_allclose(scores[bits], scores[nats] / (20 * math.log(2)), rtol=1e-12)
+  assert scores["iwae_nll"] < scores["neg_elbo"]  # Jensen, in expectation; these draws are fixed
+
+
+def test_scores_do_not_depend_on_the_batch_size(model, scores):
+  for batch_size in (8, 10):
+    other = evaluation.score_split(model, "test", samples=12, batch_size=batch_size)
+    assert_equal_scores(scores, other, rtol=1e-5)
+
+
+def test_scoring_twice_gives_the_same_and_another_seed_does_not(model, scores):
+  again = evaluation.score_split(model, "test", samples=12, batch_size=64)
+  assert_equal_scores(scores, again, rtol=0)
+  other = evaluation.score_split(model, "test", samples=12, batch_size=64, seed=1)
+  assert other["seed"] == 1 and abs(other["distortion"] / scores["distortion"] - 1) > 1e-4
+
+
+def test_scores_against_float64_without_any_draw(data):
+  """Rate, active units and mean squared error of a posterior so narrow that its sample is its mean."""
+  model = make(data, "model.likelihood=gaussian", "model.sigma=0.1")
+  bias = model.params["encoder"]["posterior"]["bias"]
+  model.params["encoder"]["posterior"]["bias"] = bias.at[3:].set(-1000.0)  # logvar = -12
+  model.params["encoder"]["posterior"]["kernel"] = (
+    model.params["encoder"]["posterior"]["kernel"].at[:, 3:].set(0.0)
+  )
+  scores = evaluation.score_split(model, "test", samples=0, batch_size=4)
+  images = np.load(data / "test.npz")["image"].astype(np.float64) / 255
+  mean = np.asarray(model.encode(images).mean, np.float64)
+  rate = 0.5 * (mean**2 + math.exp(-12) + 12 - 1).sum(-1)
+  np.testing.assert_allclose(scores["rate"], rate.mean(), rtol=1e-5)
+  assert scores["active_units"] == (mean.var(axis=0) > 0.01).sum()
+  errors = ((np.asarray(model.reconstruct(images), np.float64) - images) ** 2).mean(axis=(1, 2, 3))
+  np.testing.assert_allclose(scores["mse"], errors.mean(), rtol=0.02)  # the sample has a deviation of e^-6
+  np.testing.assert_allclose(scores["psnr"], (-10 * np.log10(errors)).mean(), rtol=0.01)
+  params = model.module.apply({"params": model.params}, mean.astype(np.float32), method="decode")
+  squares = ((images - 0.5 - np.asarray(params, np.float64)) ** 2).sum(axis=(1, 2, 3))
+  distortion = squares / (2 * 0.1**2) + 20 * math.log(0.1 * math.sqrt(2 * math.pi))
+  np.testing.assert_allclose(scores["distortion"], distortion.mean(), rtol=0.01)
+  # A density over [0, 1] has 8 bits more on the scale of grey levels.
+  bits = scores["neg_elbo"] / (20 * math.log(2)) + 8
+  np.testing.assert_allclose([scores["bits_per_dim"], scores["neg_elbo_bits_per_dim"]], bits, rtol=1e-12)
+  assert "iwae_nll" not in scores and scores["iwae_samples"] == 0
+
+
+def test_a_limit_scores_the_first_images(model, scores):
+  first = evaluation.score_split(model, "test", samples=12, batch_size=64, limit=4)
+  sliced = evaluation.score_split(model, "test[:4]", samples=12, batch_size=64)
+  assert first["examples"] == sliced["examples"] == 4
+  assert_equal_scores(first, sliced | {"split": "test"}, rtol=1e-6)
+  assert first["distortion"] != scores["distortion"]
+  rest = evaluation.score_split(model, "test", samples=12, batch_size=64, limit=100)
+  assert_equal_scores(rest, scores, rtol=0)
+
+
+@pytest.mark.parametrize(("split", "message"), [("tset", "no split 'tset'"), ("test[50:]", "out of range")])
+def test_an_unknown_split_is_refused(model, split, message):
+  with pytest.raises(UserError, match=message):
+    evaluation.score_split(model, split, samples=0, batch_size=8)
+
+
+def test_data_of_another_shape_are_refused(model, tmp_path):
+  np.savez(tmp_path / "test.npz", image=np.full((3, 7, 4, 1), 9, np.uint8))
+  other = make(tmp_path)
+  with pytest.raises(UserError, match="7 x 4 pixels, expected 5 x 4"):
+    evaluation.score_split(other, "test", samples=0, batch_size=8)
+
+
+# --- for a person ---
+
+
+def test_the_summary_shows_the_scores(scores):
+  text = evaluation.summary(scores)
+  for name, digits in ("neg_elbo", 3), ("rate", 3), ("distortion", 3), ("iwae_nll", 3), ("bits_per_dim", 4):
+    assert f"{scores[name]:.{digits}f}" in text
+  for words in (
+    "test: 11 images",
+    "step 7",
+    "Bernoulli",
+    "NLL (IWAE-12)",
+    "dB PSNR",
+    f"{scores['active_units']} of 3",
+  ):
+    assert words in text
+  without = evaluation.summary({k: v for k, v in scores.items() if k != "iwae_nll"})
+  assert "IWAE" not in without and len(without.splitlines()) == len(text.splitlines()) - 1
+
+
+def test_the_summary_of_a_broken_model_can_be_printed(scores):
+  assert "nan nats" in evaluation.summary(scores | {"neg_elbo": math.nan, "psnr": math.inf})
+
+
+# --- files ---
+
+
+def test_evaluate_writes_scores_and_pictures(model, scores, tmp_path):
+  got = evaluation.evaluate(model, tmp_path / "run", "test", samples=12, batch_size=64)
+  assert_equal_scores(scores, {k: v for k, v in got.items() if k != "seconds"}, rtol=0)
+  folder = tmp_path / "run" / "evaluation"
+  assert json.loads((folder / "metrics.json").read_text()) == got and got["seconds"] >= 0
+  assert sorted(p.name for p in folder.iterdir()) == ["metrics.json", "reconstructions.png", "samples.png"]
+  for name in ("reconstructions", "samples"):
+    with Image.open(folder / f"{name}.png") as picture:
+      assert np.asarray(picture).std() > 0
+
+
+def test_json_of_numbers_that_are_not_finite(tmp_path):
+  path = tmp_path / "a" / "b" / "metrics.json"
+  evaluation.write_json(path, {"a": math.nan, "b": 1.5, "c": -math.inf, "d": "x"})
+
+  def refuse(word):
+    raise AssertionError(word)
+
+  content = json.loads(path.read_text(), parse_constant=refuse)
+  assert content == {"a": None, "b": 1.5, "c": None, "d": "x", "nonfinite": ["a", "c"]}
+  evaluation.write_json(path, {"b": 2})
+  assert json.loads(path.read_text()) == {"b": 2}
+  assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
+
+
+def test_json_that_cannot_be_written(tmp_path):
+  (tmp_path / "file").write_text("here")
+  with pytest.raises(UserError, match="cannot be written"):
+    evaluation.write_json(tmp_path / "file" / "metrics.json", {})
+  (tmp_path / "metrics.json").mkdir()
+  with pytest.raises(UserError, match=r"metrics\.json: cannot be written"):
+    evaluation.write_json(tmp_path / "metrics.json", {})
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "metrics.json"]
+  path = tmp_path / "sound.json"
+  evaluation.write_json(path, {"a": 1})
+  with pytest.raises(TypeError):
+    evaluation.write_json(path, {"a": object()})
+  assert json.loads(path.read_text()) == {"a": 1}
+
+
+# --- pictures ---
+
+
+def test_the_images_that_pictures_show_are_those_of_the_scores(data):
+  model = make(data)
+  batch = evaluation.prepared(model, "test", 3)
+  images = np.load(data / "test.npz")["image"][:3]
+  np.testing.assert_allclose(batch["image"], images / 255, rtol=1e-6)
+  assert set(batch) == {"image", "index"}
+  assert len(evaluation.prepared(model, "test", 99)["image"]) == NUM
+
+
+@pytest.mark.parametrize(
+  ("overrides", "input_shape"),
+  [
+    (["data.degrade.name=gaussian_noise", "data.degrade.sigma=0.8"], SHAPE),
+    (["data.degrade.name=poisson_gaussian", "data.degrade.peak=2"], SHAPE),
+    (["data.degrade.name=blur_down"], (3, 2, 1)),
+    (["data.degrade.name=bicubic_down", "data.degrade.factor=3"], (2, 2, 1)),
+  ],
+)
+def test_pictures_of_degraded_inputs(data, overrides, input_shape):
+  """Inputs outside [0, 1], or smaller by a factor that does not divide the image."""
+  model = make(data, *overrides, input_shape=input_shape)
+  batch = evaluation.prepared(model, "test", 4)
+  assert batch["degraded"].shape == (4, *input_shape)
+  assert evaluation.reconstructions(model, batch).std() > 0
+  assert evaluation.interpolations(model, batch, "spherical", 3).std() > 0
+
+
+def test_own_images_of_any_size_and_mode(data, tmp_path):
+  model = make(data)
+  folder = tmp_path / "own"
+  folder.mkdir()
+  ramp = np.linspace(0, 255, 17 * 33).reshape(17, 33).astype(np.uint8)
+  Image.fromarray(ramp).save(folder / "1_grey.png")
+  Image.fromarray(np.dstack([ramp, ramp, ramp, ramp])).save(folder / "2_alpha.png")
+  Image.fromarray(ramp[:3, :2] > 99).save(folder / "3_tiny_binary.png")
+  Image.fromarray(ramp.astype(np.uint16) * 257).save(folder / "4_sixteen.png")
+  Image.fromarray(np.dstack([ramp, ramp, ramp])).convert("P").save(folder / "5_palette.png")
+  (folder / "notes.txt").write_text("no image")
+  batch = evaluation.own_images(model, [folder], 10)
+  assert batch["image"].shape == (5, *SHAPE) and batch["image"].dtype == np.float32
+  assert 0 <= batch["image"].min() < batch["image"].max() <= 1
+  np.testing.assert_allclose(batch["image"][3], batch["image"][0], atol=1 / 255)
+  np.testing.assert_allclose(batch["image"][1], batch["image"][0], atol=1 / 255)
+  assert (
+    np.diff(batch["image"][0, :, :, 0].mean(axis=1)).min() > 0
+  )  # upright: the ramp gets brighter downwards
+  assert evaluation.reconstructions(model, batch).std() > 0
+  assert len(evaluation.own_images(model, [folder], 2)["image"]) == 2
+  both = evaluation.own_images(model, [folder / "4_sixteen.png", folder], 2)["image"]
+  np.testing.assert_array_equal(both, batch["image"][[3, 0]])
+
+
+def test_wrong_own_images_are_refused(data, tmp_path):
+  model = make(data)
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(UserError, match="empty: no images there"):
+    evaluation.own_images(model, [tmp_path / "empty"], 4)
+  (tmp_path / "broken.png").write_bytes(b"no picture")
+  with pytest.raises(UserError, match=r"broken\.png: cannot be decoded"):
+    evaluation.own_images(model, [tmp_path / "broken.png"], 4)
+
+
+def test_interpolation_needs_two_images(model):
+  with pytest.raises(UserError, match="1 image is too few"):
+    evaluation.interpolations(model, evaluation.prepared(model, "test", 1), "linear")

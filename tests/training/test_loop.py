@@ -1,0 +1,480 @@
+"""Whole runs of a few steps: what they leave behind, how they continue, what they refuse."""
+
+import json
+import logging
+import math
+import shutil
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from vae_jax import evaluation
+from vae_jax.config import apply_overrides, base_config, from_json, to_json
+from vae_jax.errors import UserError
+from vae_jax.inference import load
+from vae_jax.training import loop, steps
+from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.loop import calls, train
+from vae_jax.training.writers import Writers
+
+STEPS = 12
+TINY = [
+  "data.name=npz",
+  "data.binarize=dynamic",
+  "model.hidden=8",
+  "model.latent_dim=3",
+  f"training.steps={STEPS}",
+  "training.batch_size=8",
+  "training.log_every=2",
+  "training.eval_every=6",
+  "training.checkpoint_every=4",
+  "training.warmup_steps=2",
+  "evaluation.batch_size=8",
+  "evaluation.pictures=6",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory):
+  """What several runs compile alike is compiled once."""
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  compilation_cache.reset_cache()
+  yield
+  jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
+
+
+def write(folder, shape, sizes=(20, 5, 4)):
+  """Random images as train.npz, validation.npz, test.npz."""
+  random = np.random.default_rng(0)
+  for split, n in zip(("train", "validation", "test"), sizes, strict=True):
+    np.savez(folder / f"{split}.npz", image=random.integers(0, 256, size=(n, *shape), dtype=np.uint8))
+  return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  return write(tmp_path_factory.mktemp("data"), (5, 4, 1))
+
+
+def tiny(data, *overrides):
+  return apply_overrides(base_config(), [*TINY, f"data.dir={data}", *overrides])
+
+
+def rows(workdir, seconds=False):
+  found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return found if seconds else [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+
+
+def same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  return jax.tree.all(jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b))
+
+
+def files(folder):
+  return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+  """A run without interruption: (workdir, final state, how often each function was traced)."""
+  workdir = tmp_path_factory.mktemp("runs") / "new" / "run"
+  traced: Counter = Counter()
+
+  def counting(make, name):
+    def wrapper(*args, **kwargs):
+      made = make(*args, **kwargs)
+
+      def function(*inputs):
+        traced[name] += 1
+        return made(*inputs)
+
+      return function
+
+    return wrapper
+
+  with pytest.MonkeyPatch.context() as patch:
+    for name in ("make_train_call", "make_eval_step"):
+      patch.setattr(steps, name, counting(getattr(steps, name), name))
+    state = train(tiny(data), workdir)
+  return workdir, state, traced
+
+
+# --- the lengths of dispatches ---
+
+
+@pytest.mark.parametrize("intervals", [(100, 1000, 1000), (2, 6, 4), (7, 21, 14), (5, 3, 10), (1, 1, 1)])
+@pytest.mark.parametrize("longest", [1, 3, 50])
+@pytest.mark.parametrize("total", [1, 97, 2000])
+def test_dispatches_end_at_every_interval(intervals, longest, total):
+  for start in {0, 3, intervals[2], total - 1, total, total + 5}:
+    sizes = list(calls(start, total, longest, *intervals))
+    ends = {start + sum(sizes[: i + 1]) for i in range(len(sizes))}
+    assert sum(sizes) == max(total - start, 0) and all(0 < size <= longest for size in sizes)
+    assert {n for n in range(start + 1, total + 1) if any(n % i == 0 for i in intervals)} <= ends
+    assert len(set(sizes[1:-1])) <= 1 and all(size <= max(sizes[1:-1] or sizes) for size in sizes)
+
+
+def test_dispatches_are_as_long_as_allowed():
+  assert list(calls(0, 400, 50, 100, 1000, 1000)) == [50] * 8
+  assert list(calls(0, 100, 40, 100, 100, 100)) == [25] * 4
+  assert list(calls(30, 125, 50, 50, 100, 100)) == [20, 50, 25]
+
+
+# --- a run ---
+
+
+def test_a_run_leaves_everything_behind(run, data):
+  workdir, state, _ = run
+  assert int(state.step) == STEPS and int(state.skipped) == 0
+  assert from_json((workdir / "config.json").read_text()) == tiny(data)
+  expected = {f"{n}_{s:07d}.png" for n in ("reconstructions", "samples") for s in (6, 12)}
+  assert {p.name for p in (workdir / "images").iterdir()} == expected
+  for path in (workdir / "images").iterdir():
+    with Image.open(path) as picture:
+      assert np.asarray(picture).std() > 0
+  assert list((workdir / "tensorboard").glob("events.*"))
+  assert {p.name for p in workdir.iterdir()} == {
+    "config.json",
+    "metrics.jsonl",
+    "tensorboard",
+    "images",
+    "checkpoints",
+  }
+
+
+def test_rows_come_at_their_steps(run):
+  found = rows(run[0], seconds=True)
+  places = [(row["step"], row["split"]) for row in found]
+  assert places == [
+    (2, "train"),
+    (4, "train"),
+    (6, "train"),
+    (6, "validation"),
+    (8, "train"),
+    (10, "train"),
+    (12, "train"),
+    (12, "validation"),
+  ]
+  for row in found:
+    assert list(row)[:2] == ["step", "split"] and list(row)[-1] == "seconds"
+    assert "nonfinite" not in row and all(math.isfinite(v) for k, v in row.items() if k != "split")
+    np.testing.assert_allclose(row["neg_elbo"], row["rate"] + row["distortion"], rtol=1e-5)
+  assert all(a["seconds"] <= b["seconds"] for a, b in zip(found, found[1:], strict=False))
+  training, validation = found[0], found[3]
+  assert {"loss", "gradient_norm", "learning_rate", "skipped", "beta"} <= set(training)
+  assert {"mse", "psnr", "active_units"} <= set(validation) and "iwae_nll" not in validation
+  assert found[-2]["loss"] < found[0]["loss"]
+
+
+def test_a_row_is_the_mean_over_the_steps_since_the_last(run):
+  """The learning rate is a formula of the step: linear over 2 steps, then a cosine to 0 at step 12."""
+  peak = 1e-3
+
+  def rate(step):
+    return peak * (1 + step) / 2 if step < 2 else peak * (1 + math.cos(math.pi * (step - 2) / 10)) / 2
+
+  for row in rows(run[0]):
+    if row["split"] == "train" and row["step"] > 2:
+      expected = (rate(row["step"] - 2) + rate(row["step"] - 1)) / 2
+      np.testing.assert_allclose(row["learning_rate"], expected, rtol=1e-5)
+
+
+def test_checkpoints_are_kept_and_the_best_is_scored(run):
+  workdir, state, _ = run
+  store = Checkpoints(workdir / "checkpoints")
+  assert store.steps() == [8, 12]
+  restored, meta = store.restore(like=state)
+  assert same(restored, state)
+  assert meta["image_shape"] == meta["input_shape"] == [5, 4, 1]
+  assert meta["score"] == rows(workdir)[-1]["neg_elbo"]
+
+
+def test_each_function_is_compiled_once(run):
+  assert run[2] == {"make_train_call": 1, "make_eval_step": 1}
+
+
+def test_the_same_command_again_does_nothing_more(run, data):
+  workdir, state, _ = run
+  before = files(workdir / "checkpoints"), files(workdir / "images"), (workdir / "metrics.jsonl").read_bytes()
+  again = train(tiny(data), workdir)
+  assert same(again, state)
+  after = files(workdir / "checkpoints"), files(workdir / "images"), (workdir / "metrics.jsonl").read_bytes()
+  assert before == after
+
+
+# --- continuing ---
+
+
+class Stop(BaseException):
+  """As KeyboardInterrupt, which pytest would take for one of its own."""
+
+
+def stop_at(monkeypatch, step, split="train"):
+  """Ends a run where it writes this row."""
+  original = Writers.scalars
+
+  def scalars(self, at, to, *args):
+    if (at, to) == (step, split):
+      raise Stop
+    original(self, at, to, *args)
+
+  monkeypatch.setattr(Writers, "scalars", scalars)
+
+
+def assert_equal_runs(workdir, state, run):
+  assert same(state, run[1])
+  assert rows(workdir) == rows(run[0])
+  assert files(workdir / "images") == files(run[0] / "images")
+  assert Checkpoints(workdir / "checkpoints").steps() == Checkpoints(run[0] / "checkpoints").steps()
+
+
+@pytest.mark.parametrize(
+  ("step", "split", "left"),
+  [(2, "train", []), (6, "validation", [4]), (10, "train", [4, 8]), (12, "validation", [4, 8])],
+)
+def test_a_stopped_run_continues_bit_for_bit(run, data, tmp_path, monkeypatch, step, split, left):
+  with monkeypatch.context() as patch:
+    stop_at(patch, step, split)
+    with pytest.raises(Stop):
+      train(tiny(data), tmp_path)
+  assert Checkpoints(tmp_path / "checkpoints").steps() == left
+  assert all(row["step"] <= step for row in rows(tmp_path))
+  assert_equal_runs(tmp_path, train(tiny(data), tmp_path), run)
+
+
+def test_a_run_passes_over_a_damaged_checkpoint(run, data, tmp_path, caplog):
+  workdir = shutil.copytree(run[0], tmp_path / "copy")
+  file = max(
+    (workdir / "checkpoints" / "12").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0
+  )
+  file.write_bytes(file.read_bytes()[:-7])
+  with caplog.at_level(logging.WARNING, "vae_jax"):
+    state = train(tiny(data), workdir)
+  assert [m for m in caplog.messages if "falling back to step 8" in m]
+  assert_equal_runs(workdir, state, run)
+
+
+def test_where_and_how_it_runs_may_change(run, data, tmp_path, monkeypatch):
+  """Shorter dispatches after a restart, no copy on the device, more workers: the same numbers, but for rounding."""
+  with monkeypatch.context() as patch:
+    stop_at(patch, 6)
+    with pytest.raises(Stop):
+      train(tiny(data), tmp_path)
+  config = tiny(data, "training.steps_per_call=1", "data.resident_mb=0", "data.workers=3", "training.keep=3")
+  state = train(config, tmp_path)
+  for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(run[1]), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  assert from_json((tmp_path / "config.json").read_text()) == config
+
+
+@pytest.mark.parametrize("override", ["training.seed=1", "model.hidden=9", "data.binarize=none"])
+def test_a_workdir_of_another_config_is_refused_and_left_alone(run, data, override):
+  workdir, key = run[0], override.partition("=")[0]
+  before = files(workdir)
+  with pytest.raises(UserError, match=rf"another config \({key} differ\).*another --workdir"):
+    train(tiny(data, override), workdir)
+  assert files(workdir) == before
+
+
+def test_a_damaged_config_of_a_workdir_is_refused(run, data, tmp_path):
+  (tmp_path / "config.json").write_text(to_json(tiny(data))[:-9])
+  with pytest.raises(UserError, match=r"config\.json is not valid JSON"):
+    train(tiny(data), tmp_path)
+  assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+# --- numbers that are not finite ---
+
+
+def test_a_run_of_bad_steps_is_given_up(data, tmp_path):
+  """Steps as large as this overflow from the second one on."""
+  config = tiny(
+    data,
+    "training.learning_rate=1e9",
+    "training.warmup_steps=0",
+    "training.max_skipped=6",
+    "evaluation.pictures=2",
+  )
+  with pytest.raises(UserError) as error:
+    train(config, tmp_path)
+  (message,) = error.value.args
+  assert "not finite for" in message and "up to step 8" in message and "the last checkpoint: 4" in message
+  assert "lower training.learning_rate" in message and "\n" not in message
+  last = rows(tmp_path)[-1]
+  assert last["step"] == 8 and last["loss"] is None and "loss" in last["nonfinite"] and last["skipped"] >= 6
+  state, _ = Checkpoints(tmp_path / "checkpoints").restore()
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+def test_a_batch_that_is_not_a_number_is_given_up_before_any_checkpoint(data, tmp_path, monkeypatch):
+  def make_prepare(config, training):
+    prepare = original(config, training)
+
+    def spoiled(keys, batch):
+      batch = prepare(keys, batch)
+      return {**batch, "image": batch["image"] * np.nan} if training else batch
+
+    return spoiled
+
+  original = loop.make_prepare
+  monkeypatch.setattr(loop, "make_prepare", make_prepare)
+  config = tiny(data, "training.max_skipped=2")
+  for _ in range(2):  # a second start finds a workdir without a checkpoint
+    with pytest.raises(
+      UserError, match=r"for 2 steps in a row, up to step 2; the last checkpoint: none; lower"
+    ):
+      train(config, tmp_path)
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(2, None)]
+
+
+# --- data ---
+
+
+def test_a_batch_may_be_larger_than_the_data_set(tmp_path):
+  (tmp_path / "data").mkdir()
+  write(tmp_path / "data", (5, 4, 1), sizes=(5, 1, 1))
+  state = train(tiny(tmp_path / "data", "training.steps=2", "training.batch_size=16"), tmp_path / "run")
+  assert int(state.step) == 2 and int(state.skipped) == 0
+  assert [row["step"] for row in rows(tmp_path / "run")] == [2, 2]
+
+
+@pytest.mark.parametrize(
+  "overrides",
+  [
+    ("model.likelihood=logistic_mixture", "model.mixtures=2"),
+    (
+      "model.likelihood=gaussian",
+      "model.sigma=optimal",
+      "data.degrade.name=blur_down",
+      "objective.name=iwae",
+      "objective.samples=2",
+    ),
+  ],
+  ids=["mixture", "super-resolution"],
+)
+def test_colour_images_of_odd_size(tmp_path, overrides):
+  shape = (11, 13, 3)
+  (tmp_path / "data").mkdir()
+  write(tmp_path / "data", shape, sizes=(9, 3, 3))
+  short = ("training.steps=4", "training.eval_every=4", "data.binarize=none", "data.flip=true")
+  conv = ("model.name=conv_vae", "model.channels=4", "model.blocks=0", "model.dense=8")
+  state = train(tiny(tmp_path / "data", *short, *conv, *overrides), tmp_path / "run")
+  assert int(state.step) == 4 and int(state.skipped) == 0
+  model = load(tmp_path / "run")
+  low = (6, 7, 3) if "data.degrade.name=blur_down" in overrides else shape
+  assert (model.image_shape, model.input_shape, model.step) == (shape, low, 4)
+  assert same(model.params, state.ema)
+  seen = np.random.default_rng(0).integers(0, 256, size=(2, *low), dtype=np.uint8)
+  reconstruction = np.asarray(model.reconstruct(seen))
+  assert reconstruction.shape == (2, *shape) and 0 <= reconstruction.min() <= reconstruction.max() <= 1
+  assert evaluation.reconstructions(model, evaluation.prepared(model, "test", 2)).shape[-1] == 3
+  validation = rows(tmp_path / "run")[-1]
+  assert ("iwae_nll" in validation) == ("objective.name=iwae" in overrides)
+  with Image.open(tmp_path / "run" / "images" / "reconstructions_0000004.png") as picture:
+    assert picture.mode == "RGB"
+
+
+def test_a_denoiser_of_colour_images(tmp_path):
+  (tmp_path / "data").mkdir()
+  write(tmp_path / "data", (5, 4, 3), sizes=(9, 3, 3))
+  overrides = (
+    "data.binarize=none data.degrade.name=gaussian_noise model.likelihood=gaussian model.sigma=optimal"
+  )
+  train(tiny(tmp_path / "data", "training.steps=2", *overrides.split()), tmp_path / "run")
+  model = load(tmp_path / "run")
+  assert model.input_shape == (5, 4, 3) and "optimal" in model.likelihood
+  batch = evaluation.prepared(model, "test", 3)
+  assert batch["degraded"].min() < 0
+  assert evaluation.reconstructions(model, batch).std() > 0
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+  """A folder of images of different sizes, one of which is none."""
+  monkeypatch.setenv("VAE_JAX_DATA", str(tmp_path / "cache"))
+  random = np.random.default_rng(0)
+  for split, n in ("train", 6), ("validation", 3), ("test", 3):
+    (tmp_path / "photos" / split).mkdir(parents=True)
+    for i in range(n):
+      h, w = random.integers(12, 30, size=2)
+      pixels = random.integers(0, 256, size=(h, w, 3), dtype=np.uint8)
+      Image.fromarray(pixels).save(tmp_path / "photos" / split / f"{i}.png")
+  (tmp_path / "photos" / "train" / "broken.png").write_bytes(b"no picture")
+  return tmp_path / "photos"
+
+
+def folder_config(photos, *overrides):
+  fitted = ("data.name=folder", "data.size=16,16", "data.channels=3", "data.binarize=none")
+  return tiny(
+    photos, *fitted, "training.steps=6", "training.eval_every=6", "training.log_every=2", *overrides
+  )
+
+
+def test_images_of_many_sizes_stream_and_continue(photos, tmp_path, caplog, monkeypatch):
+  with caplog.at_level(logging.WARNING, "vae_jax"):
+    state = train(folder_config(photos), tmp_path / "run")
+  assert [m for m in caplog.messages if "1 images skipped" in m and "broken.png" in m]
+  assert int(state.step) == 6 and load(tmp_path / "run").image_shape == (16, 16, 3)
+  with monkeypatch.context() as patch:
+    stop_at(patch, 6)
+    with pytest.raises(Stop):
+      train(folder_config(photos), tmp_path / "stopped")
+  assert Checkpoints(tmp_path / "stopped" / "checkpoints").steps() == [4]
+  assert same(train(folder_config(photos), tmp_path / "stopped"), state)
+  assert rows(tmp_path / "stopped") == rows(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    (["data.max_bad=0"], r"more than data\.max_bad=0 images cannot be decoded: .*broken\.png"),
+    (["data.size=0,0"], "differ in size.*set the size"),
+    (["data.dir=nowhere"], "'nowhere' is no folder"),
+    (["data.dir=."], "no image files"),
+    (["data.train=trian"], "no split 'trian'"),
+    (["training.batch_size=12"], "multiple of the 8 devices.*training.batch_size=16"),
+  ],
+)
+def test_bad_folders_are_refused_before_a_workdir_is_made(photos, tmp_path, monkeypatch, overrides, message):
+  (tmp_path / "empty").mkdir()
+  monkeypatch.chdir(tmp_path / "empty")
+  with pytest.raises(UserError, match=message) as error:
+    train(folder_config(photos, *overrides), tmp_path / "run")
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists() and not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize(
+  ("image", "message"),
+  [
+    (np.zeros((4, 5, 4, 1), np.float32), "'image' is float32"),
+    (np.zeros((4, 5, 4, 2), np.uint8), r"\[4, 5, 4, 2\]"),
+    (np.zeros((0, 5, 4, 1), np.uint8), r"\[0, 5, 4, 1\]"),
+    (np.eye(5, 4, dtype=np.uint8)[None], "values 0 and 1 only"),
+    (np.full((4, 9, 4, 1), 99, np.uint8), "9 x 4 pixels, expected 5 x 4"),
+    (np.full((4, 5, 4, 3), 99, np.uint8), "3 channels, expected 1"),
+  ],
+)
+def test_bad_arrays_are_refused_before_a_workdir_is_made(tmp_path, image, message):
+  write(tmp_path, (5, 4, 1))
+  np.savez(tmp_path / "validation.npz", image=image)
+  with pytest.raises(UserError, match=message):
+    train(tiny(tmp_path), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_grid_shows_no_padding(tmp_path):
+  """Three validation images in a batch of eight, six pictures asked for: three columns."""
+  (tmp_path / "data").mkdir()
+  write(tmp_path / "data", (5, 4, 1), sizes=(8, 3, 3))
+  train(tiny(tmp_path / "data", "training.steps=1"), tmp_path / "run")
+  with Image.open(tmp_path / "run" / "images" / "reconstructions_0000001.png") as picture:
+    shown = np.asarray(picture)
+  cells = 4 * math.ceil(56 / 5) + 2  # pixels of a column: an image of width 4, enlarged, and its margin
+  assert 3 * cells < shown.shape[1] < 3 * cells + 150
