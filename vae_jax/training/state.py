@@ -16,9 +16,6 @@ from vae_jax.models.vae import VAE
 from vae_jax.types import Array, ArrayLike, Key, Params
 
 
-BIAS_RATE = 0.1  # Adam's learning rate for biases under Muon, as a share of the kernels'
-
-
 @flax.struct.dataclass
 class TrainState:
   """All that a run needs to continue, together with its config.
@@ -48,17 +45,15 @@ def _matrices(params: Params) -> Params:
 
 
 def _muon(config: ConfigDict) -> optax.GradientTransformation:
-  # Rates of -1: optax negates them, and the step scales by the learning rate. Adam moves biases and scales.
-  return optax.contrib.muon(
-    -1.0, adam_learning_rate=-BIAS_RATE, eps=config.adam_eps, muon_weight_dimension_numbers=_matrices
-  )
+  # A rate of -1, because optax negates it, and the step scales by the learning rate.
+  return optax.contrib.muon(-1.0, eps=config.adam_eps, muon_weight_dimension_numbers=_matrices)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   """Clipping, the optimiser, decoupled weight decay: gradients -> a direction that the step scales by -learning_rate.
 
   adam: Kingma & Ba 2015. muon: momentum orthogonalised by Newton-Schulz iterations (Jordan et al. 2024) for kernels,
-  Adam at a tenth of the learning rate for the rest. Muon costs a few products of each kernel with itself, so it pays
+  Adam at the same learning rate for biases and scales. Muon costs a few products of each kernel with itself, so it pays
   at large batches, and wants a learning rate near 0.02.
   """
   transforms = [_muon(config) if config.optimizer == "muon" else optax.scale_by_adam(eps=config.adam_eps)]
