@@ -1,6 +1,7 @@
 """Scores, samples, reconstructs, interpolates with a trained run: `python evaluate.py --workdir DIR [--mode MODE]`."""
 
 from vae_jax import cli
+from vae_jax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,7 +28,10 @@ def main(argv: list[str] | None = None) -> None:
     ends = evaluation.inputs(model, args.input, args.split, 2 * args.num, args.seed)
     picture = evaluation.interpolations(model, ends, args.method)
   output = args.output or args.workdir / "evaluation" / f"{args.mode}.png"
-  pictures.save_png(output, picture)
+  try:
+    pictures.save_png(output, picture)
+  except OSError as error:
+    raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
   print(f"wrote {output}")
 
 
