@@ -43,21 +43,15 @@ TINY = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_once(tmp_path_factory):
-  """What several runs compile alike is compiled once."""
+  """What several runs compile alike is compiled once, and quickly."""
+  jax.config.update("jax_disable_most_optimizations", True)
   jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   compilation_cache.reset_cache()
   yield
+  jax.config.update("jax_disable_most_optimizations", False)
   jax.config.update("jax_compilation_cache_dir", None)
   compilation_cache.reset_cache()
-
-
-@pytest.fixture
-def unoptimised():
-  """For models that run a few steps, but take long to compile."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def write(folder, shape, sizes=(20, 5, 4)):
@@ -387,7 +381,7 @@ def test_a_batch_may_be_larger_than_the_data_set(tmp_path):
   ],
   ids=["mixture", "super-resolution"],
 )
-def test_colour_images_of_odd_size(tmp_path, overrides, unoptimised):
+def test_colour_images_of_odd_size(tmp_path, overrides):
   shape = (11, 13, 3)
   (tmp_path / "data").mkdir()
   write(tmp_path / "data", shape, sizes=(9, 3, 3))
@@ -409,7 +403,7 @@ def test_colour_images_of_odd_size(tmp_path, overrides, unoptimised):
     assert picture.mode == "RGB"
 
 
-def test_a_denoiser_of_colour_images(tmp_path, unoptimised):
+def test_a_denoiser_of_colour_images(tmp_path):
   (tmp_path / "data").mkdir()
   write(tmp_path / "data", (5, 4, 3), sizes=(9, 3, 3))
   overrides = (
@@ -445,7 +439,7 @@ def folder_config(photos, *overrides):
   )
 
 
-def test_images_of_many_sizes_stream_and_continue(photos, tmp_path, caplog, monkeypatch, unoptimised):
+def test_images_of_many_sizes_stream_and_continue(photos, tmp_path, caplog, monkeypatch):
   with caplog.at_level(logging.WARNING, "vae_jax"):
     state = train(folder_config(photos), tmp_path / "run")
   assert [m for m in caplog.messages if "1 images skipped" in m and "broken.png" in m]

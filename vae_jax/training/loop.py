@@ -261,7 +261,8 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
         if (bad := int(train_state.skipped_in_a_row)) >= t.max_skipped:
           raise UserError(
             f"loss or gradients were not finite for {bad} steps in a row, up to step {step}; the last checkpoint: "
-            f"{checkpoints.latest() or 'none'}; lower training.learning_rate, set training.clip_norm=1, or check the data"
+            f"{checkpoints.latest() or 'none'}; lower training.learning_rate, set training.clip_norm=1, or check "
+            "the data"
           )
       else:
         writers.progress(step)
