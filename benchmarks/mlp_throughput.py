@@ -30,7 +30,7 @@ from vae_jax.models import build
 from vae_jax.objectives import make_objective
 from vae_jax.training import parallel, state, steps
 
-BATCH, HIDDEN, LATENT, STEPS = 128, 512, 16, 400
+BATCH, HIDDEN, LATENT, STEPS = 128, 512, 16, 200
 
 
 def torch_trainer(images: np.ndarray):

@@ -19,5 +19,5 @@ def get_config() -> ConfigDict:
   config.objective.beta_schedule = "constant"
   config.objective.beta_steps = 0
   config.objective.samples = 50
-  config.training.steps = 12_000
+  config.training.steps = 8_000
   return config

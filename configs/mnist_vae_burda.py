@@ -6,8 +6,8 @@ cost: to be measured.
 figure: to be measured (iwae_nll of the test split with evaluation.samples = 5000; the paper has 86.76 nats).
 
 Differs from the paper in the training alone: Muon with a cosine schedule for 102 epochs in batches of 500, instead of
-Adam with a staircase for 3,280 epochs in batches of 20; the weight of the KL rises linearly over the first 400 steps; the
-first 1,000 training images are kept for validation.
+Adam with a staircase for 3,280 epochs in batches of 20; the weight of the KL rises linearly over the first 400
+steps; the first 1,000 training images are kept for validation.
 """
 
 from ml_collections import ConfigDict

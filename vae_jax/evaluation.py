@@ -22,7 +22,7 @@ from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.inference import TrainedVAE
 from vae_jax.training import parallel, steps
-from vae_jax.training.loop import beside, score
+from vae_jax.training.loop import score
 from vae_jax.types import Batch
 
 
@@ -102,7 +102,10 @@ def prepared(model: TrainedVAE, split: str, num: int, seed: int = 0) -> Batch:
 def reconstructions(model: TrainedVAE, batch: Batch) -> np.ndarray:
   """A picture: each input above its reconstruction (and above the clean image, where the input is degraded)."""
   seen = batch.get("degraded", batch["image"])
-  rows = {"input": beside(seen, model.image_shape), "reconstruction": np.asarray(model.reconstruct(seen))}
+  rows = {
+    "input": pictures.beside(seen, model.image_shape),
+    "reconstruction": np.asarray(model.reconstruct(seen)),
+  }
   if "degraded" in batch:
     rows["clean"] = np.asarray(batch["image"])
   return pictures.compare(*rows.values(), labels=tuple(rows))

@@ -98,6 +98,13 @@ def compare(
   return np.concatenate(spaced)
 
 
+def beside(images: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+  """Images [n, h', w', c] enlarged to the height and width of `shape` (h, w, ...), each pixel to a rectangle."""
+  images = np.asarray(images)
+  rows, columns = (np.arange(n) * m // n for n, m in zip(shape[:2], images.shape[1:3], strict=True))
+  return images[:, rows][:, :, columns]
+
+
 def save_png(path: str | Path, picture: np.ndarray) -> None:
   """Writes uint8 [H, W, 1 or 3] as PNG. The file appears whole or not at all; missing folders are made."""
   from PIL import Image

@@ -142,12 +142,6 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
   path.write_text(to_json(config))
 
 
-def beside(seen: ArrayLike, shape: Shape) -> np.ndarray:
-  """Encoder inputs [n, h', w', c] enlarged to the height and width of `shape`, to be shown beside clean images."""
-  rows, columns = (np.arange(n) * m // n for n, m in zip(shape[:2], seen.shape[1:3], strict=True))
-  return np.asarray(seen)[:, rows][:, :, columns]
-
-
 def draw_pictures(model: VAE, config: ConfigDict, prepare: steps.Prepare, first: Batch):
   """Compiled (params) -> (inputs, reconstructions, samples): fixed images and fixed latents, to compare over time."""
   root, n = jax.random.key(config.training.seed), config.evaluation.pictures
@@ -234,7 +228,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     writers.image(
       step,
       "reconstructions",
-      pictures.compare(beside(seen, shape), reconstructions, labels=("input", "reconstruction")),
+      pictures.compare(pictures.beside(seen, shape), reconstructions, labels=("input", "reconstruction")),
     )
     writers.image(step, "samples", pictures.grid(generated))
     return scores["iwae_nll" if samples else "neg_elbo"]

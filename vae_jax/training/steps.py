@@ -32,6 +32,17 @@ def example_keys(key: Key, stream: int, ids: Array) -> Key:
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
 
 
+def _if(condition: Array, new: Callable[[], Any], old: Any) -> Any:
+  """new() where the condition holds, else old.
+
+  A branch on CPUs, where it also keeps XLA from fusing gradients into the update (measured: 1.4 times the steps a second
+  of an MLP); a selection elsewhere, because a branch makes a GPU wait for the host.
+  """
+  if jax.default_backend() == "cpu":
+    return jax.lax.cond(condition, new, lambda: old)
+  return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new(), old)
+
+
 def make_train_step(
   model: VAE,
   objective: Objective,
@@ -62,21 +73,21 @@ def make_train_step(
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
-    direction, opt_state = tx.update(grads, state.opt_state, state.params)
     rate = learning_rate(state.step)
-    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))  # a young average follows faster
-    ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
 
-    def keep(new: Any, old: Any) -> Any:
-      return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    def update() -> tuple[Params, Params, optax.OptState]:
+      direction, opt_state = tx.update(grads, state.opt_state, state.params)
+      params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+      return params, jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params), opt_state
 
+    params, ema, opt_state = _if(finite, update, (state.params, state.ema, state.opt_state))
     bad = jnp.where(finite, 0, 1)
     state = TrainState(
       step=state.step + 1,
-      params=keep(params, state.params),
-      ema=keep(ema, state.ema),
-      opt_state=keep(opt_state, state.opt_state),
+      params=params,
+      ema=ema,
+      opt_state=opt_state,
       skipped=state.skipped + bad,
       skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
     )
