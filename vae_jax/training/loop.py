@@ -27,7 +27,7 @@ from vae_jax.objectives import make_objective
 from vae_jax.training import parallel, state, steps
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.writers import Writers
-from vae_jax.types import ArrayLike, Batch, Params
+from vae_jax.types import Batch, Params
 
 # What may differ between two starts of one run: where and how it runs, not what it computes.
 FREE_KEYS = (
