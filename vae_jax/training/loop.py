@@ -259,7 +259,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
             "the data"
           )
       else:
-        writers.progress(step)
+        writers.progress(step - len(got["loss"]))  # what is done, not what was sent off
       value = None
       if step % t.eval_every == 0 or last:
         value = evaluate(writers, step, train_state.ema, started)

@@ -108,7 +108,7 @@ class Progress:
     self._every, self._clock = every, clock
     self._shown: dict[str, float] = {}
     self._last = (resume_step, clock())
-    self._speed = 0.0  # steps a second
+    self._pace = 0.0  # seconds a step
     self._intervals = 0
     self._printed = -math.inf
     self._bar: Any = None
@@ -128,7 +128,7 @@ class Progress:
     self._shown |= {name: float(value) for name, value in shown.items()}
     self._measure(step)
     facts = [f"{name} {value:.5g}" for name, value in self._shown.items()]
-    facts.append(f"{self._speed * self._batch_size:.0f} img/s")
+    facts.append(f"{self._batch_size / self._pace if self._pace else 0:.0f} img/s")
     if self._bar is not None:
       self._bar.set_postfix_str(", ".join(facts), refresh=False)
       self._bar.update(step - self._bar.n)
@@ -136,7 +136,7 @@ class Progress:
     now = self._clock()
     if now - self._printed >= self._every or step >= self._total:
       self._printed = now
-      left = (self._total - step) / self._speed if self._speed else 0.0
+      left = (self._total - step) * self._pace
       facts.append(f"{_duration(left)} left")
       print(f"step {step}/{self._total}, {', '.join(facts)}", file=sys.stderr, flush=True)
 
@@ -145,13 +145,16 @@ class Progress:
       self._bar.close()
 
   def _measure(self, step: int) -> None:
-    """Smooths the speed. The first interval includes compilation, so the second one replaces it."""
+    """Smooths the time a step takes (not the speed: calls that return at once would count for ever).
+
+    The first interval includes compilation, so the second one replaces it.
+    """
     previous, then = self._last
     now = self._clock()
-    if step <= previous or now <= then:
+    if step <= previous:
       return
-    speed = (step - previous) / (now - then)
-    self._speed = speed if self._intervals < 2 else 0.8 * self._speed + 0.2 * speed
+    pace = (now - then) / (step - previous)
+    self._pace = pace if self._intervals < 2 else 0.8 * self._pace + 0.2 * pace
     self._intervals += 1
     self._last = (step, now)
 
