@@ -37,7 +37,7 @@ def im2col_conv(
   """A 2-d convolution as shifted slices and one matrix product; NHWC, kernel [kh, kw, c, d].
 
   Has the signature that `nn.Conv` calls, for the cases used here (no dilation, no groups). XLA on CPUs runs a
-  convolution within `lax.scan` some 10 to 25 times slower than outside (jax-ml/jax#12868); matrix
+  convolution within `lax.scan` 16 to 30 times slower than outside (jax-ml/jax#12868); matrix
   products are as fast in a loop as outside.
   """
   kh, kw, c, d = kernel.shape
