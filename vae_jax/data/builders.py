@@ -26,7 +26,7 @@ from vae_jax.data import plans
 from vae_jax.data.plans import Example, Plan, Split, progress
 from vae_jax.errors import UserError
 
-VERSION = "1.0.0"  # of the prepared form; a new one prepares everything anew
+VERSION = "1.1.0"  # of the prepared form; a new one prepares everything anew
 CACHE_VARIABLE = "VAE_JAX_DATA"
 SHARD_BYTES = 128 * 2**20  # TFDS holds one shard in memory while it writes
 

@@ -33,6 +33,7 @@ PHOTOS = {
   "validation": ("coffee.png",),
   "test": ("chelsea.png",),
 }
+TILE = 128
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
 Shape = Sequence[int]  # (h, w, c); 0 where it varies
@@ -113,11 +114,21 @@ def _digits(data: ConfigDict) -> Plan:
   return Plan({name: _arrays(pixels[a:b], labels[a:b]) for name, (a, b) in bounds.items()}, label=True)
 
 
+def _tiles(paths: Sequence[Path], side: int) -> Split:
+  """The squares of a grid over each image; what is left at its right and lower border is dropped."""
+  tiles = []
+  for pixels in map(images.decode, paths):
+    grid = [(y, x) for y in range(0, pixels.shape[0], side) for x in range(0, pixels.shape[1], side)]
+    cut = [pixels[y : y + side, x : x + side] for y, x in grid]
+    tiles += [images.encode_png(tile) for tile in cut if tile.shape[:2] == (side, side)]
+  return Split(len(tiles), lambda i: {"image": tiles[i]}, {"image": (side, side, 3)}, sum(map(len, tiles)))
+
+
 def _photos(data: ConfigDict) -> Plan:
+  """Whole photographs to train on; the held-out ones as tiles, so that a score sees more than one crop of each."""
   paths = {name: [_package_data("skimage", "data", f) for f in files] for name, files in PHOTOS.items()}
-  return _plan_files(
-    {name: [Record(p.name, {"image": p}) for p in found] for name, found in paths.items()}, 0
-  )
+  train = _plan_files({"train": [Record(p.name, {"image": p}) for p in paths["train"]]}, 0).splits["train"]
+  return Plan({name: train if name == "train" else _tiles(found, TILE) for name, found in paths.items()})
 
 
 def _idx_file(folder: Path, prefixes: Sequence[str], kind: str, rank: int) -> Path:

@@ -4,6 +4,15 @@ Needs jax only. `...` are any leading axes, usually the batch. Inputs of any flo
 Shapes that do not fit raise ValueError: nothing is broadcast silently.
 """
 
+from vae_jax.losses.perceptual import (
+  PRESETS,
+  Preset,
+  gram,
+  lpips,
+  normalize_channels,
+  perceptual_loss,
+  style_loss,
+)
 from vae_jax.losses.pixels import (
   absolute_error,
   bernoulli_nll,
@@ -12,17 +21,28 @@ from vae_jax.losses.pixels import (
   logistic_mixture_nll,
   squared_error,
 )
+from vae_jax.losses.structure import ms_ssim_loss, ssim_loss, total_variation
 from vae_jax.losses.variational import free_bits, iwae_loss, kl_gaussian, negative_elbo
 
 __all__ = [
+  "PRESETS",
+  "Preset",
   "absolute_error",
   "bernoulli_nll",
   "free_bits",
   "gaussian_nll",
+  "gram",
   "iwae_loss",
   "kl_gaussian",
   "laplace_nll",
   "logistic_mixture_nll",
+  "lpips",
+  "ms_ssim_loss",
   "negative_elbo",
+  "normalize_channels",
+  "perceptual_loss",
   "squared_error",
+  "ssim_loss",
+  "style_loss",
+  "total_variation",
 ]
