@@ -347,7 +347,7 @@ def test_configs_of_this_repository(path, tmp_path, monkeypatch):
 
 
 def test_neighbouring_configs_differ_only_in_what_they_say():
-  assert len(CONFIGS) == 8
+  assert len(CONFIGS) == 9
   load = {path.stem: load_config_file(path) for path in CONFIGS}
   burda = load["mnist_vae_burda"]
   assert all(

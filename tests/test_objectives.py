@@ -7,8 +7,11 @@ import pytest
 import scipy.special
 
 from vae_jax import distributions as dist
+from vae_jax import losses
 from vae_jax.config import apply_overrides, base_config
-from vae_jax.objectives import beta_at, make_objective
+from vae_jax.errors import UserError
+from vae_jax.objectives import beta_at, load_perceptual, make_objective
+from vae_jax.perceptual import Extractor
 from vae_jax.types import VAEOutput
 
 SAMPLES, BATCH, LATENTS = 3, 4, 5
@@ -126,3 +129,103 @@ def test_gradients_are_finite_at_extreme_decoder_outputs(likelihood, name):
   logvar = np.broadcast_to(np.array([1e4, -1e4], np.float32), (8, 2))
   value, grads = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, logvar)
   assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in grads)
+
+
+# --- terms on the reconstructed image ---
+
+
+def pictures(size=(12, 13)):
+  """An output with a reconstruction in [0, 1], and the clean images."""
+  random = np.random.default_rng(1)
+  image, reconstruction = random.random((2, BATCH, *size, 3), dtype=np.float32)
+  return output()._replace(reconstruction=reconstruction), image
+
+
+@pytest.mark.parametrize(
+  "name, term",
+  [
+    ("ssim", losses.ssim_loss),
+    ("total_variation", lambda reconstruction, image: losses.total_variation(reconstruction)),
+  ],
+)
+def test_an_image_term_is_added_with_its_weight(name, term):
+  o, image = pictures()
+  plain, _ = objective()(o, 0)
+  loss, parts = objective(f"{name}=3")(o, 0, image)
+  expected = term(o.reconstruction, image)
+  np.testing.assert_allclose(parts[name], expected, rtol=1e-6)
+  np.testing.assert_allclose(loss, plain + 3 * expected, rtol=1e-6)
+  np.testing.assert_allclose(parts[f"weighted_{name}"], 3 * expected, rtol=1e-6)
+
+
+PERCEPTUAL = [
+  "perceptual.network=alexnet",
+  "perceptual.layers=relu1, relu2",
+  "perceptual.weights=random",
+  "perceptual.weight=7",
+]
+
+
+def with_perceptual(*overrides):
+  config = apply_overrides(base_config(), [f"objective.{o}" for o in [*PERCEPTUAL, *overrides]]).objective
+  return make_objective(config), load_perceptual(config)
+
+
+def test_the_perceptual_term_is_the_weighted_distance_of_the_features():
+  o, image = pictures((32, 32))
+  plain, _ = objective()(o, 0)
+  made, network = with_perceptual("perceptual.layer_weights=0.5, 2", "perceptual.distance=l1")
+  loss, parts = made(o, 0, image, network)
+  expected = sum(
+    w * np.abs(network(o.reconstruction)[k] - network(image)[k]).mean((1, 2, 3))
+    for k, w in (("relu1", 0.5), ("relu2", 2.0))
+  )
+  np.testing.assert_allclose(parts["perceptual"], expected, rtol=1e-5)
+  np.testing.assert_allclose(loss, plain + 7 * expected, rtol=1e-5)
+
+
+def test_target_features_are_computed_once_and_have_no_gradient(monkeypatch):
+  o, image = pictures((32, 32))
+  made, network = with_perceptual()
+  calls = []
+  forward = Extractor.__call__
+  monkeypatch.setattr(Extractor, "__call__", lambda self, *a: calls.append(a[0].shape) or forward(self, *a))
+
+  def loss(reconstruction, image):
+    return made(o._replace(reconstruction=reconstruction), 0, image, network)[0].sum()
+
+  to_reconstruction, to_image = jax.grad(loss, (0, 1))(o.reconstruction, image)
+  assert calls == [image.shape, image.shape]  # one sample is compared, however many there are
+  assert np.abs(to_reconstruction).max() > 0 and (to_image == 0).all()
+
+
+def test_rematerialisation_changes_no_gradient():
+  o, image = pictures((32, 32))
+
+  def slope(*overrides):
+    made, network = with_perceptual(*overrides)
+    return jax.jit(jax.grad(lambda r: made(o._replace(reconstruction=r), 0, image, network)[0].sum()))(
+      o.reconstruction
+    )
+
+  np.testing.assert_allclose(slope("perceptual.remat=true"), slope(), rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_is_loaded_where_the_weight_is_zero():
+  config = apply_overrides(base_config(), ["objective.perceptual.weights=nowhere.pth"]).objective
+  assert load_perceptual(config) is None
+
+
+@pytest.mark.parametrize(
+  "override, fault",
+  [
+    ("perceptual.layers=relu9", "relu9"),
+    ("perceptual.weights=nowhere.pth", "nowhere.pth"),
+    ("perceptual.network=squeezenet", "relu2"),
+  ],
+)
+def test_a_network_that_cannot_be_had_is_an_error_and_not_another_network(override, fault):
+  with pytest.raises(UserError, match=fault) as error:
+    made, network = with_perceptual(override)
+    made(*pictures((32, 32))[:1], 0, pictures((32, 32))[1], network)
+  assert "\n" not in str(error.value)

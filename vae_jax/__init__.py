@@ -3,6 +3,7 @@
 import vae_jax
 model = vae_jax.load("runs/digits")    # a trained run: see vae_jax.inference
 from vae_jax import losses, metrics    # pure functions over arrays; need jax only
+from vae_jax import perceptual         # frozen feature networks, LPIPS
 """
 
 import importlib
@@ -10,7 +11,17 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "distributions", "errors", "inference", "load", "losses", "metrics", "models"]
+__all__ = [
+  "__version__",
+  "distributions",
+  "errors",
+  "inference",
+  "load",
+  "losses",
+  "metrics",
+  "models",
+  "perceptual",
+]
 
 
 def __getattr__(name: str) -> Any:

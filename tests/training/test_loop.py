@@ -18,7 +18,8 @@ from vae_jax.config import apply_overrides, base_config, from_json, to_json
 from vae_jax.data.pipeline import order
 from vae_jax.errors import UserError
 from vae_jax.inference import load
-from vae_jax.training import loop, steps
+from vae_jax.models import build
+from vae_jax.training import loop, state, steps
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.loop import calls, train
 from vae_jax.training.parallel import make_placement
@@ -415,6 +416,37 @@ def test_a_denoiser_of_colour_images(tmp_path):
   batch = evaluation.prepared(model, "test", 3)
   assert batch["degraded"].min() < 0
   assert evaluation.reconstructions(model, batch).std() > 0
+
+
+def test_a_perceptual_loss_keeps_its_network_out_of_the_state_and_the_checkpoint(tmp_path):
+  (tmp_path / "data").mkdir()
+  write(tmp_path / "data", (16, 16, 3), sizes=(9, 3, 3))
+  overrides = [
+    "data.binarize=none",
+    "model.likelihood=gaussian",
+    "training.steps=4",
+    "objective.perceptual.weight=2",
+    "objective.perceptual.network=squeezenet",
+    "objective.perceptual.layers=relu1",
+    "objective.perceptual.weights=random",
+  ]
+  config = tiny(tmp_path / "data", *overrides)
+  trained = train(config, tmp_path / "run")
+  plain = state.init_state(
+    build(config.model, (16, 16, 3)),
+    state.make_optimizer(config.training),
+    (16, 16, 3),
+    (16, 16, 3),
+    jax.random.key(0),
+  )
+  assert jax.tree.structure(trained) == jax.tree.structure(plain)
+  assert load(tmp_path / "run").sample(jax.random.key(0), 2).shape == (2, 16, 16, 3)  # needs no network
+  first, last = rows(tmp_path / "run")[0], rows(tmp_path / "run")[-1]
+  for row in (first, last):
+    np.testing.assert_allclose(
+      row["loss"], row["weighted_distortion"] + row["weighted_rate"] + 2 * row["perceptual"], rtol=1e-5
+    )
+  assert last["split"] == "validation" and last["ssim"] <= 1
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def test_each_step_draws_anew_and_a_restart_repeats_it(trainer):
 
 
 def test_a_stored_split_is_gathered_by_index():
-  call = jax.jit(steps.make_train_call(lambda s, batch: (s, batch)))
+  call = jax.jit(steps.make_train_call(lambda s, batch, frozen: (s, batch)))
   stored = {"image": pixels(0, 10), "label": np.arange(10, dtype=np.int32)}
   index = np.array([[3, 9], [0, 3]], np.int32)
   _, got = call(jnp.zeros(()), stored, {"index": index})
@@ -168,7 +168,7 @@ def test_the_step_moves_against_the_mean_gradient_and_the_average_follows(ema_de
     np.testing.assert_allclose(here.ema["w"].item(), ema, rtol=1e-5)
 
 
-def sqrt_at_zero(output, step):
+def sqrt_at_zero(output, step, image=None, perceptual=None):
   """A loss that is finite where its gradient is not."""
   loss = jnp.sqrt(0.0 * output.distortion[0])
   return loss, {}

@@ -23,7 +23,8 @@ from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.models import Shape, build
 from vae_jax.models.vae import VAE
-from vae_jax.objectives import make_objective
+from vae_jax.objectives import load_perceptual, make_objective
+from vae_jax.perceptual import LPIPS, load_lpips
 from vae_jax.training import parallel, state, steps
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.writers import Writers
@@ -43,6 +44,9 @@ FREE_KEYS = (
   "evaluation.batch_size",
   "evaluation.samples",
   "evaluation.pictures",
+  "evaluation.lpips",
+  "evaluation.lpips_weights",
+  "evaluation.lpips_heads",
 )
 
 
@@ -112,15 +116,26 @@ def window_means(window: list[steps.Metrics]) -> dict[str, float]:
   return {name: float(np.concatenate([m[name] for m in host]).mean(dtype=np.float64)) for name in host[0]}
 
 
+def load_scoring_network(evaluation: ConfigDict) -> LPIPS | None:
+  """The LPIPS network that `config.evaluation` asks for; None where it asks for none."""
+  if evaluation.lpips == "none":
+    return None
+  return load_lpips(evaluation.lpips, weights=evaluation.lpips_weights, heads=evaluation.lpips_heads)
+
+
 def score(
-  eval_step: Any, params: Params, batches: Iterator[Batch], placement: parallel.Placement
+  eval_step: Any,
+  params: Params,
+  batches: Iterator[Batch],
+  placement: parallel.Placement,
+  frozen: steps.Frozen = steps.NOTHING,
 ) -> dict[str, float]:
   """Means of the per-example metrics over all examples of a split, in float64, and the number of active units."""
   means: dict[str, metrics.Mean] = {}
   active = metrics.ActiveUnits()
   for batch in batches:
     mask = np.asarray(batch["mask"])
-    out = jax.device_get(eval_step(params, jax.device_put(batch, placement.batch)))
+    out = jax.device_get(eval_step(params, jax.device_put(batch, placement.batch), frozen))
     active = active.update(out.pop("posterior_mean"), mask)
     for name, values in out.items():
       means[name] = means.get(name, metrics.Mean()).update(values, mask)
@@ -201,6 +216,10 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
 
   # Compiled functions.
   objective = make_objective(config.objective)
+  frozen = jax.device_put(
+    steps.Frozen(load_perceptual(config.objective), load_scoring_network(config.evaluation)),
+    placement.replicated,
+  )
   train_step = steps.make_train_step(
     model,
     objective,
@@ -214,15 +233,22 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   train_call = parallel.jit_train_call(steps.make_train_call(train_step), placement)
   eval_prepare = make_prepare(data, training=False)
   samples = config.objective.samples if config.objective.name == "iwae" else 0
+  final = config.objective.copy_and_resolve_references()
+  final.beta_schedule = (
+    "constant"  # validation losses of all steps compare: at the weights of the schedule's end
+  )
   eval_step = parallel.jit_eval_step(
-    steps.make_eval_step(model, eval_prepare, root=eval_key, iwae_samples=samples), placement
+    steps.make_eval_step(
+      model, eval_prepare, root=eval_key, iwae_samples=samples, objective=make_objective(final)
+    ),
+    placement,
   )
   draw = draw_pictures(model, config, eval_prepare, first)
   meta = {"config": config.to_dict(), "image_shape": list(shape), "input_shape": list(encoder_shape)}
 
   def evaluate(writers: Writers, step: int, params: Params, started: float) -> float:
     stream = pipeline.batches(data, held_out.source, batch_size=eval_size, training=False)
-    scores = score(eval_step, params, stream, placement)
+    scores = score(eval_step, params, stream, placement, frozen)
     writers.scalars(step, "validation", scores, time.monotonic() - started)
     seen, reconstructions, generated = draw(params)
     writers.image(
@@ -231,7 +257,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
       pictures.compare(pictures.beside(seen, shape), reconstructions, labels=("input", "reconstruction")),
     )
     writers.image(step, "samples", pictures.grid(generated))
-    return scores["iwae_nll" if samples else "neg_elbo"]
+    return scores["iwae_nll" if samples else "loss"]
 
   # The loop: steps, then log, then evaluate, then save.
   stored = jax.device_put(split.arrays if split.arrays is not None else {}, placement.replicated)
@@ -240,7 +266,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   with checkpoints, Writers(workdir, step, t.steps, t.batch_size) as writers:
     window: list[steps.Metrics] = []
     for batches in train_batches(config, split, step, sizes, placement):
-      train_state, got = train_call(train_state, stored, batches)
+      train_state, got = train_call(train_state, stored, batches, frozen)
       if window:  # one call ahead of the device, no more: speed and memory stay known
         jax.block_until_ready(window[-1])
       window.append(got)

@@ -12,6 +12,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vae_jax.errors import UserError
+from vae_jax.training.steps import NOTHING
 
 
 class Placement(NamedTuple):
@@ -38,17 +39,19 @@ def make_placement(batch_size: int, devices: Any = None) -> Placement:
 
 
 def jit_train_call(call: Callable, placement: Placement) -> Callable:
-  """Compiles `call(state, stored, batches)`: the state is donated, state and metrics come back replicated."""
+  """Compiles `call(state, stored, batches, frozen=Frozen())`. The state is donated; all comes back replicated."""
   p = placement
-  return jax.jit(
+  compiled = jax.jit(
     call,
-    in_shardings=(p.replicated, p.replicated, p.batches),
+    in_shardings=(p.replicated, p.replicated, p.batches, p.replicated),
     out_shardings=(p.replicated, p.replicated),
     donate_argnums=(0,),
   )
+  return lambda state, stored, batches, frozen=NOTHING: compiled(state, stored, batches, frozen)
 
 
 def jit_eval_step(step: Callable, placement: Placement) -> Callable:
-  """Compiles `step(params, batch)`; per-example results come back replicated."""
+  """Compiles `step(params, batch, frozen=Frozen())`; per-example results come back replicated."""
   p = placement
-  return jax.jit(step, in_shardings=(p.replicated, p.batch), out_shardings=p.replicated)
+  compiled = jax.jit(step, in_shardings=(p.replicated, p.batch, p.replicated), out_shardings=p.replicated)
+  return lambda params, batch, frozen=NOTHING: compiled(params, batch, frozen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,10 @@ from vae_jax.distributions import (
   streaming_logsumexp_update,
   streaming_logsumexp_value,
 )
+from vae_jax.metrics.structure import WINDOW
 from vae_jax.models.vae import VAE
-from vae_jax.objectives import Objective
+from vae_jax.objectives import Objective, Perceptual
+from vae_jax.perceptual import LPIPS
 from vae_jax.training.state import TrainState
 from vae_jax.types import Array, ArrayLike, Batch, Key, Params
 
@@ -24,6 +26,19 @@ Prepare = Callable[[Key, Batch], Batch]
 Metrics = dict[str, Array]
 
 PREPARE_STREAM, MODEL_STREAM = 0, 1
+
+
+class Frozen(NamedTuple):
+  """Networks that are never trained: arguments of a step, not part of the state, a checkpoint or the compiled program.
+
+  perceptual: of the objective; lpips: of the scores.
+  """
+
+  perceptual: Perceptual = None
+  lpips: LPIPS | None = None
+
+
+NOTHING = Frozen()
 
 
 def example_keys(key: Key, stream: int, ids: Array) -> Key:
@@ -53,23 +68,25 @@ def make_train_step(
   samples: int,
   ema_decay: float,
   root: Key,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """`train_step(state, batch) -> (state, metrics)`, pure. The batch is uint8 as from the pipeline.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """`train_step(state, batch, frozen=Frozen()) -> (state, metrics)`, pure. The batch is uint8 as from the pipeline.
 
   Loss and gradients are means over the batch. A step whose loss or gradient norm is not finite changes nothing but
   `step` and the counters. metrics: float32 scalars: loss, the objective's parts, gradient_norm, learning_rate, skipped.
   """
 
-  def loss_fn(params: Params, batch: Batch, keys: Key, step: Array) -> tuple[Array, Metrics]:
+  def loss_fn(params: Params, batch: Batch, keys: Key, step: Array, frozen: Frozen) -> tuple[Array, Metrics]:
     output: Any = model.apply({"params": params}, batch["image"], keys, batch.get("degraded"), samples)
-    loss, parts = objective(output, step)
+    loss, parts = objective(output, step, batch["image"], frozen.perceptual)
     return loss.mean(), {name: part.mean() for name, part in parts.items()}
 
-  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+  def train_step(state: TrainState, batch: Batch, frozen: Frozen = NOTHING) -> tuple[TrainState, Metrics]:
     key, places = jax.random.fold_in(root, state.step), jnp.arange(batch["image"].shape[0])
     batch = prepare(example_keys(key, PREPARE_STREAM, places), batch)
     keys = example_keys(key, MODEL_STREAM, places)
-    (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, keys, state.step)
+    (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      state.params, batch, keys, state.step, frozen
+    )
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
@@ -98,19 +115,21 @@ def make_train_step(
 
 
 def make_train_call(
-  train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-) -> Callable[[TrainState, Batch, Batch], tuple[TrainState, Metrics]]:
-  """Many steps in one dispatch: `call(state, stored, batches)` scans over the leading axis of `batches`.
+  train_step: Callable[..., tuple[TrainState, Metrics]],
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """Many steps in one dispatch: `call(state, stored, batches, frozen=Frozen())` scans over axis 0 of `batches`.
 
   stored: the whole split on the device ("image" [n, h, w, c], ...), from which each step gathers its batch by
   `batches["index"]` [steps, b]; or an empty dict, where `batches` holds the images themselves [steps, b, h, w, c].
   metrics have a leading axis of steps.
   """
 
-  def call(state: TrainState, stored: Batch, batches: Batch) -> tuple[TrainState, Metrics]:
+  def call(
+    state: TrainState, stored: Batch, batches: Batch, frozen: Frozen = NOTHING
+  ) -> tuple[TrainState, Metrics]:
     def body(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
       gathered: Any = jax.tree.map(lambda values: values[batch["index"]], stored)
-      return train_step(state, {**gathered, **batch})
+      return train_step(state, {**gathered, **batch}, frozen)
 
     return jax.lax.scan(body, state, batches)
 
@@ -118,18 +137,25 @@ def make_train_call(
 
 
 def make_eval_step(
-  model: VAE, prepare: Prepare, *, root: Key, iwae_samples: int = 0, chunk: int = 10
-) -> Callable[[Params, Batch], Metrics]:
-  """`eval_step(params, batch)` -> per-example metrics, float32 [b]; the caller masks and averages.
+  model: VAE,
+  prepare: Prepare,
+  *,
+  root: Key,
+  iwae_samples: int = 0,
+  chunk: int = 10,
+  objective: Objective | None = None,
+) -> Callable[..., Metrics]:
+  """`eval_step(params, batch, frozen=Frozen())` -> per-example metrics, float32 [b]; the caller masks and averages.
 
-  Always: distortion and rate (one posterior sample), neg_elbo, mse and psnr (dB) of the reconstruction, and
-  posterior_mean [b, d].
-  With iwae_samples = K > 0 also iwae_nll, -log (1/K) sum_k w_k, in memory independent of K: `chunk` samples at a time.
+  Always: distortion and rate (one posterior sample), neg_elbo, mse, psnr (dB) and ssim (from 11 x 11 pixels) of the
+  reconstruction, and posterior_mean [b, d]. lpips, where `frozen` has its network.
+  With an objective also its loss and all its parts. With iwae_samples = K > 0 also iwae_nll, -log (1/K) sum_k w_k, in
+  memory independent of K: `chunk` samples at a time.
   What is drawn for an example depends on the root key and its index alone, not on batch size or devices.
   """
   full, rest = divmod(iwae_samples, chunk)
 
-  def eval_step(params: Params, batch: Batch) -> Metrics:
+  def eval_step(params: Params, batch: Batch, frozen: Frozen = NOTHING) -> Metrics:
     ids = jnp.asarray(batch["index"])
     batch = prepare(example_keys(root, PREPARE_STREAM, ids), batch)
     keys = example_keys(root, MODEL_STREAM, ids)
@@ -148,6 +174,13 @@ def make_eval_step(
       "psnr": metrics.psnr_rgb(output.reconstruction, batch["image"]),
       "posterior_mean": output.posterior_mean,
     }
+    if min(output.reconstruction.shape[1:3]) >= WINDOW:
+      scores["ssim"] = metrics.ssim(output.reconstruction, batch["image"])
+    if frozen.lpips is not None:
+      scores["lpips"] = frozen.lpips(output.reconstruction, jnp.asarray(batch["image"]))
+    if objective is not None:
+      loss, parts = objective(output, jnp.zeros(()), batch["image"], frozen.perceptual)
+      scores |= {"loss": loss} | {name: part for name, part in parts.items() if name not in ("beta", *scores)}
     if iwae_samples:
 
       def add(state, draw, samples):
