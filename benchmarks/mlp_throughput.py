@@ -76,7 +76,11 @@ def jax_trainer(images: np.ndarray, steps_per_call: int):
     root=jax.random.key(0),
   )
   call = parallel.jit_train_call(steps.make_train_call(step), placement)
-  held = [jax.device_put(state.init_state(model, tx, shape, shape, jax.random.key(1)), placement.replicated)]
+  held = [
+    jax.device_put(
+      state.init_state(model, tx, shape, shape, jax.random.key(1), ema=False), placement.replicated
+    )
+  ]
   stored = jax.device_put({"image": images}, placement.replicated)
   draw = np.random.default_rng(0)
 

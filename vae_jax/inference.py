@@ -159,7 +159,7 @@ def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
     step = checkpoints.best()
     if step is None and checkpoints.steps():
       raise UserError(f"{folder}: none of its checkpoints has a score yet; choose the newest or a step")
-  params, meta = checkpoints.restore(step, only="ema")
+  params, meta = checkpoints.restore(step, only=("ema", "params"))
   config = from_json(json.dumps(meta["config"]), str(folder))
   (h, w, c), (low_h, low_w, low_c) = meta["image_shape"], meta["input_shape"]
   return TrainedVAE(config, params, (h, w, c), (low_h, low_w, low_c), meta["step"])

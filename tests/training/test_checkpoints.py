@@ -92,6 +92,8 @@ def test_a_part_alone(written):
   assert_same(plain, jax.tree.map(np.asarray, state.ema_params))
   placed, _ = Checkpoints(written).restore(only="ema_params", like=state.ema_params)
   assert_same(placed, state.ema_params)
+  first, _ = Checkpoints(written).restore(only=("ema", "ema_params"))
+  jax.tree.map(np.testing.assert_array_equal, first, plain)
   step, _ = Checkpoints(written).restore(only="step")
   assert step == 200
   with pytest.raises(UserError, match="no part 'ema'; it has ema_params, opt_state, params, step"):

@@ -404,6 +404,14 @@ def test_colour_images_of_odd_size(tmp_path, overrides):
     assert picture.mode == "RGB"
 
 
+def test_without_a_moving_average_the_parameters_are_scored_and_loaded(data, tmp_path):
+  config = tiny(data, "training.steps=4", "training.ema_decay=0")
+  trained = train(config, tmp_path / "run")
+  assert trained.ema is None and same(trained.averaged, trained.params)
+  assert same(load(tmp_path / "run").params, trained.params)
+  assert same(train(config, tmp_path / "run"), trained)  # restored
+
+
 def test_a_denoiser_of_colour_images(tmp_path):
   (tmp_path / "data").mkdir()
   write(tmp_path / "data", (5, 4, 3), sizes=(9, 3, 3))

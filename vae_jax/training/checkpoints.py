@@ -126,7 +126,9 @@ class Checkpoints:
       raise _not_written(path, error) from error
     self._damaged.discard(step)
 
-  def restore(self, step: int | None = None, like: Any = None, only: str | None = None) -> tuple[Any, dict]:
+  def restore(
+    self, step: int | None = None, like: Any = None, only: str | tuple[str, ...] | None = None
+  ) -> tuple[Any, dict]:
     """Reads one step and checks it against its checksums.
 
     Args:
@@ -135,7 +137,7 @@ class Checkpoints:
         this structure, on the leaves' shardings. None gives numpy arrays in nested dicts, keyed by field
         names and, in tuples, by position ("0", "1"): for a machine with other devices, or without the
         optimiser.
-      only: a part of the state, such as "ema_params"; `like` then describes that part.
+      only: a part of the state, such as "ema", or the first that there is of several; `like` then describes it.
 
     Returns:
       (state, meta): meta as it was saved, and "step", "score" and "format_version".
@@ -153,7 +155,8 @@ class Checkpoints:
       path = self.folder / str(candidate)
       try:
         header = _verify(path)
-        arrays = _read_arrays(path, _select(header["arrays"], only, path))
+        part = _part(header["arrays"], only, path)
+        arrays = _read_arrays(path, _select(header["arrays"], part))
       except _Damaged as reason:
         reasons.append(f"checkpoint {path} is damaged ({reason})")
         self._damaged.add(candidate)
@@ -161,7 +164,7 @@ class Checkpoints:
       for line in reasons:
         self._warn(f"{line}; falling back to step {candidate}")
       meta = header["meta"] | {k: header[k] for k in ("step", "score", "format_version")}
-      return _shape_as(arrays, like, only, path), meta
+      return _shape_as(arrays, like, part, path), meta
     if step is not None:
       others = [s for s in steps if s != step]
       remedy = f"use another step: {_listed(others)}" if others else "train again, or restore a backup"
@@ -328,14 +331,20 @@ def _is_good(path: Path) -> bool:
   return True
 
 
-def _select(arrays: dict[str, list], only: str | None, path: Path) -> dict[str, list]:
+def _part(arrays: dict[str, list], only: str | tuple[str, ...] | None, path: Path) -> str | None:
+  """The first of the parts asked for that the checkpoint has."""
   if only is None:
-    return arrays
-  chosen = {name: x for name, x in arrays.items() if name == only or name.startswith(f"{only}/")}
-  if not chosen:
-    parts = sorted({name.split("/")[0] for name in arrays})
-    raise UserError(f"checkpoint {path} has no part {only!r}; it has {', '.join(parts)}")
-  return chosen
+    return None
+  wanted = (only,) if isinstance(only, str) else only
+  parts = {name.split("/")[0] for name in arrays}
+  found = [name for name in wanted if name in parts]
+  if not found:
+    raise UserError(f"checkpoint {path} has no part {wanted[0]!r}; it has {', '.join(sorted(parts))}")
+  return found[0]
+
+
+def _select(arrays: dict[str, list], part: str | None) -> dict[str, list]:
+  return {n: x for n, x in arrays.items() if part is None or n == part or n.startswith(f"{part}/")}
 
 
 def _read_arrays(path: Path, record: dict[str, list]) -> dict[str, np.ndarray]:

@@ -202,7 +202,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
 
   @jax.jit
   def init() -> state.TrainState:
-    return state.init_state(model, tx, shape, encoder_shape, init_key)
+    return state.init_state(model, tx, shape, encoder_shape, init_key, ema=t.ema_decay > 0)
 
   checkpoints = Checkpoints(workdir / "checkpoints", keep=t.keep)
   if checkpoints.latest() is None:
@@ -288,7 +288,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
         writers.progress(step - len(got["loss"]))  # what is done, not what was sent off
       value = None
       if step % t.eval_every == 0 or last:
-        value = evaluate(writers, step, train_state.ema, started)
+        value = evaluate(writers, step, train_state.averaged, started)
       if step % t.checkpoint_every == 0 or last:
         checkpoints.save(step, train_state, meta=meta, score=value)
   return train_state

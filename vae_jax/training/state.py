@@ -22,17 +22,22 @@ class TrainState:
 
   step: int32, optimiser steps done, skipped ones included; also the position in the data.
   params: what the optimiser moves.
-  ema: moving average of params (params themselves at training.ema_decay = 0); what is scored and sampled.
+  ema: moving average of params; None where training.ema_decay is 0.
   opt_state: of the optax transformation.
   skipped: int32, steps skipped because loss or gradients were not finite; skipped_in_a_row: of these, the latest run.
   """
 
   step: Array
   params: Params
-  ema: Params
+  ema: Params | None
   opt_state: optax.OptState
   skipped: Array
   skipped_in_a_row: Array
+
+  @property
+  def averaged(self) -> Params:
+    """What is scored and sampled: the moving average where there is one."""
+    return self.params if self.ema is None else self.ema
 
 
 def _matrices(params: Params) -> Params:
@@ -83,12 +88,18 @@ def init_params(model: VAE, shape: Shape, degraded_shape: Shape, key: Key) -> Pa
 
 
 def init_state(
-  model: VAE, tx: optax.GradientTransformation, shape: Shape, degraded_shape: Shape, key: Key
+  model: VAE,
+  tx: optax.GradientTransformation,
+  shape: Shape,
+  degraded_shape: Shape,
+  key: Key,
+  ema: bool = True,
 ) -> TrainState:
-  """The state before the first step."""
+  """The state before the first step, with a moving average or without."""
   params = init_params(model, shape, degraded_shape, key)
 
   def zero() -> Array:  # a buffer of its own for each counter: the state is donated, and one buffer only once
     return jnp.zeros((), jnp.int32)
 
-  return TrainState(zero(), params, jax.tree.map(jnp.copy, params), tx.init(params), zero(), zero())
+  averaged = jax.tree.map(jnp.copy, params) if ema else None
+  return TrainState(zero(), params, averaged, tx.init(params), zero(), zero())
