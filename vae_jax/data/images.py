@@ -119,6 +119,8 @@ def decode(data: bytes | str | os.PathLike, channels: int = 0, *, name: str = ""
     raise
   except Exception as error:  # Pillow's plugins raise nearly everything on a damaged file
     reason = " ".join(str(error).split()) or type(error).__name__
+    if "<_io.BytesIO" in reason:
+      reason = "no image format that Pillow knows"
     raise UserError(f"{name}: cannot be decoded as an image ({reason}); remove or replace it") from error
   return to_channels(image, channels)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,6 +13,7 @@ from vae_jax.metrics.fidelity import MSE_FLOOR, mse
 from vae_jax.types import Array, ArrayLike
 
 
+@partial(jax.jit, static_argnames="block")
 def psnr_b(prediction: ArrayLike, target: ArrayLike, block: int = 8) -> Array:
   """PSNR-B, dB per image: -10 log10(MSE + BEF); [..., h, w, c] in [0, 1] -> [...].
 

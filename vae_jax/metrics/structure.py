@@ -30,6 +30,7 @@ LEAST_SIDE = WINDOW << len(SCALE_WEIGHTS) - 1  # the window fits into the coarse
 POWER_FLOOR = 1e-6
 
 
+@functools.partial(jax.jit, static_argnames="crop")
 def ssim(prediction: ArrayLike, target: ArrayLike, crop: int = 0) -> Array:
   """Structural similarity (Wang et al. 2004), in [-1, 1] per image: [..., h, w, c] -> [...].
 
@@ -45,6 +46,7 @@ def ssim(prediction: ArrayLike, target: ArrayLike, crop: int = 0) -> Array:
   return _mean(_ssim_map(shave(prediction, crop, WINDOW), shave(target, crop, WINDOW)))
 
 
+@functools.partial(jax.jit, static_argnames="crop")
 def ssim_y(prediction: ArrayLike, target: ArrayLike, crop: int = 0) -> Array:
   """`ssim` of luma as in papers on super-resolution: [..., h, w, 3 or 1] -> [...].
 
@@ -54,6 +56,7 @@ def ssim_y(prediction: ArrayLike, target: ArrayLike, crop: int = 0) -> Array:
   return ssim(luma(prediction), luma(target), crop)
 
 
+@jax.jit
 def ms_ssim(prediction: ArrayLike, target: ArrayLike) -> Array:
   """Multi-scale structural similarity (Wang et al. 2003, eq. 7), in [0, 1] per image: [..., h, w, c] -> [...].
 

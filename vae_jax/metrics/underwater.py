@@ -22,6 +22,7 @@ XYZ_OF_RGB = np.array(  # sRGB primaries, D65
 WHITE = np.array([0.95047, 1.0, 1.08883], np.float32)  # D65, 2 degrees
 
 
+@jax.jit
 def uiqm(image: ArrayLike) -> Array:
   """Underwater image quality measure, higher is better: 0.0282 uicm + 0.2953 uism + 3.5753 uiconm.
 
@@ -38,6 +39,7 @@ def uiqm(image: ArrayLike) -> Array:
   return 0.0282 * uicm(image) + 0.2953 * uism(image) + 3.5753 * uiconm(image)
 
 
+@jax.jit
 def uicm(image: ArrayLike) -> Array:
   """Colourfulness, -0.0268 |mu| + 0.1586 |sigma| over the opponents R - G and (R + G) / 2 - B in 0..255.
 
@@ -57,6 +59,7 @@ def uicm(image: ArrayLike) -> Array:
   return -0.0268 * cast + 0.1586 * spread
 
 
+@jax.jit
 def uism(image: ArrayLike) -> Array:
   """Sharpness: the EME of each channel's edge map, weighted 0.299, 0.587, 0.114 over R, G, B.
 
@@ -72,6 +75,7 @@ def uism(image: ArrayLike) -> Array:
   return _luma(jnp.moveaxis(jnp.mean(2.0 * jnp.log(top / bottom), axis=(-2, -1)), -1, 0))
 
 
+@jax.jit
 def uiconm(image: ArrayLike) -> Array:
   """Contrast: logAMEE of the luma 0.299 R + 0.587 G + 0.114 B in 0..255, over whole 8 x 8 blocks.
 
@@ -94,6 +98,7 @@ def uiconm(image: ArrayLike) -> Array:
   return -PLIP * jnp.expm1(jnp.mean(jnp.log1p(-entropy / PLIP), axis=(-2, -1)))
 
 
+@jax.jit
 def uciqe(image: ArrayLike) -> Array:
   """Underwater colour image quality, higher is better: 0.4680 sigma_c + 0.2745 con_l + 0.2576 mu_s.
 

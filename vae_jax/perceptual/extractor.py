@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vae_jax.errors import UserError, nearest
 from vae_jax.losses.perceptual import lpips
 from vae_jax.perceptual.inception import InceptionFID
 from vae_jax.perceptual.networks import NETWORKS as _CLASSIFIERS
+from vae_jax.perceptual.preprocessing import check
 from vae_jax.perceptual.weights import load_lpips_heads, load_weights
 from vae_jax.types import Array, ArrayLike
 
@@ -32,6 +34,13 @@ LPIPS_LAYERS = {
   "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
   "squeezenet": ("relu1", "fire3", "fire5", "fire6", "fire7", "fire8", "fire9"),
 }
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _apply(
+  module: nn.Module, variables: Any, images: ArrayLike, value_range: tuple[float, float]
+) -> dict[str, Array]:
+  return module.apply(jax.lax.stop_gradient(variables), images, value_range)  # type: ignore[return-value]
 
 
 @flax.struct.dataclass
@@ -50,7 +59,8 @@ class Extractor:
   source: str = flax.struct.field(pytree_node=False)
 
   def __call__(self, images: ArrayLike, value_range: tuple[float, float] = (0.0, 1.0)) -> dict[str, Array]:
-    return self.module.apply(jax.lax.stop_gradient(self.variables), images, value_range)  # type: ignore[return-value]
+    check(images, value_range)  # inside jit there are no values to check
+    return _apply(self.module, self.variables, images, value_range)
 
 
 @flax.struct.dataclass

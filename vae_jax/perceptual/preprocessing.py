@@ -24,30 +24,35 @@ PREPROCESSING = {
 }
 
 
+def check(images: ArrayLike, value_range: tuple[float, float]) -> None:
+  """Raises UserError unless images are [b, h, w, 1 or 3], floating, and (outside jit) about in `value_range`."""
+  shape, (low, high) = jnp.shape(images), value_range
+  if len(shape) != 4 or shape[-1] not in (1, 3):
+    raise UserError(f"images of shape {shape}: feature networks take [b, h, w, 3], or one grey channel")
+  if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
+    raise UserError(f"images of type {jnp.result_type(images)}: give floats in {value_range}, as uint8 / 255")
+  if not high > low:
+    raise UserError(f"value_range = {value_range} is empty; give (lowest, highest), as in (0.0, 1.0)")
+  if isinstance(images, jax.core.Tracer) or 0 in shape:
+    return
+  least, most = float(images.min()), float(images.max())
+  slack = SLACK * (high - low)
+  if not (least > low - slack and most < high + slack):
+    raise UserError(
+      f"images with values from {least:g} to {most:g} are not in {value_range}; say their value_range"
+    )
+
+
 def preprocess(images: ArrayLike, value_range: tuple[float, float], how: str) -> Array:
   """Images [b, h, w, 1 or 3] in `value_range` -> float32 [b, h, w, 3], normalised as `how` says.
 
   imagenet: minus the mean and over the standard deviation of ImageNet's RGB values (torchvision; LPIPS, whose
   constants for [-1, 1] are the same map). caffe: BGR in 0..255 minus the mean (Keras's VGG and ResNet-50). signed:
-  [-1, 1] (Inception). One grey channel is repeated. Raises UserError for another number of axes or channels, for
-  integers, for an empty range or an unknown name; outside jit also for values that are clearly of another range.
+  [-1, 1] (Inception). One grey channel is repeated. Raises UserError as `check`, and for an unknown name.
   """
-  shape, (low, high) = jnp.shape(images), value_range
-  if len(shape) != 4 or shape[-1] not in (1, 3):
-    raise UserError(f"images of shape {shape}: feature networks take [b, h, w, 3], or one grey channel")
-  if not jnp.issubdtype(jnp.asarray(images).dtype, jnp.floating):
-    raise UserError(
-      f"images of type {jnp.asarray(images).dtype}: give floats in {value_range}, as uint8 / 255"
-    )
-  if not high > low:
-    raise UserError(f"value_range = {value_range} is empty; give (lowest, highest), as in (0.0, 1.0)")
+  check(images, value_range)
   if how not in PREPROCESSING:
     raise UserError(f"preprocessing {how!r} is unknown{nearest(how, PREPROCESSING, what='ways')}")
+  low, high = value_range
   x = (jnp.asarray(images, jnp.float32) - low) / (high - low)
-  if not isinstance(x, jax.core.Tracer) and x.size and not (x.min() > -SLACK and x.max() < 1 + SLACK):
-    raise UserError(
-      f"images with values from {jnp.min(images):g} to {jnp.max(images):g} are not in {value_range}; "
-      "say their value_range"
-    )
-  x = jnp.broadcast_to(x, (*shape[:-1], 3))
-  return PREPROCESSING[how](x)
+  return PREPROCESSING[how](jnp.broadcast_to(x, (*x.shape[:-1], 3)))
