@@ -24,18 +24,18 @@ def get_config() -> ConfigDict:
   config.model.name = "conv_vae"
   config.model.channels = (16, 32)
   config.model.blocks = 0
-  config.model.dense = 256
+  config.model.dense = 512
   config.model.latent_dim = 32
   config.model.likelihood = "bernoulli"
   config.objective.beta_schedule = "linear"
   config.objective.beta_steps = 400
-  config.training.steps = 1500
+  config.training.steps = 4500
   config.training.batch_size = 500
   config.training.optimizer = "muon"
   config.training.learning_rate = 0.02
   config.training.steps_per_call = 10
   config.training.log_every = 50
-  config.training.eval_every = 250
-  config.training.checkpoint_every = 250
+  config.training.eval_every = 500
+  config.training.checkpoint_every = 500
   config.evaluation.samples = 200
   return config

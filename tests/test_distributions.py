@@ -524,3 +524,20 @@ def test_streaming_logsumexp_gradient_is_the_softmax():
   np.testing.assert_allclose(
     jax.grad(value)(terms), scipy.special.softmax(np.asarray(terms, np.float64)), rtol=1e-5
   )
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace", "logistic_mixture"])
+def test_a_mean_image_that_left_the_range_comes_back(name):
+  """By descent on the mean image alone: both sides, and nothing is pushed further out."""
+  p = dist.make_likelihood(name, 1, mixtures=1)
+
+  def loss(params):
+    return jnp.square(p.mean(params, 0.0) - 0.5).sum()
+
+  for start in (3.0, -3.0):
+    params = jnp.full((1, 1, p.channels), start)
+    slope = jax.grad(loss)(params)
+    location = 1 if name == "logistic_mixture" else 0
+    assert np.sign(slope[0, 0, location]) == np.sign(start)
+    outwards = jax.grad(lambda params, start=start: -np.sign(start) * p.mean(params, 0.0).sum())(params)
+    assert (outwards == 0).all()

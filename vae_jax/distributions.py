@@ -8,6 +8,7 @@ image likewise those of its params; every other difference of shape raises Value
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -263,10 +264,10 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
       location = means[i]
       for j in range(i):
         location = location + coefficients[i, j] * centres[j]
-      centres.append(jnp.clip(location, -1.0, 1.0))
+      centres.append(_clip(location, -1.0, 1.0))
     weights = jax.nn.softmax(logits, axis=-1)
     mixed = jnp.stack([jnp.sum(weights * centre, axis=-1) for centre in centres], axis=-1)
-    return jnp.clip(0.5 * mixed + 0.5, 0.0, 1.0)
+    return _clip(0.5 * mixed + 0.5, 0.0, 1.0)
 
   def sample(key, params, log_scale):
     logits, means, scales, coefficients = split(_float32(params))
@@ -325,8 +326,29 @@ def _flat(params: ArrayLike, image: ArrayLike, c: int) -> tuple[Array, Array]:
   return params.reshape(*params.shape[:-3], -1), image.reshape(*image.shape[:-3], -1)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _clip(x: Array, low: float, high: float) -> Array:
+  """x within [low, high], where a gradient still leads back into the range.
+
+  That of jnp.clip is zero outside, so a loss on the mean image alone could never mend a pixel that left the range.
+  """
+  return jnp.clip(x, low, high)
+
+
+def _clip_forward(x: Array, low: float, high: float) -> tuple[Array, Array]:
+  return jnp.clip(x, low, high), x
+
+
+def _clip_backward(low: float, high: float, x: Array, slope: Array) -> tuple[Array]:
+  outwards = ((x > high) & (slope < 0)) | ((x < low) & (slope > 0))  # descent goes against the slope
+  return (jnp.where(outwards, 0.0, slope),)
+
+
+_clip.defvjp(_clip_forward, _clip_backward)
+
+
 def _location_mean(params: ArrayLike, log_scale: ArrayLike | float) -> Array:
-  return jnp.clip(0.5 + _float32(params), 0.0, 1.0)
+  return _clip(0.5 + _float32(params), 0.0, 1.0)
 
 
 def _bounded_log_scale(log_scale: ArrayLike | float) -> Array:
