@@ -1,4 +1,4 @@
-"""A VAE of photographs trained with a perceptual loss against blur, after DFC-VAE (Hou et al. 2017), on the embedded ones.
+"""A VAE of photographs trained with a perceptual loss against blur, after DFC-VAE (Hou et al. 2017).
 
     pip install -e ".[demo,perceptual]"
     python train.py --config configs/photos_dfc.py
@@ -8,8 +8,8 @@
 cost: COST
 figure: FIGURE
 
-The features are those of LPIPS (AlexNet), because VGG at 64x64 costs seven times the VAE itself on a CPU; the score is LPIPS
-on VGG-16, a network that training has not seen. The paper's own mix: `apply_preset(config, "dfc")`.
+The features are those of LPIPS (AlexNet), because VGG at 64x64 costs four times the VAE itself on a CPU; the score is
+LPIPS on VGG-16, a network that training has not seen. The paper's own mix: `apply_preset(config, "dfc")`.
 """
 
 from ml_collections import ConfigDict
