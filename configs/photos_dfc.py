@@ -5,8 +5,9 @@
     python train.py --config configs/photos_dfc.py --workdir runs/photos_pixel --config.objective.perceptual.weight=0 \
       --config.training.steps=10000     # the same VAE without it, for at least as long
 
-cost: COST
-figure: FIGURE
+cost: 15 minutes on one core of a busy 2-core CPU.
+figure: LPIPS of the test tiles 0.657 (VGG-16) and 0.421 (AlexNet, which it was trained on); 0.642 and 0.619 without the
+perceptual loss. The VGG score is no better and the pictures show a pattern that AlexNet likes: see docs/results.md.
 
 The features are those of LPIPS (AlexNet), because VGG at 64x64 costs four times the VAE itself on a CPU; the score is
 LPIPS on VGG-16, a network that training has not seen. The paper's own mix: `apply_preset(config, "dfc")`.
