@@ -12,7 +12,7 @@ from vae_jax.pictures import BACKGROUND, compare, grid, save_png
 
 def test_grid_places_every_image():
   images = np.linspace(0, 1, 5 * 60 * 70, dtype=np.float64).reshape(5, 60, 70, 1)
-  picture = grid(images, columns=3, pad=4)
+  picture = grid(images, columns=3, pad=4, scale=1)
   assert picture.dtype == np.uint8 and picture.shape == (2 * 60 + 3 * 4, 3 * 70 + 4 * 4, 1)
   covered = np.zeros(picture.shape, bool)
   for i in range(5):
@@ -35,20 +35,26 @@ def test_uint8_is_shown_as_it_is():
 
 
 @pytest.mark.parametrize(
-  ("size", "scale"), [((28, 28), 2), ((8, 8), 7), ((32, 20), 2), ((56, 56), 1), ((300, 2), 1)]
+  ("n", "size", "scale"),
+  [
+    (64, (28, 28), 2),  # cells of 56
+    (64, (56, 56), 1),
+    (12, (8, 8), 13),  # 4 x 3 of them; 12 would give 384
+    (2, (32, 20), 10),  # 2 x 1, so 400 wide
+    (1, (28, 28), 15),
+    (1, (401, 2), 1),
+  ],
 )
-def test_small_images_are_enlarged(size, scale):
-  images = np.random.default_rng(0).random((1, *size, 3))
-  picture = grid(images, pad=0)
-  assert picture.shape == (size[0] * scale, size[1] * scale, 3)
-  np.testing.assert_array_equal(
-    picture, np.kron(grid(images, pad=0, scale=1), np.ones((scale, scale, 1), int))
-  )
+def test_small_images_are_enlarged(n, size, scale):
+  images = np.random.default_rng(0).random((n, *size, 3))
+  picture, plain = grid(images, pad=0), grid(images, pad=0, scale=1)
+  assert max(picture.shape) >= 400
+  np.testing.assert_array_equal(picture, np.kron(plain, np.ones((scale, scale, 1), int)))
 
 
 @pytest.mark.parametrize(("n", "columns"), [(1, 1), (2, 2), (7, 3), (8, 4), (10, 5), (64, 8)])
 def test_default_columns(n, columns):
-  assert grid(np.zeros((n, 56, 56, 1)), pad=0).shape[1] == 56 * columns
+  assert grid(np.zeros((n, 56, 56, 1)), pad=0, scale=1).shape[1] == 56 * columns
 
 
 def test_channels():
@@ -82,22 +88,22 @@ def test_bad_input(call, message):
 def test_compare_puts_the_original_above_its_reconstruction():
   rng = np.random.default_rng(0)
   originals, reconstructions = rng.random((2, 5, 60, 60, 1))
-  picture = compare(originals, reconstructions, columns=3, pad=2)
+  picture = compare(originals, reconstructions, columns=3, pad=2, scale=1)
   band = 2 * 62 + 2
   assert picture.shape == (2 * band + 8, 3 * 62 + 2, 1)
   np.testing.assert_array_equal(
-    picture[:band], grid(np.concatenate([originals[:3], reconstructions[:3]]), columns=3)
+    picture[:band], grid(np.concatenate([originals[:3], reconstructions[:3]]), columns=3, scale=1)
   )
   left = 2 * 62 + 2  # two images and their frame; the third place of the second band stays empty
   np.testing.assert_array_equal(
-    picture[band + 8 :, :left], grid(np.concatenate([originals[3:], reconstructions[3:]]), columns=2)
+    picture[band + 8 :, :left], grid(np.concatenate([originals[3:], reconstructions[3:]]), columns=2, scale=1)
   )
   assert (picture[band : band + 8] == BACKGROUND).all() and (picture[band:, left:] == BACKGROUND).all()
 
 
 def test_compare_low_resolution_and_grey_with_large_colour():
   low, high = np.random.default_rng(0).random((2, 30, 30, 1)), np.zeros((2, 60, 60, 3))
-  picture = compare(low, high, pad=0)
+  picture = compare(low, high, pad=0, scale=1)
   assert picture.shape == (120, 120, 3)
   grey = grid(low, columns=2, pad=0, scale=2)
   np.testing.assert_array_equal(picture[:60], np.concatenate([grey] * 3, axis=-1))

@@ -1,9 +1,9 @@
 """Variational autoencoders for images in JAX. Importing the package imports nothing else, not even jax.
 
 import vae_jax
-model = vae_jax.load("runs/digits")    # a trained run: see vae_jax.inference
-from vae_jax import losses, metrics    # pure functions over arrays; need jax only
-from vae_jax import perceptual         # frozen feature networks, LPIPS
+model = vae_jax.load("runs/mnist_vae")    # a trained run: see vae_jax.inference
+from vae_jax import losses, metrics       # pure functions over arrays; need jax only
+from vae_jax import perceptual            # frozen feature networks, LPIPS
 """
 
 import importlib

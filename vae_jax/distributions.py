@@ -36,6 +36,14 @@ def absolute(x: Array) -> Array:
   return x * jnp.sign(x)
 
 
+def safe_sqrt(x: Array) -> Array:
+  """Square root of x >= 0 with gradient 0 at 0; what is below float32's least normal number counts as 0."""
+  zero = (
+    x < jnp.finfo(jnp.float32).tiny
+  )  # so that no slope overflows, whether or not a device knows subnormals
+  return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
+
+
 # --- diagonal Gaussian over the latents ---
 
 
@@ -197,25 +205,33 @@ def gaussian(c: int, sigma: str | float = "learned") -> Likelihood:
   return Likelihood("gaussian", c, log_prob, _location_mean, sample, True, fixed is None, words)
 
 
-def laplace(c: int) -> Likelihood:
-  """Independent Laplace pixels, exp(-|x - mu| / b) / 2b, of location mu = 0.5 + params.
+def laplace(c: int, sigma: str | float = "learned") -> Likelihood:
+  """Independent Laplace pixels, exp(-|x - mu| / b) / 2b, of location mu = 0.5 + params, and one shared b.
 
-  One shared b: exp(log_scale), softly bounded below by 1e-3, trained by the likelihood.
+  sigma, a number: b is fixed, in units of the [0, 1] range. "learned": exp(log_scale), softly bounded below by 1e-3,
+  trained by the likelihood. Raises UserError for anything else.
   """
+  if sigma == "optimal":
+    raise UserError("model.sigma=optimal is of model.likelihood=gaussian; use learned or a positive number")
+  fixed = None if sigma == "learned" else _positive_number(sigma)
+
+  def log_b(log_scale):
+    return _float32(math.log(fixed)) if fixed is not None else _bounded_log_scale(log_scale)
 
   def log_prob(params, image, log_scale):
     params, image = _flat(params, image, c)
     dims = image.shape[-1]
     error = jnp.sum(absolute(image - (0.5 + params)), axis=-1)
-    scale = _bounded_log_scale(log_scale)
+    scale = log_b(log_scale)
     return -error * jnp.exp(-scale) - dims * (scale + math.log(2.0))
 
   def sample(key, params, log_scale):
     centre = 0.5 + _float32(params)
-    noise = jnp.exp(_bounded_log_scale(log_scale)) * jax.random.laplace(key, centre.shape)
+    noise = jnp.exp(log_b(log_scale)) * jax.random.laplace(key, centre.shape)
     return jnp.clip(centre + noise, 0.0, 1.0)
 
-  return Likelihood("laplace", c, log_prob, _location_mean, sample, True, True, "Laplace (scale learned)")
+  words = "Laplace (scale learned)" if fixed is None else f"Laplace (scale {fixed:g})"
+  return Likelihood("laplace", c, log_prob, _location_mean, sample, True, fixed is None, words)
 
 
 def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
@@ -297,7 +313,7 @@ def make_likelihood(name: str, c: int, sigma: str | float = "learned", mixtures:
   makers: dict[str, Callable[[], Likelihood]] = {
     "bernoulli": lambda: bernoulli(c),
     "gaussian": lambda: gaussian(c, sigma),
-    "laplace": lambda: laplace(c),
+    "laplace": lambda: laplace(c, sigma),
     "logistic_mixture": lambda: logistic_mixture(c, mixtures),
   }
   if name not in makers:

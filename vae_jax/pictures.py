@@ -6,18 +6,17 @@ black. Small images are enlarged by an integer factor, each pixel to a square, s
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vae_jax.saving import write_whole
 from vae_jax.types import ArrayLike
 
 BACKGROUND = 40  # grey level between the cells: black and white images both stand out
 TEXT = 200
-MIN_CELL = 56  # pixels
+MIN_CELL, MIN_PICTURE = 56, 400  # pixels of the longer side
 
 
 def grid(
@@ -32,7 +31,8 @@ def grid(
     images: [n, h, w, c], n > 0. c is 1 (grey), 3 (RGB) or 4 (alpha is dropped).
     columns: images a row; near a square by default.
     pad: pixels between cells and around them.
-    scale: enlargement, an integer; by default the least that makes the longer side of a cell 56 pixels.
+    scale: enlargement, an integer; by default the least that makes the longer side of a cell 56 pixels and that of
+      the picture 400.
 
   Returns:
     uint8 [H, W, c] with c 1 or 3.
@@ -40,12 +40,16 @@ def grid(
   Raises:
     ValueError: another number of channels, no images, a scale or a number of columns below 1.
   """
-  cells = _enlarge(_to_uint8(images), scale)
+  cells = _to_uint8(images)
   n, height, width, channels = cells.shape
   columns = min(n, _square(n) if columns is None else columns)
   if columns < 1:
     raise ValueError(f"columns is {columns}; at least 1")
   rows = -(-n // columns)
+  if scale is None:
+    scale = max(-(-MIN_CELL // max(height, width)), -(-MIN_PICTURE // max(rows * height, columns * width)))
+  cells = _enlarge(cells, scale)
+  height, width = cells.shape[1:3]
   step_y, step_x = height + pad, width + pad
   canvas = np.full((rows * step_y + pad, columns * step_x + pad, channels), BACKGROUND, np.uint8)
   for i, cell in enumerate(cells):
@@ -109,18 +113,8 @@ def save_png(path: str | Path, picture: np.ndarray) -> None:
   """Writes uint8 [H, W, 1 or 3] as PNG. The file appears whole or not at all; missing folders are made."""
   from PIL import Image
 
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
   pixels = picture[..., 0] if picture.shape[-1] == 1 else picture
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-  try:
-    with os.fdopen(handle, "wb") as file:
-      Image.fromarray(pixels).save(file, format="PNG")
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
+  write_whole(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
 
 
 def _to_uint8(images: ArrayLike) -> np.ndarray:
@@ -142,9 +136,8 @@ def _to_uint8(images: ArrayLike) -> np.ndarray:
   return np.floor(np.clip(values, 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
 
 
-def _enlarge(images: np.ndarray, scale: int | None) -> np.ndarray:
+def _enlarge(images: np.ndarray, scale: int) -> np.ndarray:
   """Each pixel becomes `scale` x `scale` pixels."""
-  scale = max(1, -(-MIN_CELL // max(images.shape[1:3]))) if scale is None else scale
   if scale < 1:
     raise ValueError(f"scale is {scale}; at least 1")
   return images.repeat(scale, axis=1).repeat(scale, axis=2)

@@ -222,7 +222,7 @@ def test_folder_with_its_own_splits(tmp_path):
   assert source.load_all()["image"].shape == (2, 6, 5, 1)
 
 
-def test_bad_files_are_named_counted_and_limited(tmp_path, caplog):
+def test_bad_files_are_named_once_counted_and_limited(tmp_path, capsys):
   for i in range(5):
     save(tmp_path / f"{i}.png", noise())
   for name in ("bad1.png", "bad2.jpg"):
@@ -230,15 +230,19 @@ def test_bad_files_are_named_counted_and_limited(tmp_path, caplog):
   (tmp_path / "bad3.png").symlink_to(tmp_path / "nowhere")
   with pytest.raises(UserError, match=r"more than data.max_bad=1 .*bad1\.png.*bad2\.jpg"):
     list_splits(config("folder", tmp_path, max_bad=1))
+  assert not capsys.readouterr().err
   assert sum(list_splits(config("folder", tmp_path, max_bad=3)).values()) == 5
-  assert "bad1.png" in caplog.text
-  assert "bad3.png" in caplog.text
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f"{tmp_path}: 3 images skipped: ")
+  assert all(f"{tmp_path / name}: " in line for name in ("bad1.png", "bad2.jpg", "bad3.png"))
+  open_source(config("folder", tmp_path, max_bad=3), "validation")
+  assert not capsys.readouterr().err
   with pytest.raises(UserError, match=r"more than data.max_bad=2"):  # also where it is prepared already
     list_splits(config("folder", tmp_path, max_bad=2))
 
 
 def test_empty_folders(tmp_path):
-  with pytest.raises(UserError, match="no image files"):
+  with pytest.raises(UserError, match=r"no image files.*; set it to one with some$"):
     list_splits(config("folder", tmp_path))
   (tmp_path / "only.png").write_bytes(b"")
   with pytest.raises(UserError, match=r"no image could be decoded.*only\.png"):

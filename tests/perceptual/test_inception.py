@@ -426,6 +426,7 @@ def test_gradients_are_finite(variables):
 
 def test_bfloat16_is_near(variables, images):
   half = _apply(variables, images[:1, :75, :75], dtype=jnp.bfloat16)["pool64"]
+  assert half.dtype == jnp.bfloat16
   _close(half, _apply(variables, images[:1, :75, :75])["pool64"], rtol=0.05)
 
 
@@ -477,7 +478,8 @@ def test_layers_come_in_the_order_asked_for(variables, images):
   [
     ({"layers": ("pool2084",)}, 75, "'pool2084'.*did you mean 'pool2048'"),
     ({"layers": ("relu5_3",)}, 75, "'relu5_3'.*known layers: features768, logits"),
-    ({"layers": ()}, 75, "names no layer.*pool2048"),
+    ({"layers": ()}, 75, r"layers = \(\) is not a tuple of names"),
+    ({"layers": "pool2048"}, 75, "layers = 'pool2048' is not a tuple of names"),
     ({"resize": "tf2"}, 75, "'tf2'.*did you mean 'tf1'"),
     ({"resize": "none"}, 74, "74 x 74.*at least 75 x 75"),
     ({"resize": "bilinear"}, 0, "0 x 0"),

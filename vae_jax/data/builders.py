@@ -99,6 +99,8 @@ def _write(name: str, root: Path, plan: Plan) -> None:
 def prepare(data: ConfigDict) -> Any:
   """The read-only TFDS builder of one of `plans.OWN`, prepared now if it was not before.
 
+  Images that are left out are named on standard error when the data set is prepared.
+
   Its `info.metadata` has "shapes" {split: {feature: [h, w, c], 0 where it varies}} and "skipped", a list of
   the files left out, with the reasons.
 
@@ -128,13 +130,10 @@ def prepare(data: ConfigDict) -> Any:
         raise
     if not (target / "dataset_info.json").is_file():  # TFDS leaves a folder alone that is there already
       raise UserError(f"{target} is there but incomplete; delete this folder and run again")
+    if plan.skipped:
+      print(f"{data.dir}: {len(plan.skipped)} images skipped: {'; '.join(plan.skipped)}", file=sys.stderr)
   with quiet(sys.stderr):
     builder = tfds.builder_from_directory(os.fspath(target))
-  skipped = builder.info.metadata["skipped"]
-  if len(skipped) > data.max_bad:
+  if len(skipped := builder.info.metadata["skipped"]) > data.max_bad:
     raise plans.too_many(skipped, data.max_bad)
-  if skipped:
-    logging.getLogger(__name__).warning(
-      "%s: %d images skipped: %s", data.dir, len(skipped), "; ".join(skipped)
-    )
   return builder

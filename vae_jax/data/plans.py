@@ -184,7 +184,9 @@ def _idx(data: ConfigDict) -> Plan:
 def _folder(data: ConfigDict) -> Path:
   folder = Path(data.dir).expanduser()
   if not data.dir or not folder.is_dir():
-    raise UserError(f"data.dir={data.dir!r} is no folder; set it to the folder that {data.name} shall read")
+    raise UserError(
+      f"data.dir={data.dir!r} is no folder; set it to the one with your data (data.name={data.name})"
+    )
   return folder
 
 
@@ -377,7 +379,10 @@ def digest(data: ConfigDict) -> str:
     records = _folder_records(data) if data.name == "folder" else _paired_records(data)
     paths = [path for some in records.values() for record in some for path in record.files.values()]
     if not paths:
-      raise UserError(f"data.dir={data.dir}: no image files ({' '.join(images.SUFFIXES)}) below this folder")
+      known = " ".join(images.SUFFIXES)
+      raise UserError(
+        f"data.dir={data.dir}: no image files ({known}) below this folder; set it to one with some"
+      )
   words = [str(folder), data.low, data.high] if data.name == "paired_folder" else [str(folder)]
   total = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape"))
   for path in paths:

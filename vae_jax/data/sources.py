@@ -293,7 +293,8 @@ def _npz_splits(data: ConfigDict) -> dict[str, Callable[[], _Full]]:
     files = {"train": path} if path.is_file() else {}
   if not data.dir or not files:
     raise UserError(
-      f"data.dir={data.dir!r}: neither a .npz file nor a folder with train.npz (validation.npz, test.npz)"
+      f"data.dir={data.dir!r} is neither a .npz file nor a folder with train.npz (validation.npz, test.npz); "
+      "docs/data.md says what they hold"
     )
   return {name: functools.partial(_npz_split, file) for name, file in files.items()}
 
@@ -302,9 +303,10 @@ def _npz_split(path: Path) -> _Full:
   """Array "image" uint8 [n, h, w, 1 or 3] or [n, h, w], and maybe "label", integers [n]."""
   try:
     with open(path, "rb") as opened:  # np.load leaves a damaged file open that it opened itself
+      if opened.read(2) != b"PK":
+        raise UserError(f"{path} is no .npz file; save one with numpy.savez(path, image=...)")
+      opened.seek(0)
       file = np.load(opened, allow_pickle=False)
-      if isinstance(file, np.ndarray):
-        raise ValueError("a single array")
       arrays = {key: file[key] for key in ("image", "label") if key in file.files}
       keys = ", ".join(file.files) or "nothing"
   except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:

@@ -4,6 +4,7 @@ Needs jax only. `...` are any leading axes, usually the batch. Inputs of any flo
 Shapes that do not fit raise ValueError: nothing is broadcast silently.
 """
 
+from vae_jax.losses.adversarial import discriminator_hinge_loss, generator_hinge_loss
 from vae_jax.losses.perceptual import (
   PRESETS,
   Preset,
@@ -29,8 +30,10 @@ __all__ = [
   "Preset",
   "absolute_error",
   "bernoulli_nll",
+  "discriminator_hinge_loss",
   "free_bits",
   "gaussian_nll",
+  "generator_hinge_loss",
   "gram",
   "iwae_loss",
   "kl_gaussian",

@@ -1,7 +1,7 @@
 """Distances between the features of two images, and the published mixes that use them. One value per image.
 
-Features are what `vae_jax.perceptual` networks return, or anything shaped like it: {layer: [b, h, w, c]}. Nothing here
-knows a network, so these functions serve any extractor in any JAX library.
+Features are what `vae_jax.perceptual` networks return, or anything shaped like it: {layer: [b, h, w, c]}. The functions
+know no network, so they serve any extractor in any JAX library; `PRESETS` names the networks and layers of papers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from vae_jax.distributions import safe_sqrt
 from vae_jax.errors import UserError, nearest
 from vae_jax.types import Array, ArrayLike
 
@@ -40,14 +41,13 @@ def perceptual_loss(
     raise UserError(
       f"distance {distance!r} is unknown{nearest(distance, ('squared', 'l1'), what='distances')}"
     )
-  total: Array | None = None
+  terms = []
   for weight, a, b in _pairs(features, target_features, weights):
     if unit_channels:
       a, b = normalize_channels(a), normalize_channels(b)
-    term = weight * (jnp.square(a - b) if distance == "squared" else jnp.abs(a - b)).mean(axis=(1, 2, 3))
-    total = term if total is None else total + term
-  assert total is not None
-  return total
+    error = jnp.square(a - b) if distance == "squared" else jnp.abs(a - b)
+    terms.append(weight * error.mean(axis=(1, 2, 3)))
+  return sum(terms[1:], start=terms[0])
 
 
 def lpips(features: Features, target_features: Features, heads: Mapping[str, ArrayLike]) -> Array:
@@ -56,15 +56,13 @@ def lpips(features: Features, target_features: Features, heads: Mapping[str, Arr
   sum over layers of the mean over positions of sum_c head_c (a_c - b_c)^2, with a and b scaled to length 1 at each
   position. `heads`: {layer: the learned weights [c]}. See `vae_jax.perceptual.load_lpips` for the layers.
   """
-  total: Array | None = None
+  terms = []
   for head, a, b in _pairs(features, target_features, heads):
     squares = jnp.square(normalize_channels(a) - normalize_channels(b))
     if jnp.shape(head) != a.shape[-1:]:
       raise ValueError(f"a head of shape {jnp.shape(head)} does not fit features of shape {a.shape}")
-    term = (squares @ jnp.asarray(head, jnp.float32)).mean(axis=(1, 2))
-    total = term if total is None else total + term
-  assert total is not None
-  return total
+    terms.append((squares @ jnp.asarray(head, jnp.float32)).mean(axis=(1, 2)))
+  return sum(terms[1:], start=terms[0])
 
 
 def style_loss(
@@ -75,12 +73,11 @@ def style_loss(
   Heights and widths may differ between the two: a Gram matrix has lost positions. One target (batch of 1) serves
   any number of images.
   """
-  total: Array | None = None
-  for weight, a, b in _pairs(features, target_features, weights, positions=False):
-    term = weight * jnp.square(gram(a) - gram(b)).sum(axis=(1, 2))
-    total = term if total is None else total + term
-  assert total is not None
-  return total
+  terms = [
+    weight * jnp.square(gram(a) - gram(b)).sum(axis=(1, 2))
+    for weight, a, b in _pairs(features, target_features, weights, positions=False)
+  ]
+  return sum(terms[1:], start=terms[0])
 
 
 def gram(features: ArrayLike) -> Array:
@@ -93,10 +90,7 @@ def gram(features: ArrayLike) -> Array:
 def normalize_channels(features: ArrayLike, eps: float = 1e-10) -> Array:
   """Each position's feature vector over (its length + eps), float32. Gradient 0 where the vector is 0."""
   x = jnp.asarray(features, jnp.float32)
-  squares = jnp.square(x).sum(axis=-1, keepdims=True)
-  zero = squares == 0
-  length = jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
-  return x / (length + eps)
+  return x / (safe_sqrt(jnp.square(x).sum(axis=-1, keepdims=True)) + eps)
 
 
 class Preset(NamedTuple):

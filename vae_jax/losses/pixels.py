@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from vae_jax import distributions as dist
+from vae_jax.metrics.fidelity import image_pair
 from vae_jax.types import Array, ArrayLike
 
 
@@ -43,12 +44,14 @@ def logistic_mixture_nll(params: ArrayLike, image: ArrayLike, mixtures: int = 10
 
 def squared_error(prediction: ArrayLike, target: ArrayLike) -> Array:
   """Sum over h, w, c of (prediction - target)^2, in squared units of the images: [..., h, w, c] -> [...]."""
-  return jnp.sum(jnp.square(_difference(prediction, target)), axis=(-3, -2, -1))
+  prediction, target = image_pair(prediction, target)
+  return jnp.sum(jnp.square(prediction - target), axis=(-3, -2, -1))
 
 
 def absolute_error(prediction: ArrayLike, target: ArrayLike) -> Array:
   """Sum over h, w, c of |prediction - target|, in units of the images: [..., h, w, c] -> [...]."""
-  return jnp.sum(dist.absolute(_difference(prediction, target)), axis=(-3, -2, -1))
+  prediction, target = image_pair(prediction, target)
+  return jnp.sum(dist.absolute(prediction - target), axis=(-3, -2, -1))
 
 
 def _nll(
@@ -62,12 +65,3 @@ def _channels(params: ArrayLike, image: ArrayLike) -> int:
   if jnp.ndim(image) < 3 or jnp.shape(params)[:-1] != jnp.shape(image)[:-1]:
     raise ValueError(f"params of shape {jnp.shape(params)} do not fit an image of shape {jnp.shape(image)}")
   return jnp.shape(image)[-1]
-
-
-def _difference(prediction: ArrayLike, target: ArrayLike) -> Array:
-  if jnp.ndim(target) < 3 or jnp.shape(prediction) != jnp.shape(target):
-    raise ValueError(
-      f"prediction of shape {jnp.shape(prediction)} and target of shape {jnp.shape(target)} "
-      "must be equal, [..., h, w, c]"
-    )
-  return jnp.asarray(prediction, jnp.float32) - jnp.asarray(target, jnp.float32)

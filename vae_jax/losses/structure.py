@@ -6,7 +6,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from vae_jax.distributions import absolute
+from vae_jax.distributions import absolute, safe_sqrt
 from vae_jax.errors import UserError, nearest
 from vae_jax.metrics.structure import ms_ssim, ssim
 from vae_jax.types import Array, ArrayLike
@@ -49,6 +49,4 @@ def total_variation(image: ArrayLike, kind: Literal["isotropic", "anisotropic"] 
   across = jnp.diff(image, axis=-2, append=image[..., -1:, :])
   if kind == "anisotropic":
     return jnp.sum(absolute(down) + absolute(across), axis=(-3, -2, -1))
-  squared = jnp.square(down) + jnp.square(across)
-  flat = squared < jnp.finfo(jnp.float32).tiny  # so that no slope of the root overflows
-  return jnp.sum(jnp.where(flat, 0.0, jnp.sqrt(jnp.where(flat, 1.0, squared))), axis=(-3, -2, -1))
+  return jnp.sum(safe_sqrt(jnp.square(down) + jnp.square(across)), axis=(-3, -2, -1))

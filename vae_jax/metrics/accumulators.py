@@ -22,7 +22,7 @@ class Mean:
 
   def update(self, values: ArrayLike, mask: ArrayLike | None = None) -> Mean:
     """With the values [b] added where `mask` [b] is True. ValueError if shapes differ."""
-    kept = _kept(values, mask, ndim=1)
+    kept = kept_rows(values, mask, ndim=1)
     with np.errstate(invalid="ignore"):
       return self.merge(Mean(float(kept.sum()), len(kept)))
 
@@ -51,7 +51,7 @@ class ActiveUnits:
 
   def update(self, posterior_mean: ArrayLike, mask: ArrayLike | None = None) -> ActiveUnits:
     """With posterior means [b, d] added where `mask` [b] is True. ValueError if shapes differ."""
-    kept = _kept(posterior_mean, mask, ndim=2)
+    kept = kept_rows(posterior_mean, mask, ndim=2)
     if not len(kept):
       return self
     with np.errstate(invalid="ignore"):
@@ -82,7 +82,7 @@ class ActiveUnits:
     return int((self.variance > threshold).sum())
 
 
-def _kept(values: ArrayLike, mask: ArrayLike | None, ndim: int) -> np.ndarray:
+def kept_rows(values: ArrayLike, mask: ArrayLike | None, ndim: int) -> np.ndarray:
   """The rows of `values` where `mask` is True, in float64."""
   array = np.asarray(values).astype(np.float64)
   if array.ndim != ndim:

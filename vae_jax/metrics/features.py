@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from vae_jax.errors import UserError
-from vae_jax.metrics.accumulators import _kept
+from vae_jax.metrics.accumulators import kept_rows
+from vae_jax.saving import write_whole
 from vae_jax.types import ArrayLike
 
 INCEPTION = "inception_fid"
@@ -64,7 +63,7 @@ class FeatureStatistics:
 
   def update(self, features: ArrayLike, mask: ArrayLike | None = None) -> FeatureStatistics:
     """With the features [b, d] added where `mask` [b] is True. ValueError if shapes differ."""
-    kept = _kept(features, mask, ndim=2)
+    kept = kept_rows(features, mask, ndim=2)
     if not len(kept):
       return self
     with np.errstate(invalid="ignore", over="ignore"):
@@ -157,16 +156,7 @@ def save_statistics(path: str | Path, statistics: FeatureStatistics) -> None:
   protocol = json.dumps(dataclasses.asdict(statistics.protocol))
   arrays: dict[str, Any] = {"mu": mean, "sigma": covariance, "count": statistics.count, "protocol": protocol}
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-      with os.fdopen(handle, "wb") as file:
-        np.savez(file, **arrays)
-      os.chmod(temporary, 0o644)
-      os.replace(temporary, path)
-    except BaseException:
-      os.unlink(temporary)
-      raise
+    write_whole(path, lambda file: np.savez(file, **arrays))
   except OSError as error:
     raise UserError(
       f"{path}: cannot be written ({error.strerror}); give a file in a folder of yours"
@@ -189,9 +179,10 @@ def load_statistics(
   path = Path(path)
   try:
     with open(path, "rb") as opened:  # np.load leaves a damaged file open that it opened itself
+      if opened.read(2) != b"PK":
+        raise ValueError("it is no zip file")
+      opened.seek(0)
       file = np.load(opened, allow_pickle=False)
-      if isinstance(file, np.ndarray):
-        raise ValueError("a single array")
       arrays = {key: file[key] for key in ("mu", "sigma", "count", "protocol") if key in file.files}
   except Exception as error:  # damaged bytes raise whatever zipfile, zlib and numpy's parser meet first
     reason = " ".join(str(error).split())[:100] or type(error).__name__
@@ -543,7 +534,7 @@ def _kept_with_index(
   values: ArrayLike, index: ArrayLike, mask: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray]:
   """The rows of `values` where `mask` is True, in float64, and their indices, in int64."""
-  kept, indices = _kept(values, mask, ndim=2), np.asarray(index)
+  kept, indices = kept_rows(values, mask, ndim=2), np.asarray(index)
   if indices.shape != np.shape(values)[:1] or indices.dtype.kind not in "iu":
     raise ValueError(
       f"index of shape {indices.shape} and type {indices.dtype} for values of shape {np.shape(values)}"

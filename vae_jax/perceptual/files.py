@@ -99,7 +99,7 @@ def _format(data: bytes) -> tuple[str, Callable[[bytes], dict[str, np.ndarray]]]
   if data[:1] == b"\x80" and LEGACY.to_bytes(10, "little") in data[:32]:
     return "torch", _read_legacy
   if data[:1] == b"\x80" and data[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-    return "pickle", _read_pickle
+    return "pickle", lambda data: _flatten(_unpickle(data, NUMPY))
   if data[8:9] == b"{":
     return "safetensors", _read_safetensors
   if not data:
@@ -189,22 +189,20 @@ def _read_torch(
       raise _Refused(f"has {_quote(name)} compressed, which torch never does; save it again with torch")
   if sum(member.file_size for member in members.values()) > size:
     raise _Refused("declares more bytes than it has; it was tampered with or is damaged")
-  order = _member(archive, members[f"{root}byteorder"]) if f"{root}byteorder" in members else b"little"
-  if order not in (b"little", b"big"):
-    raise ValueError(f"byte order {order[:MAX_NAME]!r}")
-  storages: dict[tuple[str, str], np.ndarray] = {}
+  if f"{root}byteorder" in members and _member(archive, members[f"{root}byteorder"]) != b"little":
+    raise _Refused("is not said to be from a little-endian machine; only such files are read, give another")
+  storages: dict[tuple[str, np.dtype], np.ndarray] = {}
 
   def storage(where: Any) -> np.ndarray:
-    code, key, count = _described(where)
-    if (key, code) not in storages:
-      dtype = np.dtype(code).newbyteorder(">" if order == b"big" else "<")
+    dtype, key, count = _described(where)
+    if (key, dtype) not in storages:
       if f"{root}data/{key}" not in members:
         raise _Refused(f"has no storage {_quote(f'data/{key}')}, which its tensors ask for; fetch it again")
       values = np.frombuffer(_member(archive, members[f"{root}data/{key}"]), dtype)
-      storages[key, code] = _decode(values) if code == BFLOAT16 else values
-    if not 0 <= count <= storages[key, code].size:
+      storages[key, dtype] = _decode(values) if dtype == BFLOAT16 else values
+    if not 0 <= count <= storages[key, dtype].size:
       raise ValueError(f"storage {_quote(key)} has fewer than {count} elements")
-    return storages[key, code][:count]
+    return storages[key, dtype][:count]
 
   return _flatten(_unpickle(_member(archive, members[f"{root}data.pkl"]), TORCH, storage))
 
@@ -217,21 +215,25 @@ def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
   tensors, the keys of their storages), then for each key the number of elements and the elements.
   """
   file = io.BytesIO(data)
-  storages: dict[str, tuple[str, np.ndarray]] = {}
+  storages: dict[str, np.ndarray] = {}
   declared = 0
 
   def storage(where: Any) -> np.ndarray:
     """Elements that are filled in later, since they follow the tensors."""
     nonlocal declared
-    code, key, count = _described(where)
+    dtype, key, count = _described(where)
+    if dtype == BFLOAT16:
+      raise _Refused(
+        "holds bfloat16 in the format of torch before 1.6, which is not read; save it with a newer"
+      )
     if key not in storages:
-      declared += count * np.dtype(code).itemsize
+      declared += count * dtype.itemsize
       if count < 0 or declared > len(data):
         raise ValueError(f"storage {_quote(key)} is declared larger than the file")
-      storages[key] = code, np.zeros(count, "f4" if code == BFLOAT16 else code)
-    if (code, count) != (storages[key][0], storages[key][1].size):
+      storages[key] = np.zeros(count, dtype)
+    if (dtype, count) != (storages[key].dtype, storages[key].size):
       raise ValueError(f"storage {_quote(key)} is described in two ways")
-    return storages[key][1]
+    return storages[key]
 
   if _unpickle(file, {}) != LEGACY or _unpickle(file, {}) != 1001:
     raise _Refused("is in no version of torch's format from before 1.6; it is damaged, fetch it again")
@@ -243,25 +245,17 @@ def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
   if type(keys) is not list or any(type(key) is not str for key in keys) or sorted(keys) != sorted(storages):
     raise ValueError("its storages are not those that its tensors ask for")
   for key in keys:
-    code, values = storages[key]
-    size = values.size * np.dtype(code).itemsize
-    count, block = file.read(8), file.read(size)
-    if count != values.size.to_bytes(8, "little") or len(block) != size:
+    values = storages[key]
+    count, block = file.read(8), file.read(values.nbytes)
+    if count != values.size.to_bytes(8, "little") or len(block) != values.nbytes:
       raise ValueError(f"storage {_quote(key)} has not the {values.size} elements that its tensors ask for")
-    found = np.frombuffer(block, f"<{code}")
-    values[...] = _decode(found) if code == BFLOAT16 else found
+    values[...] = np.frombuffer(block, values.dtype)
   if file.tell() != len(data):
     raise ValueError("bytes follow the last storage")
   return _flatten(tree)
 
 
 # --- pickle -----------------------------------------------------------------------------------------------------------
-
-
-class _Element(NamedTuple):
-  """The type of a storage's elements, as numpy's code."""
-
-  code: str
 
 
 class _Call(NamedTuple):
@@ -280,28 +274,29 @@ class _Shell:
     self.value = self.fill(*self.arguments, *state)
 
 
-def _fill_dtype(code: Any, version: int, order: Any, *rest: Any) -> np.dtype:
+def _fill_dtype(code: Any, _version: int, order: Any, *rest: Any) -> np.dtype:
   if not (re.fullmatch("[fiu][1248]|b1", code) and order in ("<", ">", "|", "=")):
     raise _Refused(f"holds arrays of type {_quote(code)}; only numbers are read")
   return np.dtype(order + code)
 
 
-def _fill_array(version: int, shape: Any, dtype: Any, fortran: Any, data: Any) -> np.ndarray:
+def _fill_array(_version: int, shape: Any, dtype: Any, fortran: Any, data: Any) -> np.ndarray:
   if not (type(dtype) is _Shell and isinstance(dtype.value, np.dtype) and type(data) is bytes):
     raise _Refused("holds arrays of other things than numbers; only numbers are read")
   return _array(data, shape, dtype.value, bool(fortran))
 
 
-def _described(where: Any) -> tuple[str, str, int]:
-  """("storage", type, key, device, number of elements[, what it is a view of]) -> type's code, key, number."""
-  tag, element, key, _, count, *view = where
-  if not (tag == "storage" and isinstance(element, _Element) and type(key) is str and type(count) is int):
+def _described(where: Any) -> tuple[np.dtype, str, int]:
+  """("storage", type, key, device, number of elements[, what it is a view of]) -> type, key, number."""
+  tag, dtype, key, _, count, *view = where
+  # A pickle cannot make a dtype itself: it is one of those in TORCH.
+  if not (tag == "storage" and isinstance(dtype, np.dtype) and type(key) is str and type(count) is int):
     raise ValueError("a tensor's storage is not described as torch does")
   if any(part is not None for part in view):
     raise _Refused(
       f"has storage {_quote(key)} as a view of another, which is not read; save copies: tensor.clone()"
     )
-  return element.code, key, count
+  return dtype, key, count
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> np.ndarray:
@@ -347,18 +342,18 @@ def _ordered(pairs: Any = None) -> dict[str, Any]:
   return ordered
 
 
-BFLOAT16 = "u2"
+BFLOAT16 = np.dtype("<u2")
 TORCH = {
   "collections OrderedDict": _Call(_ordered),
   "torch._utils _rebuild_tensor": _Call(_tensor),
   "torch._utils _rebuild_tensor_v2": _Call(_tensor),
   "torch._utils _rebuild_parameter": _Call(_parameter),
   "torch.nn.parameter Parameter": _Call(_parameter),
-  "torch FloatStorage": _Element("f4"),
-  "torch DoubleStorage": _Element("f8"),
-  "torch HalfStorage": _Element("f2"),
-  "torch BFloat16Storage": _Element(BFLOAT16),
-  "torch LongStorage": _Element("i8"),
+  "torch FloatStorage": np.dtype("<f4"),
+  "torch DoubleStorage": np.dtype("<f8"),
+  "torch HalfStorage": np.dtype("<f2"),
+  "torch BFloat16Storage": BFLOAT16,
+  "torch LongStorage": np.dtype("<i8"),
 }
 NUMPY = {
   "numpy.core.multiarray _reconstruct": _Call(lambda *_: _Shell(_fill_array)),
@@ -373,10 +368,6 @@ _TEXTS = frozenset(
 ) | {"SHORT_BINSTRING"}  # of Python 2
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-def _read_pickle(data: bytes) -> dict[str, np.ndarray]:
-  return _flatten(_unpickle(data, NUMPY))
 
 
 def _unpickle(
@@ -540,7 +531,7 @@ def _keras_name(path: tuple[str, ...], group: Any) -> str:
   """Where Keras puts a weight -> "layer/weight", as "block1_conv1/kernel".
 
   Keras 3's .weights.h5: layers/<class>_<n>/vars/<i>, the layer's name in an attribute of vars. Before, and in whole
-  models: [model_weights/]layer/[...]/layer/kernel:0. Keras 1: layer/layer_W_1:0.
+  models: [model_weights/]layer/[...]/layer/kernel:0.
   """
   if len(path) > 2 and path[-2] == "vars":
     names = {1: ("kernel",), 2: ("kernel", "bias"), 4: ("gamma", "beta", "moving_mean", "moving_variance")}
@@ -548,13 +539,7 @@ def _keras_name(path: tuple[str, ...], group: Any) -> str:
     layer, index = group.attrs.get("name", path[-3]), path[-1]
     weight = weights[int(index)] if index.isdecimal() and int(index) < len(weights) else index
     return f"{str(layer)[:MAX_NAME]}/{weight}"
-  weight = path[-1].split(":")[0]
-  if len(path) == 1:
-    return weight
-  if weight.startswith(f"{path[-2]}_"):
-    weight = re.sub(r"_\d+$", "", weight.removeprefix(f"{path[-2]}_"))
-    weight = {"W": "kernel", "b": "bias"}.get(weight, weight)
-  return f"{path[-2]}/{weight}"
+  return "/".join((*path[-2:-1], path[-1].split(":")[0]))
 
 
 # --- safetensors ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from vae_jax.errors import UserError, nearest
 from vae_jax.models.blocks import im2col_conv
+from vae_jax.perceptual.networks import check_layers
 from vae_jax.perceptual.preprocessing import preprocess
 from vae_jax.types import Array, ArrayLike
 
@@ -238,13 +239,7 @@ class InceptionFID(nn.Module):
 
   @nn.compact
   def __call__(self, images: ArrayLike, value_range: tuple[float, float] = (0.0, 1.0)) -> dict[str, Array]:
-    for layer in self.layers:
-      if layer not in LAYERS:
-        raise UserError(
-          f"layer {layer!r} is not one of inception_fid's{nearest(layer, LAYERS, what='layers')}"
-        )
-    if not self.layers:
-      raise UserError(f"layers = {self.layers} names no layer of inception_fid; known: {', '.join(LAYERS)}")
+    check_layers(self.layers, LAYERS, "inception_fid")
     if self.resize not in RESIZES:
       raise UserError(f"resize {self.resize!r} is unknown{nearest(self.resize, RESIZES, what='ways')}")
     x = preprocess(images, value_range, self.preprocessing)

@@ -7,7 +7,7 @@ its stored statistics. Nothing here holds weights: pass those of `vae_jax.percep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,15 @@ from vae_jax.types import Array, ArrayLike
 
 class _TooSmall(Exception):
   """A window is larger than what it slides over."""
+
+
+def check_layers(layers: Sequence[str], known: Sequence[str], network: str) -> None:
+  """Raises UserError unless `layers` is a tuple or list of names, one or more, that are all `known` to the network."""
+  if isinstance(layers, str) or not layers:
+    raise UserError(f"layers = {layers!r} is not a tuple of names; give one, as in ({known[-1]!r},)")
+  for layer in layers:
+    if layer not in known:
+      raise UserError(f"layer {layer!r} is unknown to {network}{nearest(layer, known, what='layers')}")
 
 
 def _max_pool(x: Array, size: int, stride: int, padding: int = 0, ceil: bool = False) -> Array:
@@ -65,13 +74,7 @@ class FeatureNetwork(nn.Module):
     Raises UserError for an unknown tap, for images too small for the deepest tap, and as `preprocess` does.
     """
     known = self.taps()
-    if isinstance(self.layers, str) or not self.layers:
-      raise UserError(f"layers = {self.layers!r} is not a tuple of names; give one, as in ({known[-1]!r},)")
-    for name in self.layers:
-      if name not in known:
-        raise UserError(
-          f"layer {name!r} is unknown to {type(self).__name__}{nearest(name, known, what='layers')}"
-        )
+    check_layers(self.layers, known, type(self).__name__)
     deepest = max(self.layers, key=known.index)
     x = preprocess(images, value_range, self.preprocessing).astype(self.dtype)
     found: dict[str, Array] = {}

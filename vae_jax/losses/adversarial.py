@@ -1,0 +1,33 @@
+"""The hinge losses of a discriminator and of what it judges (Lim & Ye 2017, arXiv:1705.02894). One value per image.
+
+Logits are a discriminator's, [b, ...], > 0 for real; where it judges patches, losses are means over them.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from vae_jax.types import Array, ArrayLike
+
+
+def discriminator_hinge_loss(real: ArrayLike, fake: ArrayLike) -> Array:
+  """mean max(0, 1 - real) + mean max(0, 1 + fake): logits [b, ...] of real images and of others -> float32 [b].
+
+  0 where all are told apart with a margin of 1; 2 at logits of 0. Raises ValueError where the shapes differ.
+  """
+  if jnp.shape(real) != jnp.shape(fake):
+    raise ValueError(f"logits of shapes {jnp.shape(real)} and {jnp.shape(fake)} differ")
+  return _mean(jnp.maximum(1.0 - _float32(real), 0.0)) + _mean(jnp.maximum(1.0 + _float32(fake), 0.0))
+
+
+def generator_hinge_loss(fake: ArrayLike) -> Array:
+  """-mean fake: logits [b, ...] of images that are to be taken for real -> float32 [b]. Not bounded below."""
+  return -_mean(_float32(fake))
+
+
+def _float32(logits: ArrayLike) -> Array:
+  return jnp.asarray(logits, jnp.float32)
+
+
+def _mean(values: Array) -> Array:
+  return values.mean(axis=tuple(range(1, values.ndim)))
