@@ -1,7 +1,8 @@
-"""Scores, samples, reconstructs, interpolates with a trained run: `python evaluate.py --workdir DIR [--mode MODE]`."""
+"""Scores, samples, reconstructs, restores with a trained run: `python evaluate.py --workdir DIR [--mode MODE]`."""
+
+from pathlib import Path
 
 from vae_jax import cli
-from vae_jax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -9,14 +10,37 @@ def main(argv: list[str] | None = None) -> None:
   import jax  # after parsing, so that --help and mistakes are answered at once
 
   from vae_jax import evaluation, inference, pictures
+  from vae_jax.benchmark import table
 
-  model = inference.load(args.workdir, args.checkpoint)
+  model = inference.load(args.model, args.checkpoint)
+  if args.data_dir:
+    model.config.data.dir = args.data_dir
+  if args.lpips:
+    model.config.evaluation.lpips = args.lpips
   if args.mode == "score":
     scores = evaluation.evaluate(
-      model, args.workdir, args.split, samples=args.samples, batch_size=args.batch_size, seed=args.seed
+      model, args.folder, args.split, samples=args.samples, batch_size=args.batch_size, seed=args.seed
     )
     print(evaluation.summary(scores))
-    print(f"wrote {args.workdir / 'evaluation'}/metrics.json, reconstructions.png, samples.png")
+    print(f"wrote {args.folder}/metrics.json, reconstructions.png, samples.png")
+    return
+  how = {"samples": args.samples, "seed": args.seed, "tile": args.tile, "ensemble": args.ensemble}
+  if args.mode == "restore":
+    output = args.output or args.folder / "restored"
+    report = evaluation.restore_photographs(model, args.input, output, **how)
+    for path in report.written:
+      print(f"wrote {path}")
+    report.check()
+    return
+  if args.mode == "benchmark":
+    output = Path(args.output or args.folder / "benchmark.json")
+    scores = evaluation.benchmark_folder(model, args.input[0], output, limit=args.num or 0, **how)
+    print(f"{table(scores)}\nwrote {output} and {output.with_suffix('.png').name}")
+    return
+  if args.mode == "export":
+    output = args.output or args.folder / "export"
+    inference.export(model, output)
+    print(f"wrote {output}: load it with vae_jax.load({str(output)!r})")
     return
   if args.mode == "sample":
     picture = pictures.grid(model.sample(jax.random.key(args.seed), args.num, args.temperature))
@@ -27,11 +51,8 @@ def main(argv: list[str] | None = None) -> None:
   else:
     ends = evaluation.inputs(model, args.input, args.split, 2 * args.num, args.seed)
     picture = evaluation.interpolations(model, ends, args.method)
-  output = args.output or args.workdir / "evaluation" / f"{args.mode}.png"
-  try:
-    pictures.save_png(output, picture)
-  except OSError as error:
-    raise UserError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
+  output = args.output or args.folder / f"{args.mode}.png"
+  pictures.save_png(output, picture)
   print(f"wrote {output}")
 
 

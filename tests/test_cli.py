@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from vae_jax import cli
+from vae_jax import cli, pretrained
 from vae_jax.config import KEYS, apply_overrides, base_config, to_json
 from vae_jax.errors import UserError
 
@@ -75,6 +76,8 @@ def test_train_reads_sys_argv(monkeypatch):
     ("--work_dir=x", "unknown flag '--work_dir'; did you mean '--workdir'?"),
     ("--conf configs/tiny.py", "unknown flag '--conf'"),
     ("--training.steps=3", "did you mean '--config.training.steps'?"),
+    ("--latent_dim=3", "did you mean '--config.model.latent_dim'?"),
+    ("--learning-rate 1", "did you mean '--config.training.learning_rate'?"),
     ("-q", "unknown flag '-q'"),
     ("training.steps=3", "unexpected argument 'training.steps=3'"),
     ("--workdir", "argument --workdir: expected one argument"),
@@ -108,7 +111,8 @@ def test_train_help_shows_the_config(capsys):
 
 def test_evaluate_defaults_come_from_the_run(workdir):
   args = cli.parse_evaluate(["--workdir", str(workdir)])
-  assert (args.mode, args.workdir, args.checkpoint, args.method) == ("score", workdir, "newest", "spherical")
+  assert (args.mode, args.model, args.checkpoint, args.method) == ("score", workdir, "newest", "spherical")
+  assert args.folder == workdir / "evaluation" and args.config.evaluation.samples == 9
   assert (args.samples, args.batch_size, args.split, args.num, args.seed) == (9, 256, "test", 64, 0)
   assert args.temperature == 1.0 and args.output is None and args.input is None
   assert cli.parse_evaluate(["--workdir", str(workdir), "--mode", "interpolate"]).num == 8
@@ -119,21 +123,81 @@ def test_evaluate_flags(workdir):
     return cli.parse_evaluate(["--workdir", "runs/a", *text.split()])
 
   args = parse("--mode sample --num 3 --temperature 0 --seed 5 --output x.png")
-  assert (args.num, args.temperature, args.seed, args.output) == (3, 0.0, 5, Path("x.png"))
+  assert (args.num, args.temperature, args.seed, args.output) == (3, 0.0, 5, "x.png")
   args = parse("--samples 0 --split train[:10] --batch_size 2 --checkpoint 0")
   assert (args.samples, args.split, args.batch_size, args.checkpoint) == (0, "train[:10]", 2, 0)
   args = parse("--mode reconstruct --input configs runs --checkpoint best")
   assert args.input == [Path("configs"), Path("runs")] and args.checkpoint == "best"
   assert parse("--mode interpolate --method linear --input configs").method == "linear"
+  args = parse("--mode restore --input configs runs --samples 3 --tile 16 --ensemble --output x --data_dir y")
+  assert (args.input, args.samples, args.tile) == ([Path("configs"), Path("runs")], 3, 16)
+  assert (args.ensemble, args.output, args.data_dir, args.lpips) == (True, "x", "y", None)
+  args = parse("--mode restore --input configs/tiny.py --output x.jpg")
+  assert (args.samples, args.tile, args.ensemble, args.output) == (0, 256, False, "x.jpg")
+  args = parse("--mode benchmark --input configs --lpips squeezenet --output x.JSON")
+  assert (args.num, args.samples, args.lpips, args.output) == (None, 0, "squeezenet", "x.JSON")
+  assert parse("--mode benchmark --input configs --num 2 --seed 4").num == 2
+  assert parse("--mode export --output x").output == "x"
+
+
+def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
+  """--pretrained NAME: its config and place, results under evaluation/NAME; mistakes in one line."""
+  monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "models")
+  config = apply_overrides(base_config(), ["evaluation.samples=7"]).to_dict()
+  meta = {"config": config, "image_shape": [4, 4, 1], "input_shape": [4, 4, 1], "step": 1}
+  pretrained.save(tmp_path / "models" / "superres", {"w": np.zeros(2, np.float32)}, meta)
+  args = cli.parse_evaluate(["--pretrained", "superres"])
+  assert (args.model, args.folder) == (tmp_path / "models" / "superres", Path("evaluation/superres"))
+  assert args.samples == 7 and args.config.is_locked
+  parse = cli.parse_evaluate
+  assert "is unknown; did you mean 'superres'?" in _fails(capsys, parse, ["--pretrained", "supperes"])
+  words = ["--pretrained", "superres", "--mode", "export"]
+  assert "models/superres is exported already" in _fails(capsys, parse, words)
+  args = parse(["--workdir", "models/superres"])  # an exported folder is as good as a run
+  assert (args.model, args.folder) == (Path("models/superres"), Path("models/superres/evaluation"))
+  assert args.samples == 7
+  (tmp_path / "models" / "superres" / "config.json").write_text("{}")
+  assert "does not describe a model" in _fails(capsys, parse, words[:2])
 
 
 @pytest.mark.parametrize(
   ("argv", "message"),
   [
-    ("", "--workdir is required: the folder of a trained run; runs here: runs/a"),
+    (
+      "",
+      "--workdir or --pretrained is required: give the folder of a run, or the name of a model; runs here: runs/a",
+    ),
+    ("--workdir runs/a --pretrained x", "--workdir and --pretrained exclude one another"),
+    ("--pretrained nothing_like_it", "--pretrained nothing_like_it is unknown"),
     ("--workdir runs/b", "--workdir runs/b is no run, it has no config.json; runs here: runs/a"),
-    ("--workdir runs/a --mode restore", "invalid choice: 'restore'"),
-    ("--workdir runs/a --mode benchmark", "invalid choice: 'benchmark'"),
+    ("--workdir runs/a --mode restored", "invalid choice: 'restored'"),
+    ("--workdir runs/a --mode restore", "--mode restore needs --input: your image files or folders"),
+    ("--workdir runs/a --mode benchmark", "--mode benchmark needs --input"),
+    (
+      "--workdir runs/a --mode benchmark --input configs runs",
+      "--input configs runs: --mode benchmark takes one",
+    ),
+    ("--workdir runs/a --mode benchmark --input configs/tiny.py", "--mode benchmark takes one folder"),
+    (
+      "--workdir runs/a --mode benchmark --input configs --output x.png",
+      "'x.png' must be the name of a .json",
+    ),
+    ("--workdir runs/a --mode restore --input no", "--input no does not exist"),
+    ("--workdir runs/a --mode restore --input configs --tile 15", "--tile: '15' must be an integer >= 16"),
+    ("--workdir runs/a --mode restore --input configs --lpips vgg16", "--lpips has no use in --mode restore"),
+    ("--workdir runs/a --mode restore --input configs --num 3", "--num has no use in --mode restore"),
+    ("--workdir runs/a --mode restore --input configs --split x", "--split has no use in --mode restore"),
+    (
+      "--workdir runs/a --tile 32",
+      "--tile has no use in --mode score, only in restore or benchmark; leave it out",
+    ),
+    ("--workdir runs/a --ensemble", "--ensemble has no use in --mode score"),
+    ("--workdir runs/a --num 3", "--num has no use in --mode score"),
+    ("--workdir runs/a --lpips resnet", "--lpips: invalid choice: 'resnet'"),
+    ("--workdir runs/a --temperature 1", "--temperature has no use in --mode score, only in sample"),
+    ("--workdir runs/a --mode sample --samples 0", "--samples has no use in --mode sample"),
+    ("--workdir runs/a --mode export --seed 0", "--seed has no use in --mode export"),
+    ("--workdir runs/a --mode reconstruct --method linear", "--method has no use in --mode reconstruct"),
     ("--workdir runs/a --method cubic", "invalid choice: 'cubic'"),
     ("--workdir runs/a --num 0", "--num: '0' must be an integer >= 1"),
     ("--workdir runs/a --num 2.5", "--num: '2.5' must be an integer >= 1"),
@@ -178,7 +242,16 @@ def test_evaluate_help(capsys):
   assert end.value.code == 0
   for flag in ("workdir", "mode", "num", "output", "temperature", "samples", "seed", "split", "batch_size"):
     assert f"--{flag} " in out
-  for flag in ("checkpoint", "method", "input"):
+  for flag in (
+    "checkpoint",
+    "method",
+    "input",
+    "pretrained",
+    "data_dir",
+    "tile",
+    "ensemble",
+    "lpips",
+  ):
     assert f"--{flag} " in out
 
 

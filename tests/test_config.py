@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from vae_jax.config import (
   KEYS,
+  LPIPS_NETWORKS,
   apply_overrides,
   base_config,
   describe,
@@ -183,7 +184,15 @@ def test_what_describe_shows_can_be_given_as_overrides(data):
     (["model.hidden=3,0"], "model.hidden=3,0 must be one or more widths > 0"),
     (["model.channels=-4"], "model.channels=-4 must be"),
     (["model.blocks=-1"], "model.blocks=-1 must be >= 0"),
-    (["model.dense=0"], "model.dense=0 must be > 0"),
+    (["model.dense=-1"], "model.dense=-1 must be >= 0"),
+    (["model.latent_dim=0"], "model.latent_dim=0 must be > 0 for model.name=mlp_vae"),
+    (
+      ["model.likelihood=laplace", "model.sigma=optimal"],
+      "model.sigma=optimal must be learned or a number > 0",
+    ),
+    (["model.name=restoration_vae"], "model.likelihood=bernoulli must be gaussian or laplace"),
+    (["data.rotate=true"], "data.rotate=true needs a square data.size, such as 64,64, not 0,0"),
+    (["data.rotate=true", "data.size=32,48"], "data.rotate=true needs a square data.size"),
     (["model.activation=Relu"], "model.activation=Relu must be relu | tanh"),
     (["model.likelihood=poisson"], "model.likelihood=poisson must be bernoulli"),
     (["model.sigma=-1"], "model.sigma=-1 must be learned | optimal | a number > 0"),
@@ -204,6 +213,21 @@ def test_what_describe_shows_can_be_given_as_overrides(data):
     (["objective.free_bits=-1"], "objective.free_bits=-1.0 must be >= 0"),
     (["objective.alpha=-1"], "objective.alpha=-1.0 must be >= 0"),
     (["objective.vae_weight=-1"], "objective.vae_weight=-1.0 must be >= 0"),
+    (["objective.perceptual.layer_weights=1,x"], "layer_weights=1,x must be comma-separated numbers"),
+    (["objective.perceptual.layer_weights=inf"], "layer_weights=inf must be comma-separated numbers"),
+    (
+      ["objective.perceptual.layer_weights=1,2", "objective.perceptual.weight=1"],
+      "layer_weights=1,2 has 2 numbers for 1 layers (relu3_3)",
+    ),
+    (
+      [
+        "objective.perceptual.weight=1",
+        "objective.perceptual.network=vgg19",
+        "objective.perceptual.distance=lpips",
+      ],
+      "objective.perceptual.network=vgg19 has no LPIPS heads; give one of alexnet, vgg16, squeezenet",
+    ),
+    (["evaluation.lpips=vgg19"], "evaluation.lpips=vgg19 must be none | alexnet | vgg16 | squeezenet"),
     *(
       ([f"training.{k}=0"], f"training.{k}=0 must be > 0") for k in ("steps", "batch_size", "steps_per_call")
     ),
@@ -347,7 +371,7 @@ def test_configs_of_this_repository(path, tmp_path, monkeypatch):
 
 
 def test_neighbouring_configs_differ_only_in_what_they_say():
-  assert len(CONFIGS) == 9
+  assert CONFIGS
   load = {path.stem: load_config_file(path) for path in CONFIGS}
   burda = load["mnist_vae_burda"]
   assert all(
@@ -442,13 +466,17 @@ def test_choices_are_those_of_the_code():
   from vae_jax.models import MODELS
   from vae_jax.models.blocks import ACTIVATIONS
   from vae_jax.objectives import OBJECTIVES
+  from vae_jax.perceptual import LPIPS_LAYERS, NETWORKS
 
+  assert list(LPIPS_NETWORKS) == list(LPIPS_LAYERS)
   for key, names in {
     "data.degrade.name": DEGRADATIONS,
     "data.binarize": BINARIZE,
     "model.name": MODELS,
     "model.activation": ACTIVATIONS,
     "objective.name": OBJECTIVES,
+    "objective.perceptual.network": [name for name in NETWORKS if name != "inception_fid"],  # for FID alone
+    "evaluation.lpips": ["none", *LPIPS_LAYERS],
   }.items():
     rule = KEYS[key].rule
     assert rule is not None and rule.words.split(" | ") == list(names)

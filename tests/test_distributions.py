@@ -173,6 +173,8 @@ def test_gradients_against_finite_differences(name):
 @pytest.mark.parametrize("sigma", ["learned", "optimal"])
 @pytest.mark.parametrize("name", NAMES)
 def test_values_and_gradients_are_finite_at_extremes(name, sigma):
+  if (name, sigma) == ("laplace", "optimal"):
+    sigma = 0.1  # it has no optimal scale
   likelihood = dist.make_likelihood(name, 3, sigma=sigma, mixtures=2)
   function = jax.jit(jax.value_and_grad(lambda p, x, s: likelihood.log_prob(p, x, s), argnums=(0, 1, 2)))
   image = np.array([[[0.0, 1.0, 0.5019608]]], np.float32)
@@ -204,6 +206,11 @@ def test_make_likelihood_names_what_is_wrong():
   for sigma in ("optimum", "nan", "inf", 0.0, -1.0, None):
     with pytest.raises(UserError, match=r"model\.sigma is .*'learned', 'optimal' or a positive number"):
       dist.make_likelihood("gaussian", 3, sigma=sigma)
+  for sigma in ("optimum", "nan", -1.0):
+    with pytest.raises(UserError, match=r"model\.sigma is .*a positive number"):
+      dist.make_likelihood("laplace", 3, sigma=sigma)
+  with pytest.raises(UserError, match=r"model\.sigma=optimal is of model\.likelihood=gaussian"):
+    dist.make_likelihood("laplace", 3, sigma="optimal")
   with pytest.raises(UserError, match=r"model\.mixtures is 0"):
     dist.make_likelihood("logistic_mixture", 3, mixtures=0)
 
@@ -214,9 +221,8 @@ def test_facts_of_each_likelihood():
   assert {n: l.continuous for n, l in facts.items()} == dict(
     zip(NAMES, [False, True, True, False], strict=True)
   )
-  assert {n: l.has_scale for n, l in facts.items()} == dict(
-    zip(NAMES, [False, False, True, False], strict=True)
-  )
+  assert not any(likelihood.has_scale for likelihood in facts.values())  # a number is given
+  assert [n for n in NAMES if dist.make_likelihood(n, 3).has_scale] == ["gaussian", "laplace"]
   assert [l.name for l in facts.values()] == NAMES
   assert facts["logistic_mixture"].describe == "discretised logistic mixture (5 components, 256 levels)"
   assert facts["gaussian"].describe == "Gaussian (sigma 0.5)"
@@ -289,6 +295,23 @@ def test_gaussian_and_laplace_against_scipy():
   expected = scipy.stats.norm.logpdf(image, location, 0.2).sum((1, 2, 3))
   for sigma in (0.2, "0.2"):
     np.testing.assert_allclose(dist.gaussian(2, sigma).log_prob(params, image, 7.0), expected, rtol=1e-5)
+  expected = scipy.stats.laplace.logpdf(image, location, 0.05).sum((1, 2, 3))
+  for sigma in (0.05, "0.05"):
+    fixed = dist.laplace(2, sigma)
+    np.testing.assert_allclose(fixed.log_prob(params, image, 7.0), expected, rtol=1e-5)
+    assert not fixed.has_scale and fixed.continuous and fixed.describe == "Laplace (scale 0.05)"
+    assert jax.grad(lambda s, fixed=fixed: fixed.log_prob(params, image, s).sum())(1.0) == 0.0
+  assert dist.laplace(2).has_scale and dist.laplace(2).describe == "Laplace (scale learned)"
+
+
+def test_safe_sqrt_is_the_root_with_a_gradient_that_is_finite_everywhere():
+  x = jnp.array([0.0, 1e-45, 1e-39, 1.2e-38, 1e-30, 1e-6, 0.25, 1.0, 2.0, 3e38])
+  normal_range = np.asarray(x) >= np.finfo(np.float32).tiny
+  expected = np.where(normal_range, np.sqrt(np.asarray(x, np.float64)), 0.0)
+  value, slope = jax.jit(jax.vmap(jax.value_and_grad(dist.safe_sqrt)))(x)
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  np.testing.assert_allclose(slope[normal_range], 0.5 / expected[normal_range], rtol=1e-5)
+  assert not np.asarray(slope)[~normal_range].any()
 
 
 @pytest.mark.parametrize(
@@ -300,7 +323,9 @@ def test_scale_never_falls_below_a_thousandth(make, density):
   np.testing.assert_allclose(value, density.logpdf(0.001, 0, 1e-3), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name, sigma", [("gaussian", "learned"), ("gaussian", 0.1), ("laplace", "learned")])
+@pytest.mark.parametrize(
+  "name, sigma", [("gaussian", "learned"), ("gaussian", 0.1), ("laplace", "learned"), ("laplace", 0.1)]
+)
 def test_continuous_samples_have_the_right_spread(name, sigma, key):
   likelihood = dist.make_likelihood(name, 1, sigma=sigma)
   draw = np.asarray(likelihood.sample(key, jnp.zeros((100, 100, 1)), np.log(0.1 - 1e-3))).ravel()

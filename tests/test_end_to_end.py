@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import cli, evaluation, inference
+from vae_jax import cli, evaluation, inference, pretrained
 from vae_jax.config import from_json
 from vae_jax.training.checkpoints import Checkpoints
 
@@ -185,7 +185,7 @@ def test_training_leaves_a_run(place, trained):
 def test_the_same_command_again_trains_no_further(place, trained):
   before = {name: content for name, content in files(trained[0]).items() if "tensorboard" not in name}
   out, err = place.call("train.py", "--workdir", "runs/a", *flags(TINY))
-  assert (out, err) == (trained[1], "")
+  assert (out, err) == (f"runs/a: finished already at step 50 of 50\n{trained[1]}", "")
   after = {name: content for name, content in files(trained[0]).items() if "tensorboard" not in name}
   assert {k: v for k, v in after.items() if not k.startswith("evaluation")} == {
     k: v for k, v in before.items() if not k.startswith("evaluation")
@@ -409,3 +409,132 @@ def test_a_process_that_fails_prints_one_line(place, trained):
   out, err = place.call("train.py", "--workdir", "runs/d", "--config.data.train=train[:0]", status=2)
   assert out == "" and err.startswith("error: ") and err.count("\n") == 1
   assert not (place.folder / "runs" / "d").exists()
+
+
+# --- restoration, from photographs to a model of one's own ---
+
+
+def photograph(height, width, seed):
+  """Smooth patches and edges, uint8 [h, w, 3]."""
+  random = np.random.default_rng(seed)
+  y, x = np.mgrid[:height, :width]
+  waves = [np.sin(x / random.uniform(2, 9) + y / random.uniform(2, 9)) for _ in range(3)]
+  return np.uint8(np.rint(255 * (0.5 + 0.2 * np.stack(waves, -1) + 0.2 * ((x // 9 + y // 7) % 2)[..., None])))
+
+
+RESTORATION = {
+  "data.name": "folder",
+  "data.dir": "photos",
+  "data.train": "train",
+  "data.validation": "train[:2]",
+  "data.test": "train[4:]",
+  "data.size": "16,16",
+  "data.channels": "3",
+  "data.flip": "true",
+  "data.rotate": "true",
+  "data.degrade.name": "bicubic_down",
+  "model.name": "restoration_vae",
+  "model.channels": "4,4",
+  "model.latent_dim": "2",
+  "model.likelihood": "laplace",
+  "training.steps": "4",
+  "training.batch_size": "8",
+  "training.log_every": "2",
+  "training.eval_every": "4",
+  "training.checkpoint_every": "2",
+  "evaluation.batch_size": "8",
+  "evaluation.pictures": "2",
+  "evaluation.samples": "3",
+}
+
+
+def test_restoration_from_photographs_to_an_exported_model(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("VAE_JAX_DATA", str(tmp_path / "cache"))
+  monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "pretrained")
+  (tmp_path / "photos" / "train").mkdir(parents=True)
+  for i in range(6):
+    Image.fromarray(photograph(20 + i, 24, i)).save(tmp_path / "photos" / "train" / f"{i}.png")
+
+  def call(main, *words):
+    main([str(word) for word in words])
+    return capsys.readouterr().out
+
+  words = ("--workdir", "run", *flags(RESTORATION))
+  assert call(TRAIN.main, *words) == "trained: run; next: python evaluate.py --workdir run\n"
+  assert call(TRAIN.main, *words).startswith("run: finished already at step 4 of 4\n")
+
+  # Scores.
+  out = call(EVALUATE.main, "--workdir", "run")
+  scores = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+  assert f"{scores['psnr']:.2f} dB PSNR" in out and "Laplace (scale learned)" in out
+  assert scores["examples"] == 2 and scores["latent_units"] == 4 and scores["iwae_samples"] == 3
+  np.testing.assert_allclose(scores["neg_elbo"], scores["rate"] + scores["distortion"], rtol=1e-6)
+  for name in ("reconstructions", "samples"):
+    picture(tmp_path / "run" / "evaluation" / f"{name}.png")
+  moved = tmp_path / "photos"
+  moved.rename(tmp_path / "elsewhere")
+  call(EVALUATE.main, "--workdir", "run", "--data_dir", "elsewhere", "--samples", 0, "--split", "train[:1]")
+  assert "no folder" in refused(capsys, EVALUATE.main, "--workdir", "run")
+
+  # Photographs: with alpha, and a JPEG.
+  (tmp_path / "own").mkdir()
+  alpha = np.linspace(0, 255, 21 * 17).reshape(21, 17, 1).astype(np.uint8)
+  Image.fromarray(np.concatenate([photograph(21, 17, 7), alpha], -1)).save(tmp_path / "own" / "alpha.png")
+  Image.fromarray(photograph(40, 19, 8)).save(tmp_path / "own" / "photo.jpg", quality=95)
+  out = call(
+    EVALUATE.main, "--workdir", "run", "--mode", "restore", "--input", "own", "--samples", 2, "--tile", 16
+  )
+  folder = tmp_path / "run" / "evaluation" / "restored"
+  names = {
+    f"{n}{k}" for n, e in (("alpha", ".png"), ("photo", ".jpg")) for k in (e, f"_sample01{e}", f"_mean{e}")
+  }
+  assert names <= set(listing(folder)) and len(listing(folder)) == 10
+  assert out.splitlines() == [f"wrote run/evaluation/restored/{name}" for name in map(str, out_names(out))]
+  with Image.open(folder / "alpha.png") as opened:
+    assert opened.mode == "RGBA" and opened.size == (34, 42)
+    restored = np.asarray(opened)
+  assert restored[..., 3].std() > 50
+  with Image.open(folder / "photo.jpg") as opened:
+    assert opened.format == "JPEG" and opened.mode == "RGB" and opened.size == (38, 80)
+    small = np.asarray(opened.resize((19, 40), Image.Resampling.BOX), np.float64)
+  assert np.abs(small - photograph(40, 19, 8)).mean() < 12  # it is that photograph, twice as large
+  assert len({(folder / f"alpha{k}.png").read_bytes() for k in ("", "_sample01", "_sample02", "_mean")}) == 4
+
+  # A benchmark: four steps from bicubic interpolation.
+  words = (
+    "--mode",
+    "benchmark",
+    "--input",
+    "elsewhere/train",
+    "--num",
+    2,
+    "--output",
+    "b.json",
+    "--ensemble",
+  )
+  out = call(EVALUATE.main, "--workdir", "run", *words)
+  found = json.loads((tmp_path / "b.json").read_text())
+  assert found["count"] == 2 and "bicubic" in out and out.endswith("wrote b.json and b.png\n")
+  assert abs(found["mean"]["ours"]["psnr_y"] - found["mean"]["bicubic"]["psnr_y"]) < 3
+  picture(tmp_path / "b.png")
+
+  # A model in one folder, by its name and by its place.
+  call(EVALUATE.main, "--workdir", "run", "--mode", "export", "--output", "pretrained/tiny")
+  words = ("--mode", "restore", "--input", "own/photo.jpg", "--output")
+  call(EVALUATE.main, "--pretrained", "tiny", *words, "again.jpg")
+  call(EVALUATE.main, "--workdir", "pretrained/tiny", *words, "place.jpg")
+  for name in ("again.jpg", "place.jpg"):
+    assert (tmp_path / name).read_bytes() == (folder / "photo.jpg").read_bytes()
+  out = call(EVALUATE.main, "--workdir", "run", "--mode", "export")
+  assert out == "wrote run/evaluation/export: load it with vae_jax.load('run/evaluation/export')\n"
+  assert inference.load("run/evaluation/export").step == 4
+
+  # What such a run cannot do.
+  for mode in ("sample", "interpolate"):
+    err = refused(capsys, EVALUATE.main, "--workdir", "run", "--mode", mode, "--data_dir", "elsewhere")
+    assert "this run restores images and cannot" in err
+
+
+def out_names(out):
+  return [Path(line.removeprefix("wrote ")).name for line in out.splitlines()]

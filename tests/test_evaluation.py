@@ -47,7 +47,7 @@ def make(data, *overrides, input_shape=SHAPE):
   config = apply_overrides(
     base_config(), ["data.name=npz", f"data.dir={data}", "model.hidden=8", "model.latent_dim=3", *overrides]
   )
-  model = build(config.model, SHAPE)
+  model = build(config.model, SHAPE, input_shape=input_shape)
   leaves, tree = jax.tree.flatten(
     jax.eval_shape(lambda key: init_params(model, SHAPE, input_shape, key), jax.random.key(0))
   )
@@ -85,6 +85,10 @@ def test_the_scores_and_what_they_were_measured_on(scores):
   assert scores["iwae_samples"] == 12 and scores["seed"] == 0 and scores["latent_units"] == 3
   assert 0 <= scores["active_units"] <= 3 and isinstance(scores["active_units"], int)
   assert json.loads(json.dumps(scores)) == scores
+
+
+def test_nothing_that_was_not_asked_for_is_scored(scores):
+  assert not {"ssim", "lpips", "lpips_network"} & set(scores)  # images of 5 x 4 have no window of SSIM
 
 
 def test_scores_add_up(scores):
@@ -132,6 +136,23 @@ def test_scores_against_float64_without_any_draw(data):
   bits = scores["neg_elbo"] / (20 * math.log(2)) + 8
   np.testing.assert_allclose([scores["bits_per_dim"], scores["neg_elbo_bits_per_dim"]], bits, rtol=1e-12)
   assert "iwae_nll" not in scores and scores["iwae_samples"] == 0
+
+
+def test_lpips_is_scored_and_named_where_asked_for(data, monkeypatch):
+  """A squared difference in place of the network, whose score is known: `mse`."""
+  distance = jax.tree_util.Partial(lambda a, b: ((a - b) ** 2).mean((1, 2, 3)))
+  monkeypatch.setattr(evaluation, "load_scoring_network", lambda config: distance)
+  scored = evaluation.score_split(make(data, "evaluation.lpips=vgg16"), "test", samples=0, batch_size=64)
+  np.testing.assert_allclose(scored["lpips"], scored["mse"], rtol=1e-6)
+  assert scored["lpips_network"] == "vgg16"
+  assert evaluation.summary(scored | {"ssim": 0.5}).count(f", SSIM 0.5000, LPIPS {scored['lpips']:.4f}") == 1
+
+
+def test_the_scoring_network_is_the_one_that_the_config_names():
+  config = apply_overrides(base_config(), ["evaluation.lpips=squeezenet", "evaluation.lpips_heads=no.pth"])
+  with pytest.raises(UserError, match=r"no\.pth does not exist"):
+    evaluation.load_scoring_network(config.evaluation)
+  assert evaluation.load_scoring_network(base_config().evaluation) is None
 
 
 def test_a_limit_scores_the_first_images(model, scores):
@@ -185,7 +206,7 @@ def test_the_summary_of_a_broken_model_can_be_printed(scores):
 
 
 def test_evaluate_writes_scores_and_pictures(model, scores, tmp_path):
-  got = evaluation.evaluate(model, tmp_path / "run", "test", samples=12, batch_size=64)
+  got = evaluation.evaluate(model, tmp_path / "run" / "evaluation", "test", samples=12, batch_size=64)
   assert_equal_scores(scores, {k: v for k, v in got.items() if k != "seconds"}, rtol=0)
   folder = tmp_path / "run" / "evaluation"
   assert json.loads((folder / "metrics.json").read_text()) == got and got["seconds"] >= 0
@@ -279,6 +300,25 @@ def test_own_images_of_any_size_and_mode(data, tmp_path):
   np.testing.assert_array_equal(both, batch["image"][[3, 0]])
 
 
+def test_own_images_that_are_none_are_named_and_passed_over_in_folders_only(data, tmp_path, capsys):
+  model, folder = make(data), tmp_path / "own"
+  folder.mkdir()
+  for name in ("a.png", "c.png"):
+    Image.fromarray(np.full((9, 9), 99, np.uint8)).save(folder / name)
+  (folder / "b.png").write_bytes(b"no picture")
+  assert len(evaluation.own_images(model, [folder], 10)["image"]) == 2
+  err = capsys.readouterr().err
+  assert err.startswith("skipped: ") and "b.png: cannot be decoded" in err and err.count("\n") == 1
+  with pytest.raises(UserError, match=r"b\.png: cannot be decoded"):
+    evaluation.own_images(model, [folder / "a.png", folder / "b.png"], 10)
+  assert len(evaluation.own_images(model, [folder], 1)["image"]) == 1  # no further than needed
+  assert capsys.readouterr().err == ""
+  for name in ("a.png", "c.png"):
+    (folder / name).unlink()
+  with pytest.raises(UserError, match="no images there"):
+    evaluation.own_images(model, [folder], 4)
+
+
 def test_wrong_own_images_are_refused(data, tmp_path):
   model = make(data)
   (tmp_path / "empty").mkdir()
@@ -292,3 +332,112 @@ def test_wrong_own_images_are_refused(data, tmp_path):
 def test_interpolation_needs_two_images(model):
   with pytest.raises(UserError, match="1 image is too few"):
     evaluation.interpolations(model, evaluation.prepared(model, "test", 1), "linear")
+
+
+# --- restoration ---
+
+RESTORATION = ["model.name=restoration_vae", "model.channels=4,4", "model.likelihood=gaussian"]
+
+
+def doubling(data, *overrides):
+  """It doubles images of any size; was trained on ones of 5 x 4, from 3 x 2."""
+  return make(data, *RESTORATION, "data.degrade.name=bicubic_down", *overrides, input_shape=(3, 2, 1))
+
+
+def test_a_restoration_model_is_scored_alike_in_every_batch_size(data):
+  model = doubling(data)
+  scores = evaluation.score_split(model, "test", samples=3, batch_size=64)
+  other = evaluation.score_split(model, "test", samples=3, batch_size=8)
+  assert_equal_scores(scores, other, rtol=1e-4)
+  assert scores["latent_units"] == 6 and 0 <= scores["active_units"] <= 6 and scores["rate"] > 0
+  batch = evaluation.prepared(model, "test", NUM)
+  errors = (
+    np.asarray(model.restore(batch["degraded"]))[:, :5, :4] - np.asarray(batch["image"], np.float64)
+  ) ** 2
+  np.testing.assert_allclose(scores["mse"], errors.mean(), rtol=1e-4)
+  without = evaluation.score_split(doubling(data, "model.latent_dim=0"), "test", samples=2, batch_size=64)
+  assert without["rate"] == without["active_units"] == without["latent_units"] == 0
+  np.testing.assert_allclose(without["iwae_nll"], without["neg_elbo"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("latents", [3, 0])
+def test_pictures_of_a_restoration_model_of_odd_size(data, tmp_path, latents):
+  """Its images are 6 x 4 where the clean ones are 5 x 4."""
+  model = doubling(data, f"model.latent_dim={latents}", "evaluation.pictures=4")
+  evaluation.evaluate(model, tmp_path, "test", samples=0, batch_size=8)
+  shown = {}
+  for name in ("reconstructions", "samples"):
+    with Image.open(tmp_path / f"{name}.png") as picture:
+      shown[name] = np.asarray(picture)
+      assert shown[name].std() > 0
+  # Rows: input, reconstruction, clean; input, restored and three draws where there are latents.
+  rows = 5 if latents else 2
+  cell = 5 * math.ceil(56 / 5)
+  assert shown["samples"].shape[0] >= rows * cell and shown["reconstructions"].shape[0] >= 3 * cell
+
+
+def test_photographs_are_restored_whole(data, tmp_path):
+  model = doubling(data)
+  photo = np.random.default_rng(0).integers(60, 190, size=(70, 20), dtype=np.uint8)
+  Image.fromarray(photo).save(tmp_path / "in.png")
+  report = evaluation.restore_photographs(
+    model, [tmp_path / "in.png"], tmp_path / "out", samples=2, seed=5, tile=16
+  )
+  names = ["in.png", "in_mean.png", "in_sample01.png", "in_sample02.png", "in_uncertainty.png"]
+  assert sorted(p.name for p in report.written) == names and not report.failed
+  image = photo[..., None].astype(np.float32) / 255
+  got = {}
+  for name in names[:4]:
+    with Image.open(tmp_path / "out" / name) as opened:
+      got[name] = np.asarray(opened, np.float64) / 255
+  np.testing.assert_allclose(got["in.png"], np.asarray(model.restore(image[None]))[0, ..., 0], atol=0.6 / 255)
+  key = jax.random.key(5)
+  for k in range(2):
+    expected = model.restore_image(image, jax.random.fold_in(key, k))[..., 0]
+    np.testing.assert_allclose(got[f"in_sample0{k + 1}.png"], expected, atol=0.6 / 255)
+  assert np.abs(got["in_sample01.png"] - got["in_sample02.png"]).max() > 1 / 255
+  mean = (got["in_sample01.png"] + got["in_sample02.png"]) / 2
+  np.testing.assert_allclose(got["in_mean.png"], mean, atol=1.1 / 255)
+  evaluation.restore_photographs(model, [tmp_path / "in.png"], tmp_path / "e.png", ensemble=True)
+  with Image.open(tmp_path / "e.png") as opened:
+    ensemble = np.asarray(opened, np.float64) / 255
+  np.testing.assert_allclose(ensemble, model.restore_image(image, ensemble=True)[..., 0], atol=0.6 / 255)
+  assert np.abs(ensemble - got["in.png"]).max() > 1 / 255
+
+
+def test_samples_of_a_model_without_latents_are_refused_before_any_work(data, model, tmp_path):
+  Image.fromarray(np.full((20, 20), 99, np.uint8)).save(tmp_path / "in.png")
+  for other in (doubling(data, "model.latent_dim=0"), model):
+    with pytest.raises(UserError, match="no latents to draw"):
+      evaluation.restore_photographs(other, [tmp_path / "in.png"], tmp_path / "out", samples=2)
+    with pytest.raises(UserError, match="no latents to draw"):
+      evaluation.benchmark_folder(other, tmp_path, tmp_path / "out" / "b.json", samples=2)
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_photograph_of_another_size_is_no_work_for_a_plain_vae(model, tmp_path):
+  Image.fromarray(np.full((20, 20), 99, np.uint8)).save(tmp_path / "in.png")
+  report = evaluation.restore_photographs(model, [tmp_path / "in.png"], tmp_path / "out")
+  assert not report.written and "takes [n, 5, 4, 1]" in report.failed[0][1]
+  with pytest.raises(UserError, match="could not be restored: 1"):
+    report.check()
+
+
+def test_a_folder_is_benchmarked(data, tmp_path):
+  model = doubling(data)
+  (tmp_path / "clean").mkdir()
+  random = np.random.default_rng(0)
+  for i in range(3):
+    Image.fromarray(random.integers(0, 256, size=(21, 18 + i), dtype=np.uint8)).save(
+      tmp_path / "clean" / f"{i}.png"
+    )
+  path = tmp_path / "out" / "b.json"
+  scores = evaluation.benchmark_folder(model, tmp_path / "clean", path, limit=2, samples=2, tile=16)
+  assert json.loads(path.read_text()) == json.loads(json.dumps(scores))
+  assert [(s["name"], s["height"], s["width"]) for s in scores["images"]] == [
+    ("0.png", 20, 18),
+    ("1.png", 20, 18),
+  ]
+  assert set(scores["mean"]) == {"ours", "bicubic"} and scores["uncertainty"]["samples"] > 0
+  with Image.open(tmp_path / "out" / "b.png") as sheet:
+    assert np.asarray(sheet).std() > 0

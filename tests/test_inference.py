@@ -301,3 +301,27 @@ def test_the_ways_of_interpolation_differ(model, images):
 def test_wrong_requests_for_interpolation_are_refused(model, images, num, method, others, message):
   with pytest.raises(UserError, match=message):
     model.interpolate(images[:2], images[:others], num, method)
+
+
+# --- a map of latents ---
+
+
+def test_a_map_of_latents_is_drawn_encoded_and_interpolated(images, key):
+  """dense=0: 3 latents at each of 3 x 2 positions; the prior has them all."""
+  config = apply_overrides(
+    base_config(), ["model.name=conv_vae", "model.channels=4", "model.dense=0", "model.latent_dim=3"]
+  )
+  model = TrainedVAE(config, parameters(config, SHAPE, SHAPE, 0), SHAPE, SHAPE, 1)
+  assert model.latents(key, 4).shape == (4, 18) and model.sample(key, 4).shape == (4, *SHAPE)
+  posterior = model.encode(images)
+  assert posterior.mean.shape == posterior.logvar.shape == (6, 18)
+  np.testing.assert_allclose(model.reconstruct(images), model.decode(posterior.mean), rtol=1e-4, atol=1e-6)
+  path = model.interpolate(images[:2], images[2:4], 3)
+  assert path.shape == (2, 3, *SHAPE)
+  np.testing.assert_allclose(path[:, -1], model.reconstruct(images[2:4]), rtol=1e-4, atol=1e-6)
+  with pytest.raises(UserError, match=r"takes \[n, 18\]"):
+    model.decode(np.zeros((2, 3)))
+  other = np.zeros((1, 10, 8, 1), np.uint8)
+  for method in (model.restore, model.reconstruct, model.encode):
+    with pytest.raises(UserError, match=r"takes \[n, 5, 4, 1\]"):
+      method(other)

@@ -7,11 +7,11 @@ import pytest
 import scipy.special
 
 from vae_jax import distributions as dist
-from vae_jax import losses
+from vae_jax import losses, perceptual
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.objectives import beta_at, load_perceptual, make_objective
-from vae_jax.perceptual import Extractor
+from vae_jax.perceptual import LPIPS, Extractor
 from vae_jax.types import VAEOutput
 
 SAMPLES, BATCH, LATENTS = 3, 4, 5
@@ -142,14 +142,17 @@ def pictures(size=(12, 13)):
 
 
 @pytest.mark.parametrize(
-  "name, term",
+  "name, term, size",
   [
-    ("ssim", losses.ssim_loss),
-    ("total_variation", lambda reconstruction, image: losses.total_variation(reconstruction)),
+    ("ssim", losses.ssim_loss, (12, 13)),
+    ("ms_ssim", losses.ms_ssim_loss, (176, 176)),
+    ("total_variation", lambda reconstruction, image: losses.total_variation(reconstruction), (12, 13)),
   ],
 )
-def test_an_image_term_is_added_with_its_weight(name, term):
-  o, image = pictures()
+def test_an_image_term_is_added_with_its_weight(name, term, size):
+  o, image = pictures(size)
+  # noise against other noise has structure of either sign, which MS-SSIM cuts off
+  image = 0.5 * image + 0.5 * o.reconstruction
   plain, _ = objective()(o, 0)
   loss, parts = objective(f"{name}=3")(o, 0, image)
   expected = term(o.reconstruction, image)
@@ -184,6 +187,46 @@ def test_the_perceptual_term_is_the_weighted_distance_of_the_features():
   np.testing.assert_allclose(loss, plain + 7 * expected, rtol=1e-5)
 
 
+def test_channels_are_scaled_where_asked():
+  o, image = pictures((32, 32))
+  made, network = with_perceptual("perceptual.layers=relu1", "perceptual.unit_channels=true")
+  expected = losses.perceptual_loss(network(o.reconstruction), network(image), unit_channels=True)
+  np.testing.assert_allclose(made(o, 0, image, network)[1]["perceptual"], expected, rtol=1e-5)
+
+
+def test_lpips_is_a_term_without_gradient_to_the_image(monkeypatch):
+  """On one layer with a head of ones, since the learned ones are in an optional package."""
+  asked = {}
+
+  def load_lpips(network, **options):
+    asked.update(options, network=network)
+    return LPIPS(perceptual.load(network, ("relu1",), weights="random"), {"relu1": jnp.ones(64)})
+
+  monkeypatch.setattr("vae_jax.objectives.load_lpips", load_lpips)
+  o, image = pictures((32, 32))
+  made, network = with_perceptual("perceptual.distance=lpips", "perceptual.heads=w.pth")
+  assert asked == {"network": "alexnet", "weights": "random", "heads": "w.pth", "dtype": "float32"}
+
+  def loss(reconstruction, image):
+    values, parts = made(o._replace(reconstruction=reconstruction), 0, image, network)
+    return values.sum(), parts["perceptual"]
+
+  (to_reconstruction, to_image), value = jax.grad(loss, (0, 1), has_aux=True)(o.reconstruction, image)
+  np.testing.assert_allclose(value, network(o.reconstruction, image), rtol=1e-5)
+  assert np.abs(to_reconstruction).max() > 0 and (to_image == 0).all()
+
+
+def test_the_digest_and_the_type_reach_the_network(tmp_path):
+  path = tmp_path / "alexnet.npz"
+  np.savez(path, **{"conv1/kernel": np.ones((11, 11, 3, 64), "f4"), "conv1/bias": np.ones(64, "f4")})
+  given = [f"perceptual.weights={path}", "perceptual.layers=relu1", "perceptual.dtype=bfloat16"]
+  _, network = with_perceptual(*given)
+  assert network.module.dtype == jnp.bfloat16
+  with_perceptual(*given, f"perceptual.sha256={network.sha256}")
+  with pytest.raises(UserError, match="has sha256"):
+    with_perceptual(*given, f"perceptual.sha256={'0' * 64}")
+
+
 def test_target_features_are_computed_once_and_have_no_gradient(monkeypatch):
   o, image = pictures((32, 32))
   made, network = with_perceptual()
@@ -204,9 +247,9 @@ def test_rematerialisation_changes_no_gradient():
 
   def slope(*overrides):
     made, network = with_perceptual(*overrides)
-    return jax.jit(jax.grad(lambda r: made(o._replace(reconstruction=r), 0, image, network)[0].sum()))(
-      o.reconstruction
-    )
+    gradient = jax.grad(lambda r: made(o._replace(reconstruction=r), 0, image, network)[0].sum())
+    assert ("remat" in str(jax.make_jaxpr(gradient)(o.reconstruction))) == bool(overrides)
+    return jax.jit(gradient)(o.reconstruction)
 
   np.testing.assert_allclose(slope("perceptual.remat=true"), slope(), rtol=1e-4, atol=1e-6)
 
@@ -226,6 +269,5 @@ def test_nothing_is_loaded_where_the_weight_is_zero():
 )
 def test_a_network_that_cannot_be_had_is_an_error_and_not_another_network(override, fault):
   with pytest.raises(UserError, match=fault) as error:
-    made, network = with_perceptual(override)
-    made(*pictures((32, 32))[:1], 0, pictures((32, 32))[1], network)
+    with_perceptual(override)
   assert "\n" not in str(error.value)

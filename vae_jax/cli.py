@@ -6,6 +6,8 @@ Light at import: JAX is not needed to print help or to refuse a flag.
 from __future__ import annotations
 
 import argparse
+import difflib
+import json
 import math
 import os
 import sys
@@ -16,7 +18,7 @@ from typing import Any, NoReturn
 from vae_jax import config as configs
 from vae_jax.errors import UserError, nearest
 
-MODES = ("score", "sample", "reconstruct", "interpolate")
+MODES = ("score", "sample", "reconstruct", "interpolate", "restore", "benchmark", "export")
 METHODS = ("spherical", "linear")
 DEFAULT_CONFIG = Path("configs/mnist_vae.py")
 RUNS = Path("runs")
@@ -45,57 +47,131 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
   return argparse.Namespace(config=config, workdir=workdir, overrides=overrides)
 
 
-def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
-  """A request to a trained run: the flags, checked, and `config`, that of the run.
+# What each mode of evaluate.py takes besides --workdir, --pretrained, --checkpoint, --data_dir.
+_FLAGS: dict[str, tuple[str, ...]] = {
+  "score": ("split", "samples", "batch_size", "seed", "lpips"),
+  "sample": ("num", "output", "temperature", "seed"),
+  "reconstruct": ("num", "output", "input", "split", "seed"),
+  "interpolate": ("num", "output", "input", "split", "seed", "method"),
+  "restore": ("input", "output", "samples", "seed", "tile", "ensemble"),
+  "benchmark": ("input", "output", "num", "samples", "seed", "tile", "ensemble", "lpips"),
+  "export": ("output",),
+}
 
-  workdir: Path. output: Path or None. input: list of Path or None. checkpoint: "newest", "best" or an int.
-  num, samples, batch_size, split come from the run's config where they are not given. Raises UserError.
+
+def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
+  """A request to a trained run or a pretrained model: the flags, checked, and `config`, that of the model.
+
+  model: what `vae_jax.load` takes. folder: Path for results. output: str or None. input: list of Path or None.
+  checkpoint: "newest", "best" or an int. num, samples, batch_size, split come from the model's config where they are
+  not given. Raises UserError.
   """
-  parser = _Parser("evaluate.py", "Score a trained run, or draw samples, reconstructions, interpolations.")
+  parser = _Parser(
+    "evaluate.py", "Score a trained run, draw samples, reconstruct, interpolate; restore your photographs."
+  )
   add = parser.add_argument
-  add("--workdir", metavar="DIR", help="folder of the run (required)")
+  add("--workdir", metavar="DIR", help="folder of the run (this or --pretrained)")
+  add("--pretrained", metavar="NAME", help="a model of the folder pretrained/, in place of a run")
   add("--mode", default="score", choices=MODES, help="what to do (default score)")
-  add("--num", type=_number(int, 1), help="samples, reconstructions (default evaluation.pictures), pairs (8)")
-  add("--output", metavar="FILE", help="a picture's .png (default DIR/evaluation/MODE.png)")
-  add("--temperature", type=_number(float, 0), default=1.0, help="sample: scales the prior's deviation (1)")
-  add("--samples", type=_number(int, 0), help="score: K of the IWAE bound; 0: none (evaluation.samples)")
-  add("--seed", type=_number(int, 0), default=0, help="seed of all that is drawn (default 0)")
+  add("--input", nargs="+", metavar="PATH", help="your image files or folders; benchmark: one folder")
+  add("--output", metavar="PATH", help="where to (a folder or file; default DIR/evaluation/...)")
+  add("--num", type=_number(int, 1), help="samples, reconstructions, pairs; benchmark: only the first images")
+  add(
+    "--samples",
+    type=_number(int, 0),
+    help="score: K of the IWAE bound; restore, benchmark: random restorations",
+  )
+  add("--seed", type=_number(int, 0), help="seed of all that is drawn (default 0)")
   add("--split", help="images to score or show, as in 'train[:100]' (default data.test)")
   add("--batch_size", type=_number(int, 1), help="images per batch (default evaluation.batch_size)")
   add("--checkpoint", type=_checkpoint, default="newest", help="newest, best or a step (default newest)")
-  add("--method", default="spherical", choices=METHODS, help="interpolate: path between latents (spherical)")
-  add("--input", nargs="+", metavar="PATH", help="reconstruct, interpolate: your image files or folders")
+  add("--data_dir", metavar="DIR", help="where the data lie now, in place of the run's data.dir")
+  add("--temperature", type=_number(float, 0), help="sample: scales the prior's deviation (1)")
+  add("--method", choices=METHODS, help="interpolate: path between latents (spherical)")
+  add(
+    "--tile", type=_number(int, 16), help="restore: rows and columns at a time (256); less needs less memory"
+  )
+  add(
+    "--ensemble",
+    action="store_true",
+    default=None,
+    help="restore: mean over 8 orientations; 8 times the time",
+  )
+  add("--lpips", choices=("alexnet", "vgg16", "squeezenet"), help="also score LPIPS (evaluation.lpips)")
   args = parser.parse(sys.argv[1:] if argv is None else argv)
   if args.help:
     _print_and_exit(parser.format_help())
-  if args.workdir is None:
-    raise UserError(f"--workdir is required: the folder of a trained run{_runs()}")
-  args.workdir = Path(args.workdir)
-  path = args.workdir / "config.json"
-  if not path.is_file():
-    raise UserError(f"--workdir {args.workdir} is no run, it has no config.json{_runs()}")
-  args.config = configs.from_json(path.read_text(errors="replace"), str(path))
+  _check_model(args)
+  for flag in {flag for flags in _FLAGS.values() for flag in flags} - set(_FLAGS[args.mode]):
+    if getattr(args, flag) is not None:
+      modes = " or ".join(mode for mode, flags in _FLAGS.items() if flag in flags)
+      raise UserError(f"--{flag} has no use in --mode {args.mode}, only in {modes}; leave it out")
   if args.split == "":
     raise UserError("--split '' must be the name of a split, such as test")
-  if args.input and args.mode not in ("reconstruct", "interpolate"):
-    raise UserError(f"--input has no use in --mode {args.mode}; use --mode reconstruct or interpolate")
+  if args.mode in ("restore", "benchmark") and not args.input:
+    raise UserError(f"--mode {args.mode} needs --input: your image files or folders")
   for item in args.input or ():
     if not Path(item).exists():
       raise UserError(f"--input {item} does not exist; give image files or folders")
-  if args.output is not None:
-    if args.mode == "score":
-      raise UserError(f"--output has no use in --mode score, which writes into {args.workdir / 'evaluation'}")
-    if Path(args.output).suffix.lower() != ".png" or Path(args.output).is_dir():
-      raise UserError(f"--output {args.output!r} must be the name of a .png file")
-  args.output = None if args.output is None else Path(args.output)
+  if args.mode == "benchmark" and (len(args.input) > 1 or not Path(args.input[0]).is_dir()):
+    raise UserError(f"--input {' '.join(args.input)}: --mode benchmark takes one folder of clean images")
+  suffix = {"restore": "", "export": "", "benchmark": ".json"}.get(args.mode, ".png")
+  wrong = args.output is not None and (
+    Path(args.output).suffix.lower() != suffix or Path(args.output).is_dir()
+  )
+  if suffix and wrong:
+    raise UserError(f"--output {args.output!r} must be the name of a {suffix} file")
   args.input = None if args.input is None else [Path(item) for item in args.input]
   defaults = args.config.evaluation
-  args.num = args.num or (8 if args.mode == "interpolate" else defaults.pictures)
-  args.samples = defaults.samples if args.samples is None else args.samples
-  args.batch_size = args.batch_size or defaults.batch_size
-  args.split = args.split or args.config.data.test
+  if args.mode != "benchmark":
+    args.num = args.num or (8 if args.mode == "interpolate" else defaults.pictures)
+  if args.samples is None:
+    args.samples = defaults.samples if args.mode == "score" else 0
+  for name, value in (
+    ("batch_size", defaults.batch_size),
+    ("split", args.config.data.test),
+    ("seed", 0),
+    ("temperature", 1.0),
+    ("method", METHODS[0]),
+    ("tile", 256),
+    ("ensemble", False),
+  ):
+    if getattr(args, name) is None:
+      setattr(args, name, value)
   del args.help
   return args
+
+
+def _check_model(args: argparse.Namespace) -> None:
+  """Sets `model`, `folder` and `config` of the run or the pretrained model that the flags name."""
+  from vae_jax import pretrained
+
+  if (args.workdir is None) == (args.pretrained is None):
+    both = (
+      "--workdir and --pretrained exclude one another"
+      if args.workdir
+      else "--workdir or --pretrained is required"
+    )
+    raise UserError(f"{both}: give the folder of a run, or the name of a model{_runs()}")
+  if args.pretrained is not None:
+    known = pretrained.names()
+    if args.pretrained not in known:
+      raise UserError(
+        f"--pretrained {args.pretrained} is unknown{nearest(args.pretrained, known, what='models')}"
+      )
+    args.model, args.folder = pretrained.FOLDER / args.pretrained, Path("evaluation") / args.pretrained
+  else:
+    args.model = Path(args.workdir)
+    args.folder = args.model / "evaluation"
+  if pretrained.is_model(args.model):  # also a folder that --mode export wrote
+    if args.mode == "export":
+      raise UserError(f"--mode export needs the --workdir of a run: {args.model} is exported already")
+    args.config = configs.from_json(json.dumps(pretrained.describe(args.model)["config"]), str(args.model))
+    return
+  path = args.model / "config.json"
+  if not path.is_file():
+    raise UserError(f"--workdir {args.model} is no run, it has no config.json{_runs()}")
+  args.config = configs.from_json(path.read_text(errors="replace"), str(path))
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -133,8 +209,12 @@ class _Parser(argparse.ArgumentParser):
       self.error(f"unexpected argument {unknown[0]!r}")
     known = [option for option in self._option_string_actions if option.startswith("--")]
     hint = nearest(flag, known, what="flags")
-    if "did you mean" not in hint and any(flag.lstrip("-") in key for key in keys):
-      hint = nearest(flag, keys, what="flags")
+    named = {key.rsplit(".", 1)[-1]: key for key in keys} | {
+      key.removeprefix("--config."): key for key in keys
+    }
+    close = difflib.get_close_matches(flag.lstrip("-"), named, n=1, cutoff=0.75)
+    if close:
+      hint = f"; did you mean '{named[close[0]]}'?"
     raise UserError(f"unknown flag {flag!r}{hint}")
 
 

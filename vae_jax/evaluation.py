@@ -1,9 +1,9 @@
-"""Whole-split scores of a trained run, and its pictures."""
+"""What evaluate.py does with a trained model: whole-split scores, pictures, photographs restored, folders scored."""
 
 from __future__ import annotations
 
-import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,16 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import metrics, pictures
+from vae_jax.benchmark import benchmark
 from vae_jax.data import pipeline
 from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
 from vae_jax.data.prepare import check_first_batch, make_prepare
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
-from vae_jax.inference import TrainedVAE
+from vae_jax.inference import TILE, TrainedVAE
+from vae_jax.objectives import load_scoring_network
+from vae_jax.restoring import Report, restore_files
+from vae_jax.saving import write_whole
 from vae_jax.training import parallel, steps
-from vae_jax.training.loop import load_scoring_network, score
-from vae_jax.types import Batch
+from vae_jax.training.loop import score
+from vae_jax.types import ArrayLike, Batch
 
 
 def score_split(
@@ -81,7 +85,7 @@ def score_split(
     "likelihood": model.likelihood,
     "binarize": config.data.binarize,
     "dequantize": config.data.dequantize,
-    "latent_units": model.module.latent_dim,
+    "latent_units": model.module.units,
     "examples": len(source),
     "split": split,
     "step": model.step,
@@ -113,22 +117,40 @@ def reconstructions(model: TrainedVAE, batch: Batch) -> np.ndarray:
   seen = batch.get("degraded", batch["image"])
   rows = {
     "input": pictures.beside(seen, model.image_shape),
-    "reconstruction": np.asarray(model.reconstruct(seen)),
+    "reconstruction": _cut(model, model.reconstruct(seen)),
   }
   if "degraded" in batch:
     rows["clean"] = np.asarray(batch["image"])
   return pictures.compare(*rows.values(), labels=tuple(rows))
 
 
+def _cut(model: TrainedVAE, images: ArrayLike) -> np.ndarray:
+  """Restorations cut to the clean image, which may be smaller by less than the factor."""
+  height, width, _ = model.image_shape
+  return np.asarray(images)[:, :height, :width]
+
+
 def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
-  """Up to `num` of a person's images, cut to what the encoder takes and seen as they are; folders are searched."""
-  files = [f for p in paths for f in ([p / name for name in list_images(p)] if p.is_dir() else [p])][:num]
-  if not files:
-    raise UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
+  """Up to `num` of a person's images, cut to what the encoder takes and seen as they are.
+
+  Folders are searched; what cannot be decoded in them is named and passed over, a file given by name is refused.
+  """
   height, width, channels = model.input_shape
-  cut = [
-    pipeline.fit({"image": decode(f, channels)}, (height, width), "resize", None)["image"] for f in files
-  ]
+  cut: list[np.ndarray] = []
+  for path in paths:
+    for file in [path / name for name in list_images(path)] if path.is_dir() else [path]:
+      if len(cut) == num:
+        break
+      try:
+        image = decode(file, channels)
+      except UserError as error:
+        if not path.is_dir():
+          raise
+        print(f"skipped: {error}", file=sys.stderr)
+        continue
+      cut.append(pipeline.fit({"image": image}, (height, width), "resize", None)["image"])
+  if not cut:
+    raise UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
   return {"image": np.stack(cut).astype(np.float32) / 255}
 
 
@@ -174,28 +196,96 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
   """Writes whole or not at all; numbers that are not finite become null, and their names are listed."""
   bad = [k for k, v in content.items() if isinstance(v, float) and not np.isfinite(v)]
   content = {k: None if k in bad else v for k, v in content.items()} | ({"nonfinite": bad} if bad else {})
-  temporary = path.with_suffix(".tmp")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
-    raise UserError(
-      f"{path}: cannot be written ({error.strerror}); free space or choose another place"
-    ) from error
+  text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+  write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _samples(model: TrainedVAE, batch: Batch, num: int, seed: int = 0) -> np.ndarray:
+  """A picture: `num` samples of the prior; of a model that restores, draws beneath each input of the batch."""
+  key = jax.random.key(seed)
+  if model.module.unconditional:
+    return pictures.grid(model.sample(key, num))
+  seen = batch.get("degraded", batch["image"])
+  rows = {"input": pictures.beside(seen, model.image_shape), "restored": _cut(model, model.restore(seen))}
+  if model.module.units:
+    draws = np.asarray(model.restore(seen, key, samples=3))
+    rows |= {f"draw {i + 1}": _cut(model, draw) for i, draw in enumerate(draws)}
+  return pictures.compare(*rows.values(), labels=tuple(rows))
 
 
 def evaluate(
-  model: TrainedVAE, workdir: Path, split: str, *, samples: int, batch_size: int, seed: int = 0
+  model: TrainedVAE, folder: Path, split: str, *, samples: int, batch_size: int, seed: int = 0
 ) -> dict:
-  """Scores a split into `evaluation/metrics.json` of the workdir, with pictures beside it; returns the scores."""
+  """Scores a split into metrics.json of `folder`, with pictures beside it; returns the scores."""
   started = time.monotonic()
   scores = score_split(model, split, samples=samples, batch_size=batch_size, seed=seed)
   scores["seconds"] = round(time.monotonic() - started, 2)
-  folder, num = workdir / "evaluation", model.config.evaluation.pictures
+  num = model.config.evaluation.pictures
+  batch = prepared(model, split, num, seed)
   write_json(folder / "metrics.json", scores)
-  pictures.save_png(folder / "reconstructions.png", reconstructions(model, prepared(model, split, num, seed)))
-  pictures.save_png(folder / "samples.png", pictures.grid(model.sample(jax.random.key(seed), num)))
+  pictures.save_png(folder / "reconstructions.png", reconstructions(model, batch))
+  pictures.save_png(folder / "samples.png", _samples(model, batch, num, seed))
+  return scores
+
+
+def restore_photographs(
+  model: TrainedVAE,
+  inputs: Sequence[Path],
+  output: str | Path,
+  *,
+  samples: int = 0,
+  seed: int = 0,
+  tile: int = TILE,
+  ensemble: bool = False,
+) -> Report:
+  """Restores a person's photographs, whole, into `output`: see `restoring.restore_files`."""
+  if samples:
+    model.can_draw()
+  key = jax.random.key(seed)
+
+  def restore(image: np.ndarray, index: int | None) -> np.ndarray:
+    if index is None:
+      return model.restore_image(image, tile=tile, ensemble=ensemble)
+    return model.restore_image(image, jax.random.fold_in(key, index), tile=tile)
+
+  return restore_files(
+    restore, inputs, output, factor=model.factor, channels=model.input_shape[2], samples=samples
+  )
+
+
+def benchmark_folder(
+  model: TrainedVAE,
+  folder: Path,
+  output: Path,
+  *,
+  limit: int = 0,
+  samples: int = 0,
+  seed: int = 0,
+  tile: int = TILE,
+  ensemble: bool = False,
+) -> dict[str, Any]:
+  """Scores a folder of clean photographs into `output` (.json), a contact sheet beside it (.png); returns the scores.
+
+  See `benchmark.benchmark`. With samples > 0 also how well the spread of random restorations tells the error.
+  """
+  if samples:
+    model.can_draw()
+  key = jax.random.key(seed)
+
+  def draw(degraded: np.ndarray, num: int) -> np.ndarray:
+    keys = [jax.random.fold_in(key, k) for k in range(num)]
+    return np.stack([model.restore_image(degraded, k, tile=tile) for k in keys])
+
+  scores, picture = benchmark(
+    lambda degraded: model.restore_image(degraded, tile=tile, ensemble=ensemble),
+    folder,
+    model.config.data.degrade,
+    channels=model.input_shape[2],
+    seed=seed,
+    lpips=load_scoring_network(model.config.evaluation),
+    limit=limit,
+    draw=draw if samples else None,
+  )
+  write_json(output, scores)
+  pictures.save_png(output.with_suffix(".png"), picture)
   return scores

@@ -1,4 +1,4 @@
-"""A trained run as an object: sample, encode, decode, reconstruct, interpolate.
+"""A trained run as an object: sample, encode, decode, reconstruct, interpolate, restore.
 
     model = vae_jax.load("runs/mnist_vae")
     images = model.sample(jax.random.key(0), 16)
@@ -18,16 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from vae_jax import pretrained
 from vae_jax.config import from_json
 from vae_jax.data.prepare import to_float
 from vae_jax.distributions import Gaussian
 from vae_jax.errors import UserError
 from vae_jax.models import Shape, build
+from vae_jax.tiling import tiled
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.steps import example_keys
 from vae_jax.types import Array, ArrayLike, Key, Params
 
 PRIOR_STREAM, PIXEL_STREAM = 0, 1
+TILE = 256  # rows and columns, in pixels of the degraded image, that are restored at once
 
 
 def slerp(a: Array, b: Array, t: Array) -> Array:
@@ -56,13 +59,15 @@ class TrainedVAE:
   def __init__(self, config: ConfigDict, params: Params, image_shape: Shape, input_shape: Shape, step: int):
     self.config, self.step = config, step
     self.image_shape, self.input_shape = image_shape, input_shape
-    self.module = build(config.model, self.image_shape, config.training.dtype)
+    self.module = build(config.model, image_shape, config.training.dtype, input_shape=input_shape)
     self.params = jax.tree.map(jnp.asarray, params)
     self.likelihood = self.module.likelihood.describe
     self._encode = self._method("encode")
     self._decode = self._method("decode_mean")
     self._draw = self._method("decode_sample")
     self._latents = self._method("prior_sample")
+    self._restore = self._method("restore")
+    self._restore_draw = jax.jit(self._restored_draw)
 
   def _method(self, name: str) -> Callable[..., Any]:
     return jax.jit(lambda params, *args: self.module.apply({"params": params}, *args, method=name))
@@ -70,9 +75,14 @@ class TrainedVAE:
   def _inputs(self, images: ArrayLike) -> Array:
     """float32 [b, h, w, c], or UserError: in [0, 1]; on average about there where the run degraded its images."""
     images = np.asarray(images) if not isinstance(images, jax.Array) else images
-    if images.ndim != 4 or not len(images) or images.shape[1:] != self.input_shape:
+    # A model of one size takes that size; one that restores takes any.
+    takes = self.input_shape if self.module.unconditional else ("h", "w", self.input_shape[2])
+    fits = (
+      images.shape[-len(takes) :] == takes if self.module.unconditional else images.shape[-1:] == takes[2:]
+    )
+    if images.ndim != 4 or 0 in images.shape or not fits:
       raise UserError(
-        f"images of shape {images.shape}: this model takes [n, {', '.join(map(str, self.input_shape))}]; "
+        f"images of shape {images.shape}: this model takes [n, {', '.join(map(str, takes))}]; "
         "crop, resize or convert them"
       )
     if images.dtype != np.uint8:
@@ -90,23 +100,32 @@ class TrainedVAE:
         )
     return to_float(images)
 
+  def _unconditional(self, what: str) -> None:
+    if not self.module.unconditional:
+      raise UserError(
+        f"this run restores images and cannot {what}; use restore (--mode restore, benchmark, reconstruct)"
+      )
+
   def encode(self, images: ArrayLike) -> Gaussian:
     """q(z | images): mean and logvar, float32 [n, latent_dim]. images: [n, h, w, c], uint8 or float in [0, 1]."""
+    self._unconditional("encode clean ones")
     return self._encode(self.params, self._inputs(images))
 
   def decode(self, z: ArrayLike) -> Array:
     """The mean of p(x | z): float32 [n, h, w, c] in [0, 1], for latents [n, latent_dim]."""
+    self._unconditional("decode latents alone")
     z = jnp.asarray(z, jnp.float32)
     if z.ndim != 2 or z.shape[1] != self.module.latent_dim:
       raise UserError(f"latents of shape {z.shape}: this model takes [n, {self.module.latent_dim}]")
     return self._decode(self.params, z)
 
   def reconstruct(self, images: ArrayLike) -> Array:
-    """decode(encode(images).mean): float32 [n, h, w, c] in [0, 1]."""
-    return self.decode(self.encode(images).mean)
+    """decode(encode(images).mean), or `restore(images)`: float32 [n, h, w, c] in [0, 1]."""
+    return self._restore(self.params, self._inputs(images))
 
   def latents(self, key: Key, num: int, temperature: float = 1.0) -> Array:
     """Draws [num, latent_dim] from N(0, temperature^2 I); the first n of `num` do not depend on `num`."""
+    self._unconditional("sample without one")
     if num < 1 or not temperature >= 0:
       raise UserError(
         f"num = {num}, temperature = {temperature}: num must be at least 1, temperature at least 0"
@@ -142,15 +161,142 @@ class TrainedVAE:
     images = self.decode(z.reshape(-1, z.shape[-1]))
     return images.reshape(num, len(first), *self.image_shape).swapaxes(0, 1)
 
+  @property
+  def factor(self) -> int:
+    """How many times larger than its input a restoration is, along each axis."""
+    return -(-self.image_shape[0] // self.input_shape[0])
+
+  def _restored_draw(self, params: Params, images: Array, keys: Key, origin: Array) -> Array:
+    size = (images.shape[1], images.shape[2])
+    eps = jax.vmap(lambda key: self.module.noise(key, size, origin))(keys)  # type: ignore[union-attr]
+    return self.module.apply({"params": params}, images, eps, method="restore")  # type: ignore[return-value]
+
+  def can_draw(self) -> None:
+    """Raises UserError where the model has no distribution of restorations to draw from."""
+    if self.module.unconditional or not self.module.units:  # type: ignore[union-attr]
+      raise UserError(
+        "this run has no latents to draw restorations from: leave key and samples out, or train restoration_vae "
+        "with model.latent_dim > 0"
+      )
+
+  def restore(self, images: ArrayLike, key: Key | None = None, samples: int = 1) -> Array:
+    """What degraded images may have been: denoised, up-scaled, enhanced, as the run was trained to.
+
+    Args:
+      images: [n, h, w, c], uint8 or float, about [0, 1] (noise is not clipped). Any height and width for a
+        restoration model; for the others, those it was trained with.
+      key: None for the estimate, at the prior's mean. A key for draws from p(clean | degraded), without pixel noise.
+      samples: how many draws.
+
+    Returns:
+      float32 in [0, 1]: [n, H, W, c] without a key, [samples, n, H, W, c] with one; H = factor * h.
+    """
+    inputs = self._inputs(images)
+    if key is None:
+      if samples != 1:
+        raise UserError(
+          f"samples = {samples} without a key: they would all be the same; give key=jax.random.key(0)"
+        )
+      return self._restore(self.params, inputs)
+    self.can_draw()
+    if samples < 1:
+      raise UserError(f"samples = {samples}: must be at least 1")
+    origin = jnp.zeros(2, jnp.int32)
+    draws = []
+    for k in range(samples):
+      keys = example_keys(jax.random.fold_in(key, k), PRIOR_STREAM, jnp.arange(len(inputs)))
+      draws.append(self._restore_draw(self.params, inputs, keys, origin))
+    return jnp.stack(draws)
+
+  def restore_image(
+    self,
+    image: ArrayLike,
+    key: Key | None = None,
+    *,
+    tile: int = TILE,
+    ensemble: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+  ) -> np.ndarray:
+    """One image of any size, in tiles: the result is that of the whole image, the memory that of a tile.
+
+    Args:
+      image: [h, w, c], as for `restore`.
+      key: None for the estimate; a key for one draw, that of `restore(image[None], key)` up to the key's folding.
+      tile: rows and columns at a time.
+      ensemble: mean of the results for the image's 8 orientations, turned back (Timofte et al. 2016); estimates only.
+      progress: called with (tiles done, tiles in all).
+
+    Returns:
+      float32 [factor * h, factor * w, c] in [0, 1], on the host.
+    """
+    inputs = np.asarray(self._inputs(np.asarray(image)[None]))[0]
+    if key is not None:
+      self.can_draw()
+      if ensemble:
+        raise UserError("ensemble averages estimates, it cannot draw: leave out the key or ensemble")
+    if self.module.unconditional:
+      if ensemble:
+        raise UserError(
+          "ensemble turns images, for restoration_vae only: this run takes upright images; leave it out"
+        )
+      return np.asarray(self._restore(self.params, inputs[None]))[0]
+
+    def window(pixels: np.ndarray, origin: tuple[int, int]) -> Array:
+      if key is None:
+        return self._restore(self.params, pixels[None])[0]
+      return self._restore_draw(self.params, pixels[None], key[None], jnp.asarray(origin))[0]
+
+    def whole(pixels: np.ndarray) -> np.ndarray:
+      return tiled(
+        window,
+        pixels,
+        factor=self.factor,
+        tile=tile,
+        halo=self.module.radius,  # type: ignore[union-attr]
+        multiple=self.module.multiple,  # type: ignore[union-attr]
+        progress=progress,
+      )
+
+    if not ensemble:
+      return whole(inputs)
+    total = np.zeros((), np.float32)
+    for turns in range(4):
+      for mirror in (False, True):
+        turned = np.rot90(inputs[:, ::-1] if mirror else inputs, turns)
+        back = np.rot90(whole(turned), -turns)
+        total = total + (back[:, ::-1] if mirror else back)
+    return total / 8
+
 
 def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
   """The model of a run: weights of its newest good checkpoint, or of its "best" one, or of a given step.
 
+  `workdir` may also be a folder that `export` wrote, or the name of a model that comes with the project, such as
+  "superres_x2"; these have one set of weights. A name stands for a folder of that name where there is one.
+
   Raises UserError where there is no such run or checkpoint, or it is damaged; "best" needs a scored checkpoint.
   """
   folder = Path(workdir)
+  if not folder.is_dir() and str(workdir) in pretrained.names():
+    folder = pretrained.FOLDER / str(workdir)
   if not folder.is_dir():
-    raise UserError(f"{folder}: no such run; give the --workdir of train.py")
+    known = f", or one of {', '.join(pretrained.names())}" if pretrained.names() else ""
+    raise UserError(f"{folder}: no such run; give the --workdir of train.py{known}")
+  if pretrained.is_model(folder):
+    if checkpoint != "newest":
+      raise UserError(f"checkpoint = {checkpoint!r}: {folder} has one set of weights; leave it out")
+    params, meta = pretrained.read(folder)
+  else:
+    params, meta = _from_checkpoint(folder, checkpoint)
+  try:
+    config = from_json(json.dumps(meta["config"]), str(folder))
+    (h, w, c), (low_h, low_w, low_c) = meta["image_shape"], meta["input_shape"]
+    return TrainedVAE(config, params, (h, w, c), (low_h, low_w, low_c), meta["step"])
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"{folder}: does not describe a model ({error!r}); train or fetch it again") from error
+
+
+def _from_checkpoint(folder: Path, checkpoint: str | int) -> tuple[Params, dict[str, Any]]:
   checkpoints = Checkpoints(folder / "checkpoints")
   step = None if checkpoint in ("newest", "best") else checkpoint
   if not (step is None or isinstance(step, int)):
@@ -159,7 +305,10 @@ def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
     step = checkpoints.best()
     if step is None and checkpoints.steps():
       raise UserError(f"{folder}: none of its checkpoints has a score yet; choose the newest or a step")
-  params, meta = checkpoints.restore(step, only=("ema", "params"))
-  config = from_json(json.dumps(meta["config"]), str(folder))
-  (h, w, c), (low_h, low_w, low_c) = meta["image_shape"], meta["input_shape"]
-  return TrainedVAE(config, params, (h, w, c), (low_h, low_w, low_c), meta["step"])
+  return checkpoints.restore(step, only=("ema", "params"))
+
+
+def export(model: TrainedVAE, folder: str | Path) -> None:
+  """Writes a model as one small file of weights and its description, for `load` on any machine."""
+  meta = {"image_shape": model.image_shape, "input_shape": model.input_shape, "step": model.step}
+  pretrained.save(folder, jax.device_get(model.params), {"config": model.config.to_dict(), **meta})

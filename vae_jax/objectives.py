@@ -7,19 +7,32 @@ A loss is a mean of per-example terms, so it does not depend on how a batch is d
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vae_jax import losses
+from vae_jax.config import words
+from vae_jax.data.images import decode
 from vae_jax.errors import UserError, nearest
 from vae_jax.perceptual import LPIPS, Extractor, load, load_lpips
 from vae_jax.types import Array, ArrayLike, VAEOutput
 
 Parts = dict[str, Array]
-Perceptual = Extractor | LPIPS | None
+
+
+class Styled(NamedTuple):
+  """For a run with a style loss: the network of the perceptual term, that of the style, and the style image's Gram
+  matrices by layer, [1, c, c]."""
+
+  perceptual: Extractor | LPIPS | None
+  extractor: Extractor
+  grams: dict[str, Array]
+
+
+Perceptual = Extractor | LPIPS | Styled | None
 
 
 class Objective(Protocol):
@@ -83,6 +96,7 @@ def apply_preset(config: ConfigDict, name: str) -> None:
   if name not in losses.PRESETS:
     raise UserError(f"preset {name!r} is unknown{nearest(name, losses.PRESETS, what='presets')}")
   preset, objective = losses.PRESETS[name], config.objective
+  objective.name, objective.perceptual.distance, objective.perceptual.unit_channels = "elbo", "squared", False
   objective.vae_weight, objective.alpha, objective.beta = preset.vae_weight, preset.alpha, preset.beta
   objective.perceptual.weight, objective.perceptual.network = preset.weight, preset.network
   objective.perceptual.layers = ",".join(preset.layers)
@@ -91,30 +105,40 @@ def apply_preset(config: ConfigDict, name: str) -> None:
 
 
 def load_perceptual(config: ConfigDict) -> Perceptual:
-  """The frozen network that `config.objective.perceptual` asks for, to pass to the step; None where it is off.
+  """What is frozen in `config.objective`, to pass to the step: the network of the perceptual term and, where there is a
+  style loss, its network and the style image's Gram matrices. None where both are off.
 
-  Raises UserError: a wrong layer, weights that are missing or damaged.
+  Raises UserError: a wrong layer, weights or a style image that are missing or damaged.
   """
-  p = config.perceptual
-  if not p.weight:
+  p, style = config.perceptual, config.style
+  source = {"weights": p.weights, "sha256": p.sha256 or None, "dtype": p.dtype}
+  network: Extractor | LPIPS | None = None
+  if p.weight and p.distance == "lpips":
+    network = load_lpips(p.network, heads=p.heads, **source)
+  elif p.weight:
+    network = load(p.network, words(p.layers), **source)
+  if not style.weight:
+    return network
+  extractor = load(p.network, words(style.layers), **source)
+  image = jnp.asarray(decode(style.image, channels=3)[None] / 255.0, jnp.float32)
+  return Styled(network, extractor, {layer: losses.gram(x) for layer, x in extractor(image).items()})
+
+
+def load_scoring_network(evaluation: ConfigDict) -> LPIPS | None:
+  """The LPIPS network that `config.evaluation` asks for; None where it asks for none."""
+  if evaluation.lpips == "none":
     return None
-  if p.distance == "lpips":
-    return load_lpips(p.network, weights=p.weights, heads=p.heads, dtype=p.dtype)
-  layers = words(p.layers)
-  return load(p.network, layers, weights=p.weights, sha256=p.sha256 or None, dtype=p.dtype)
+  return load_lpips(evaluation.lpips, weights=evaluation.lpips_weights, heads=evaluation.lpips_heads)
 
 
-def words(text: str) -> tuple[str, ...]:
-  """The parts of a comma-separated list."""
-  return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _perceptual(config: ConfigDict, perceptual: Perceptual, reconstruction: Array, image: Array) -> Array:
+def _perceptual(
+  config: ConfigDict, perceptual: Extractor | LPIPS | None, reconstruction: Array, image: Array
+) -> Array:
   """The distance of reconstruction and image to the frozen network, [b]; the image's features have no gradient."""
   numbers = tuple(map(float, words(config.layer_weights)))
   weights = dict(zip(words(config.layers), numbers, strict=True)) if numbers else None
 
-  def distance(perceptual: Perceptual, reconstruction: Array) -> Array:
+  def distance(perceptual: Extractor | LPIPS | None, reconstruction: Array) -> Array:
     if isinstance(perceptual, LPIPS):
       return perceptual(reconstruction, jax.lax.stop_gradient(image))
     assert perceptual is not None
@@ -126,6 +150,18 @@ def _perceptual(config: ConfigDict, perceptual: Perceptual, reconstruction: Arra
   return (jax.checkpoint(distance) if config.remat else distance)(perceptual, reconstruction)
 
 
+def _style(remat: bool, styled: Styled, reconstruction: Array) -> Array:
+  """`losses.style_loss` against Gram matrices that are known, [b]."""
+
+  def distance(styled: Styled, reconstruction: Array) -> Array:
+    features = styled.extractor(reconstruction)
+    return sum(  # type: ignore[return-value]
+      jnp.square(losses.gram(features[layer]) - gram).sum(axis=(1, 2)) for layer, gram in styled.grams.items()
+    )
+
+  return (jax.checkpoint(distance) if remat else distance)(styled, reconstruction)
+
+
 def make_objective(config: ConfigDict) -> Objective:
   """The training objective of `config.objective`.
 
@@ -134,8 +170,11 @@ def make_objective(config: ConfigDict) -> Objective:
   vae_weight and alpha are the weights by which perceptual VAEs mix the bound with other terms.
   iwae: the negative importance-weighted bound over the output's samples (Burda et al. 2016, eq. 8).
 
-  Terms that compare output.reconstruction (of the first sample) with the clean image, where their weight is not 0:
-  perceptual (its network comes as an argument, from `load_perceptual`), ssim, ms_ssim, total_variation.
+  restoration: the distortion at the prior's mean, for models that have it; with the bound this is the hybrid objective
+  of Sohn et al. 2015 (section 4.3), which trains the estimate that is given where the clean image is not known.
+  Terms that compare output.reconstruction (see VAEOutput) with the clean image, where their weight is not 0:
+  perceptual (its network comes as an argument, from `load_perceptual`), ssim, ms_ssim, total_variation. style: the
+  Gram matrices of its features against those of a style image (Johnson et al. 2016, eq. 4), also from there.
 
   Returns (output, step, image, perceptual) -> (loss [b], parts: name -> [b]). Parts are logged as they are:
   `distortion`, `rate`, `neg_elbo` and image terms raw, those whose name begins with `weighted_` as they enter the loss.
@@ -157,7 +196,14 @@ def make_objective(config: ConfigDict) -> Objective:
       parts[name], parts[f"weighted_{name}"] = value, weight * value
       loss = loss + weight * value
 
+    if output.restoration_distortion is not None:
+      add("restoration", config.restoration, output.restoration_distortion)
+    if config.style.weight:
+      assert isinstance(perceptual, Styled)
+      add("style", config.style.weight, _style(config.perceptual.remat, perceptual, output.reconstruction))
+      perceptual = perceptual.perceptual
     if config.perceptual.weight:
+      assert not isinstance(perceptual, Styled)
       value = _perceptual(config.perceptual, perceptual, output.reconstruction, jnp.asarray(image))
       add("perceptual", config.perceptual.weight, value)
     for name, term in image_terms.items():

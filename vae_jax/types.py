@@ -42,7 +42,9 @@ class VAEOutput(NamedTuple):
   log_weight: float32 [s, b], log p(x, z_s) - log q(z_s | x): the importance weights of the IWAE bound.
   kl_units: float32 [b, d], the KL of each latent unit over all layers; sums to the rate. For free bits.
   posterior_mean: float32 [b, d], E_q[z | x] of each latent unit. For active units.
-  reconstruction: float32 [b, h, w, c] in [0, 1], the mean of p(x | z_0).
+  reconstruction: float32 [b, h, w, c] in [0, 1], what the model gives back: the mean of p(x | z_0); of a restoration
+    model, that of p(x | z) at the prior's mean.
+  restoration_distortion: float32 [b], -log p(x | z) at the prior's mean, for models that restore; else None.
   """
 
   distortion: Array
@@ -51,3 +53,4 @@ class VAEOutput(NamedTuple):
   kl_units: Array
   posterior_mean: Array
   reconstruction: Array
+  restoration_distortion: Array | None = None

@@ -66,6 +66,60 @@ def test_no_flip_outside_training():
   np.testing.assert_allclose(batch["image"], image / 255.0, atol=1e-6)
 
 
+def test_turned_is_rot90():
+  image = random_bytes(5, 5, 3)
+  for turns in range(4):
+    np.testing.assert_array_equal(jax.jit(prepare.turned)(image, turns), np.rot90(image, turns))
+
+
+def test_rotate_turns_image_and_degraded_together():
+  image, degraded = random_bytes(64, 6, 6, 3), random_bytes(64, 3, 3, 1, seed=1)
+  batch = run(config(rotate=True), {"image": image, "degraded": degraded})
+  counts = [0] * 4
+  for i in range(64):
+    fits = [
+      k for k in range(4) if np.allclose(batch["image"][i], np.rot90(image[i], k) / 255.0, rtol=0, atol=1e-6)
+    ]
+    (turns,) = fits
+    counts[turns] += 1
+    np.testing.assert_allclose(batch["degraded"][i], np.rot90(degraded[i], turns) / 255.0, atol=1e-6)
+  assert min(counts) > 2 and max(counts) < 34  # 16 +- 5 * 3.5
+
+
+def test_mirrored_first_then_turned_each_by_a_key_of_its_own():
+  """All eight orientations; and whether an image is mirrored does not depend on `rotate`."""
+  image = random_bytes(64, 4, 4, 1)
+  flipped = np.asarray(run(config(flip=True), {"image": image})["image"])
+  both = np.asarray(run(config(flip=True, rotate=True), {"image": image})["image"])
+  seen = set()
+  for i in range(64):
+    (turns,) = [k for k in range(4) if np.array_equal(both[i], np.rot90(flipped[i], k))]
+    seen.add((bool(np.allclose(flipped[i], image[i] / 255.0, atol=1e-6)), turns))
+  assert len(seen) == 8
+
+
+def test_no_rotation_outside_training():
+  image, degraded = random_bytes(16, 4, 4, 1), random_bytes(16, 2, 2, 1, seed=1)
+  batch = run(config(rotate=True), {"image": image, "degraded": degraded}, training=False)
+  np.testing.assert_allclose(batch["image"], image / 255.0, atol=1e-6)
+  np.testing.assert_allclose(batch["degraded"], degraded / 255.0, atol=1e-6)
+
+
+def test_what_is_degraded_is_the_turned_image():
+  batch = run(config(**{"rotate": True, "degrade.name": "bicubic_down"}), {"image": random_bytes(8, 6, 6, 3)})
+  expected = degrade.bicubic_down(jax.random.key(0), batch["image"], 2)
+  np.testing.assert_allclose(batch["degraded"], expected, rtol=0, atol=1e-6)
+
+
+def test_turns_depend_on_the_key_alone(key):
+  function = jax.jit(prepare.make_prepare(config(rotate=True), True))
+  keys, image = jax.random.split(key, 12), random_bytes(12, 5, 5, 1)
+  whole = np.asarray(function(keys, {"image": image})["image"])
+  np.testing.assert_array_equal(function(keys[::-1], {"image": image[::-1]})["image"][::-1], whole)
+  other = function(jax.random.split(jax.random.key(1), 12), {"image": image})["image"]
+  assert np.abs(np.asarray(other) - whole).max() > 0
+
+
 @pytest.mark.parametrize("as_float", [False, True])
 def test_dynamic_binarisation_has_the_pixel_as_probability(as_float):
   levels = np.arange(256, dtype=np.uint8)

@@ -128,3 +128,15 @@ def test_norm_is_group_norm_per_example(channels):
   mean, var = parts.mean((1, 3), keepdims=True), parts.var((1, 3), keepdims=True)
   expected = ((parts - mean) / np.sqrt(var + 1e-6)).reshape(x.shape) * scale + bias
   np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_pixel_unshuffle_gathers_and_is_undone_by_pixel_shuffle(factor):
+  x = normal(0, 2, 2 * factor, 3 * factor, 5)
+  y = np.asarray(blocks.pixel_unshuffle(x, factor))
+  assert y.shape == (2, 2, 3, 5 * factor**2)
+  for i in range(factor):
+    for j in range(factor):
+      start = (i * factor + j) * 5
+      np.testing.assert_array_equal(y[..., start : start + 5], x[:, i::factor, j::factor])
+  np.testing.assert_array_equal(blocks.pixel_shuffle(y, factor), x)

@@ -1,5 +1,6 @@
 """The schedule against hand values, the optimiser against Adam written out in float64, the first state."""
 
+import dataclasses
 import math
 
 import jax
@@ -9,8 +10,10 @@ import optax
 import pytest
 
 from vae_jax.config import apply_overrides, base_config
+from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.training import state
+from vae_jax.training.checkpoints import Checkpoints
 
 
 def training(*overrides):
@@ -110,3 +113,72 @@ def test_a_first_state_made_outside_jit_can_be_donated():
   buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(first)]
   assert len(set(buffers)) == len(buffers)  # one buffer is donated only once
   np.testing.assert_array_equal(first.ema["w"], np.ones(3))
+
+
+# --- parameters of another run ---
+
+
+def start(tmp_path, saved, hidden=4, ema=True, **shapes):
+  """A fresh state, and what `start_from` makes of it from a run that saved `saved(params)`."""
+  config = apply_overrides(base_config(), [f"model.hidden={hidden}", "model.latent_dim=2"])
+  model, tx = build(config.model, (4, 4, 1)), optax.scale_by_adam()
+  fresh = jax.jit(lambda key: state.init_state(model, tx, (4, 4, 1), (4, 4, 1), key, ema=ema))(
+    jax.random.key(0)
+  )
+  with Checkpoints(tmp_path / "checkpoints") as store:
+    store.save(3, saved(fresh), meta={}, score=None)
+  return fresh, state.start_from(fresh, Checkpoints(tmp_path / "checkpoints"))
+
+
+def shifted(params, by):
+  return jax.tree.map(lambda x: np.asarray(x) + by, params)
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_a_state_starts_from_the_average_of_another_run(tmp_path, ema):
+  def saved(fresh):
+    moved = jax.tree.map(lambda x: x + 1, fresh.opt_state)
+    old = dataclasses.replace(
+      fresh, params=shifted(fresh.params, 9), ema=shifted(fresh.params, 1), opt_state=moved
+    )
+    return dataclasses.replace(old, step=fresh.step + 3)
+
+  fresh, got = start(tmp_path, saved, ema=ema)
+  jax.tree.map(np.testing.assert_array_equal, got.params, shifted(fresh.params, 1))
+  assert (got.ema is None) == (not ema)
+  if ema:
+    jax.tree.map(np.testing.assert_array_equal, got.ema, got.params)
+    for a, b in zip(jax.tree.leaves(got.ema), jax.tree.leaves(got.params), strict=True):
+      assert a is not b  # the state is donated: one buffer, one use
+  jax.tree.map(np.testing.assert_array_equal, got.opt_state, fresh.opt_state)
+  assert got.step == got.skipped == got.skipped_in_a_row == 0
+  jax.block_until_ready(jax.jit(lambda s: s, donate_argnums=0)(jax.device_put(got)))
+
+
+def test_a_state_starts_from_a_run_without_an_average(tmp_path):
+  def saved(fresh):
+    return dataclasses.replace(fresh, params=shifted(fresh.params, 2), ema=None)
+
+  fresh, got = start(tmp_path, saved)
+  for params in (got.params, got.ema):
+    jax.tree.map(np.testing.assert_array_equal, params, shifted(fresh.params, 2))
+
+
+@pytest.mark.parametrize("change", ["shape", "names", "none"])
+def test_a_state_of_another_model_is_refused(tmp_path, change):
+  def saved(fresh):
+    if change == "none":
+      return {"other": np.zeros(3)}
+    other = jax.tree.map(lambda x: np.zeros((*x.shape, 2), np.float32), fresh.params)
+    return {"params": other if change == "shape" else {"deeper": fresh.params}}
+
+  with pytest.raises(UserError) as error:
+    start(tmp_path, saved)
+  assert "\n" not in str(error.value)
+
+
+def test_a_state_without_a_run_is_refused(tmp_path):
+  fresh = state.TrainState(*[jnp.zeros(())] * 6)
+  with pytest.raises(UserError, match="no checkpoint in"):
+    state.start_from(fresh, Checkpoints(tmp_path / "nowhere"))
+  assert not list(tmp_path.iterdir())

@@ -1,6 +1,6 @@
 """From a host batch (uint8) to what the model sees (float32 in [0, 1]): a pure function of the compiled step.
 
-Order: mirror, uint8 to float, binarise or dequantise, degrade. Randomness comes from one key per example, and
+Order: mirror, turn, uint8 to float, binarise or dequantise, degrade. Randomness comes from one key per example, and
 each operation folds its own stream number into it, so an example's draws depend on its key alone: not on the
 batch around it, and not on which other operations are switched on.
 """
@@ -22,7 +22,7 @@ Prepare = Callable[[Key, Batch], Batch]
 
 BINARIZE = ("none", "dynamic", "threshold")
 # Folded into the example's key. Part of what makes a run repeatable: never renumber.
-FLIP, DYNAMIC, DEQUANTIZE, DEGRADE = range(4)
+FLIP, DYNAMIC, DEQUANTIZE, DEGRADE, ROTATE = range(5)
 
 
 def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
@@ -33,6 +33,7 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
   other entries pass through.
 
   - `flip` (training only): with probability 1/2 mirrors left-right, `image` and a given `degraded` together.
+  - `rotate` (training only): turns square images, both alike, by 0, 90, 180 or 270 degrees with equal probability.
   - `binarize`, `dequantize`: the clean image only; see `binarize_dynamic` and `dequantize`. threshold means
     value > 0.5.
   - `degrade`: `degraded` is made from the resulting clean image, unless the batch brings its own. With
@@ -40,7 +41,7 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
 
   Raises UserError for an unknown or contradictory setting.
   """
-  flip = training and config_data["flip"]
+  flip, rotate = training and config_data["flip"], training and config_data["rotate"]
   binarize, with_noise = config_data["binarize"], config_data["dequantize"]
   if binarize not in BINARIZE:
     raise UserError(f"data.binarize={binarize!r} is unknown{nearest(binarize, BINARIZE, what='values')}")
@@ -61,6 +62,10 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
       mirrored = jax.vmap(lambda key: jax.random.bernoulli(key))(stream(FLIP))[:, None, None, None]
       image = jnp.where(mirrored, jnp.flip(image, 2), image)
       degraded = None if degraded is None else jnp.where(mirrored, jnp.flip(degraded, 2), degraded)
+    if rotate:
+      turns = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(stream(ROTATE))
+      image = jax.vmap(turned)(image, turns)
+      degraded = None if degraded is None else jax.vmap(turned)(degraded, turns)
     if binarize == "dynamic":
       image = jax.vmap(binarize_dynamic)(stream(DYNAMIC), image)
     elif binarize == "threshold":
@@ -82,6 +87,12 @@ def to_float(image: ArrayLike) -> Array:
   if image.dtype == np.uint8:
     return jnp.asarray(image, jnp.float32) / 255
   return jnp.asarray(image, jnp.float32)
+
+
+def turned(image: Array, turns: ArrayLike) -> Array:
+  """A square image [n, n, c] turned by `turns` (0..3) times 90 degrees anticlockwise, as `numpy.rot90` does."""
+  image = jnp.where(turns % 2 == 1, image.swapaxes(0, 1)[::-1], image)
+  return jnp.where(turns >= 2, image[::-1, ::-1], image)
 
 
 def binarize_dynamic(key: Key, image: ArrayLike) -> Array:

@@ -155,12 +155,7 @@ def save_statistics(path: str | Path, statistics: FeatureStatistics) -> None:
     raise UserError(f"{path}: not written, the statistics are not finite; look for nan in images or features")
   protocol = json.dumps(dataclasses.asdict(statistics.protocol))
   arrays: dict[str, Any] = {"mu": mean, "sigma": covariance, "count": statistics.count, "protocol": protocol}
-  try:
-    write_whole(path, lambda file: np.savez(file, **arrays))
-  except OSError as error:
-    raise UserError(
-      f"{path}: cannot be written ({error.strerror}); give a file in a folder of yours"
-    ) from error
+  write_whole(path, lambda file: np.savez(file, **arrays))
 
 
 def load_statistics(

@@ -25,10 +25,21 @@ def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
 
 def pixel_shuffle(x: Array, factor: int = 2) -> Array:
   """[b, h, w, f * f * c] -> [b, f * h, f * w, c] (Shi et al. 2016): up-sampling that costs no arithmetic."""
+  if factor == 1:
+    return x
   b, h, w, channels = x.shape
   c = channels // factor**2
   x = x.reshape(b, h, w, factor, factor, c)
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * factor, w * factor, c)
+
+
+def pixel_unshuffle(x: Array, factor: int = 2) -> Array:
+  """[b, f * h, f * w, c] -> [b, h, w, f * f * c], the inverse of `pixel_shuffle`."""
+  if factor == 1:
+    return x
+  b, h, w, c = x.shape
+  x = x.reshape(b, h // factor, factor, w // factor, factor, c)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // factor, w // factor, factor**2 * c)
 
 
 def im2col_conv(

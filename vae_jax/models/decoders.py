@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vae_jax.models.blocks import ACTIVATIONS, Norm, ResidualBlock, Upsample, halved
+from vae_jax.models.blocks import ACTIVATIONS, Conv, Norm, ResidualBlock, Upsample, halved
 from vae_jax.types import Array
 
 
@@ -32,7 +32,10 @@ class MLPDecoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-  """The mirror of `ConvEncoder`: dense layers, then residual blocks and sub-pixel convolutions to the image's size."""
+  """The mirror of `ConvEncoder`: dense layers, then residual blocks and sub-pixel convolutions to the image's size.
+
+  `dense` = 0: the latents are a map of the size of the encoder's last one.
+  """
 
   channels: tuple[int, ...]
   blocks: int
@@ -47,9 +50,13 @@ class ConvDecoder(nn.Module):
   def __call__(self, z: Array) -> Array:
     act, kinds = ACTIVATIONS[self.activation], {"dtype": self.dtype, "param_dtype": self.param_dtype}
     height, width = halved(self.size, len(self.channels))
-    x = act(nn.Dense(self.dense, **kinds)(z.astype(self.dtype)))
-    x = nn.Dense(height * width * self.channels[-1], **kinds)(x)
-    x = x.reshape(z.shape[0], height, width, self.channels[-1])
+    z = z.astype(self.dtype)
+    if self.dense:
+      x = act(nn.Dense(self.dense, **kinds)(z))
+      x = nn.Dense(height * width * self.channels[-1], **kinds)(x)
+      x = x.reshape(z.shape[0], height, width, self.channels[-1])
+    else:
+      x = Conv(self.channels[-1], **kinds)(z.reshape(z.shape[0], height, width, -1))
     for level in range(len(self.channels) - 1, -1, -1):
       for _ in range(self.blocks):
         x = ResidualBlock(self.activation, **kinds)(x)

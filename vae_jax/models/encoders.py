@@ -1,4 +1,4 @@
-"""Encoders: images [b, h, w, c] in [0, 1] -> posterior parameters [b, 2 * latent_dim], float32: mean, raw logvar."""
+"""Encoders: images [b, h, w, c] in [0, 1] -> posterior parameters [b, ..., 2 * d], float32: mean, raw logvar."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class MLPEncoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-  """Strided convolutions and residual blocks at 1/2, 1/4, ... of the image's height and width, then dense layers."""
+  """Strided convolutions and residual blocks at 1/2, 1/4, ... of the image's height and width, then dense layers.
+
+  `dense` = 0 leaves the dense layers out: the posterior is a map, with `latent_dim` latents at each position.
+  """
 
   channels: tuple[int, ...]
   blocks: int
@@ -54,5 +57,6 @@ class ConvEncoder(nn.Module):
       for _ in range(self.blocks):
         x = ResidualBlock(self.activation, **kinds)(x)
     x = act(Norm(**kinds)(x))
-    x = act(nn.Dense(self.dense, **kinds)(x.reshape(x.shape[0], -1)))
+    if self.dense:
+      x = act(nn.Dense(self.dense, **kinds)(x.reshape(x.shape[0], -1)))
     return _head(self.latent_dim, self.param_dtype)(x.astype(jnp.float32))

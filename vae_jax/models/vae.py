@@ -18,16 +18,23 @@ class VAE(nn.Module):
   """p(z) = N(0, I), q(z | x) = N(mean(x), diag exp(logvar(x))), p(x | z) = likelihood(decoder(z)).
 
   Attributes:
-    encoder: images [b, h, w, c] -> [b, 2 * latent_dim].
+    encoder: images [b, h, w, c] -> [b, 2 * latent_dim], or a map [b, h', w', 2 * d] with h' * w' * d = latent_dim.
     decoder: latents [n, latent_dim] -> likelihood parameters [n, h, w, likelihood.channels].
     likelihood: of the pixels; see `vae_jax.distributions`.
-    latent_dim: size of the latent vector.
+    latent_dim: number of latents.
   """
 
   encoder: nn.Module
   decoder: nn.Module
   likelihood: dist.Likelihood
   latent_dim: int
+
+  unconditional = True  # its prior needs no image
+
+  @property
+  def units(self) -> int:
+    """Latents of an image."""
+    return self.latent_dim
 
   def setup(self):
     # One scale for all pixels, starting at sigma = e^-2 of the grey range.
@@ -39,7 +46,7 @@ class VAE(nn.Module):
 
   def encode(self, image: Array) -> dist.Gaussian:
     """The posterior q(z | image); mean and logvar float32 [b, latent_dim]."""
-    mean, raw = jnp.split(self.encoder(image), 2, axis=-1)
+    mean, raw = (half.reshape(image.shape[0], -1) for half in jnp.split(self.encoder(image), 2, axis=-1))
     return dist.Gaussian(mean, dist.bound_logvar(raw))
 
   def decode(self, z: Array) -> Array:
@@ -49,6 +56,10 @@ class VAE(nn.Module):
   def decode_mean(self, z: Array) -> Array:
     """The mean image of p(x | z), float32 [n, h, w, c] in [0, 1]."""
     return self.likelihood.mean(self.decode(z), self.log_scale)
+
+  def restore(self, degraded: Array) -> Array:
+    """What the model makes of images [n, h, w, c]: the mean of p(x | z) at the posterior's mean."""
+    return self.decode_mean(self.encode(degraded).mean)
 
   def decode_sample(self, z: Array, key: Key) -> Array:
     """Images drawn from p(x | z), float32 [n, h, w, c] in [0, 1]."""

@@ -21,11 +21,11 @@ from vae_jax.data.degrade import degraded_shape
 from vae_jax.data.prepare import check_first_batch, make_prepare
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
-from vae_jax.models import Shape, build
-from vae_jax.models.vae import VAE
-from vae_jax.objectives import load_perceptual, make_objective
-from vae_jax.perceptual import LPIPS, load_lpips
+from vae_jax.models import Model, Shape, build
+from vae_jax.objectives import load_perceptual, load_scoring_network, make_objective
+from vae_jax.saving import write_whole
 from vae_jax.training import parallel, state, steps
+from vae_jax.training.adversarial import make_adversarial
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.writers import Writers
 from vae_jax.types import Batch, Params
@@ -116,13 +116,6 @@ def window_means(window: list[steps.Metrics]) -> dict[str, float]:
   return {name: float(np.concatenate([m[name] for m in host]).mean(dtype=np.float64)) for name in host[0]}
 
 
-def load_scoring_network(evaluation: ConfigDict) -> LPIPS | None:
-  """The LPIPS network that `config.evaluation` asks for; None where it asks for none."""
-  if evaluation.lpips == "none":
-    return None
-  return load_lpips(evaluation.lpips, weights=evaluation.lpips_weights, heads=evaluation.lpips_heads)
-
-
 def score(
   eval_step: Any,
   params: Params,
@@ -142,10 +135,10 @@ def score(
   return {name: mean.value for name, mean in means.items()} | {"active_units": active.active()}
 
 
-def _check_workdir(config: ConfigDict, workdir: Path) -> None:
-  """Writes config.json, or refuses a workdir whose run computes something else."""
+def _check_workdir(config: ConfigDict, workdir: Path, started: bool) -> None:
+  """Refuses a workdir where a run that computes something else has `started`, which is: has a checkpoint."""
   path = workdir / "config.json"
-  if path.exists():
+  if started and path.exists():
     there = from_json(path.read_text(), str(path))
     keys = [key for key in differences(there, config) if key not in FREE_KEYS]
     if keys:
@@ -153,12 +146,14 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
         f"{workdir} holds a run with another config ({', '.join(keys)} differ); "
         "give the same config to continue it, or another --workdir"
       )
-  workdir.mkdir(parents=True, exist_ok=True)
-  path.write_text(to_json(config))
 
 
-def draw_pictures(model: VAE, config: ConfigDict, prepare: steps.Prepare, first: Batch):
-  """Compiled (params) -> (inputs, reconstructions, samples): fixed images and fixed latents, to compare over time."""
+def draw_pictures(model: Model, config: ConfigDict, prepare: steps.Prepare, first: Batch):
+  """Compiled (params) -> rows by label, and samples: fixed images and fixed noise, to compare over time.
+
+  Rows: input, reconstruction, and clean where the input is degraded. Samples: of the prior; of a model that needs a
+  degraded image, what the inputs may have been.
+  """
   root, n = jax.random.key(config.training.seed), config.evaluation.pictures
   real = min(n, int(np.sum(first["mask"])))  # without the padding of a short batch
   first = jax.tree.map(lambda values: jnp.asarray(values[:real]), first)
@@ -168,11 +163,17 @@ def draw_pictures(model: VAE, config: ConfigDict, prepare: steps.Prepare, first:
     variables, ids = {"params": params}, jnp.arange(batch["image"].shape[0])
     batch = prepare(steps.example_keys(root, steps.PREPARE_STREAM, ids), batch)
     seen = batch.get("degraded", batch["image"])
-    posterior: Any = model.apply(variables, seen, method="encode")
-    reconstructions = model.apply(variables, posterior.mean, method="decode_mean")
-    keys = steps.example_keys(root, steps.MODEL_STREAM, jnp.arange(n))
-    latents = model.apply(variables, keys, method="prior_sample")
-    return seen, reconstructions, model.apply(variables, latents, method="decode_mean")
+    rows = {"input": seen, "reconstruction": model.apply(variables, seen, method="restore")}
+    if "degraded" in batch:
+      rows["clean"] = batch["image"]
+    if model.unconditional:
+      keys = steps.example_keys(root, steps.MODEL_STREAM, jnp.arange(n))
+      latents = model.apply(variables, keys, method="prior_sample")
+      return rows, model.apply(variables, latents, method="decode_mean")
+    keys = steps.example_keys(root, steps.MODEL_STREAM, ids)
+    size = (seen.shape[1], seen.shape[2])
+    eps = jax.vmap(lambda key: model.noise(key, size))(keys)
+    return rows, model.apply(variables, seen, eps, method="restore")
 
   return lambda params: jax.device_get(draw(params, first))
 
@@ -193,20 +194,27 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   shape = pipeline.image_shape(data, split.source)
   first = next(pipeline.batches(data, held_out.source, batch_size=eval_size, training=False))
   check_first_batch(first, data, shape)
-  _check_workdir(config, workdir)
+  checkpoints = Checkpoints(workdir / "checkpoints", keep=t.keep)
+  _check_workdir(config, workdir, started=checkpoints.latest() is not None)
 
   # Model, optimiser, state.
   init_key, train_key, eval_key = jax.random.split(jax.random.key(t.seed), 3)
-  model, tx = build(config.model, shape, t.dtype), state.make_optimizer(t)
   encoder_shape = input_shape(data, shape, first)
+  model = build(config.model, shape, t.dtype, input_shape=encoder_shape)
+  tx = state.make_optimizer(t)
+  adversarial = make_adversarial(config.objective.adversarial, t.dtype)
 
   @jax.jit
   def init() -> state.TrainState:
-    return state.init_state(model, tx, shape, encoder_shape, init_key, ema=t.ema_decay > 0)
+    return state.init_state(
+      model, tx, shape, encoder_shape, init_key, ema=t.ema_decay > 0, adversarial=adversarial
+    )
 
-  checkpoints = Checkpoints(workdir / "checkpoints", keep=t.keep)
   if checkpoints.latest() is None:
-    train_state = jax.device_put(init(), placement.replicated)
+    train_state = init()
+    if t.init_from:
+      train_state = state.start_from(train_state, Checkpoints(Path(t.init_from) / "checkpoints"))
+    train_state = jax.device_put(train_state, placement.replicated)
   else:
     like = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated), jax.eval_shape(init)
@@ -229,6 +237,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     samples=config.objective.samples,
     ema_decay=t.ema_decay,
     root=train_key,
+    adversarial=adversarial,
   )
   train_call = parallel.jit_train_call(steps.make_train_call(train_step), placement)
   eval_prepare = make_prepare(data, training=False)
@@ -250,14 +259,16 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     stream = pipeline.batches(data, held_out.source, batch_size=eval_size, training=False)
     scores = score(eval_step, params, stream, placement, frozen)
     writers.scalars(step, "validation", scores, time.monotonic() - started)
-    seen, reconstructions, generated = draw(params)
-    writers.image(
-      step,
-      "reconstructions",
-      pictures.compare(pictures.beside(seen, shape), reconstructions, labels=("input", "reconstruction")),
-    )
+    rows, generated = draw(params)
+    rows["input"] = pictures.beside(rows["input"], shape)
+    writers.image(step, "reconstructions", pictures.compare(*rows.values(), labels=tuple(rows)))
     writers.image(step, "samples", pictures.grid(generated))
     return scores["iwae_nll" if samples else "loss"]
+
+  # All that could refuse the config has been built.
+  write_whole(workdir / "config.json", lambda file: file.write(to_json(config).encode()))
+  if step:
+    print(f"{workdir}: {'finished already' if step >= t.steps else 'continuing'} at step {step} of {t.steps}")
 
   # The loop: steps, then log, then evaluate, then save.
   stored = jax.device_put(split.arrays if split.arrays is not None else {}, placement.replicated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.struct
@@ -11,8 +12,9 @@ import optax
 import optax.contrib
 from ml_collections import ConfigDict
 
-from vae_jax.models import Shape
-from vae_jax.models.vae import VAE
+from vae_jax.models import Model, Shape
+from vae_jax.training.adversarial import Adversarial, DiscriminatorState
+from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.types import Array, ArrayLike, Key, Params
 
 
@@ -25,6 +27,7 @@ class TrainState:
   ema: moving average of params; None where training.ema_decay is 0.
   opt_state: of the optax transformation.
   skipped: int32, steps skipped because loss or gradients were not finite; skipped_in_a_row: of these, the latest run.
+  discriminator: of the adversarial term; None where there is none.
   """
 
   step: Array
@@ -33,6 +36,7 @@ class TrainState:
   opt_state: optax.OptState
   skipped: Array
   skipped_in_a_row: Array
+  discriminator: DiscriminatorState | None = None
 
   @property
   def averaged(self) -> Params:
@@ -81,25 +85,38 @@ def make_learning_rate(config: ConfigDict) -> Callable[[ArrayLike], Array]:
   )
 
 
-def init_params(model: VAE, shape: Shape, degraded_shape: Shape, key: Key) -> Params:
+def init_params(model: Model, shape: Shape, degraded_shape: Shape, key: Key) -> Params:
   """Fresh parameters for clean images of `shape` and encoder inputs of `degraded_shape`, both (h, w, c)."""
   image, degraded = jnp.zeros((1, *shape)), jnp.zeros((1, *degraded_shape))
   return model.init(key, image, jax.random.split(key, 1), degraded)["params"]
 
 
 def init_state(
-  model: VAE,
+  model: Model,
   tx: optax.GradientTransformation,
   shape: Shape,
   degraded_shape: Shape,
   key: Key,
   ema: bool = True,
+  adversarial: Adversarial | None = None,
 ) -> TrainState:
-  """The state before the first step, with a moving average or without."""
+  """The state before the first step, with a moving average or without, with a discriminator or without."""
   params = init_params(model, shape, degraded_shape, key)
 
   def zero() -> Array:  # a buffer of its own for each counter: the state is donated, and one buffer only once
     return jnp.zeros((), jnp.int32)
 
   averaged = jax.tree.map(jnp.copy, params) if ema else None
-  return TrainState(zero(), params, averaged, tx.init(params), zero(), zero())
+  judge = adversarial.init(shape, jax.random.fold_in(key, 1)) if adversarial else None
+  return TrainState(zero(), params, averaged, tx.init(params), zero(), zero(), judge)
+
+
+def start_from(state: TrainState, checkpoints: Checkpoints) -> TrainState:
+  """A fresh state with the (averaged) parameters of another run's newest checkpoint; its optimiser starts anew.
+
+  Raises UserError: no such checkpoint, or one of another model.
+  """
+  like = jax.eval_shape(lambda: state.params)
+  params, _ = checkpoints.restore(like=like, only=("ema", "params"))
+  averaged = None if state.ema is None else jax.tree.map(jnp.copy, params)
+  return dataclasses.replace(state, params=params, ema=averaged)

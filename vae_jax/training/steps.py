@@ -16,11 +16,12 @@ from vae_jax.distributions import (
   streaming_logsumexp_value,
 )
 from vae_jax.metrics.structure import WINDOW
-from vae_jax.models.vae import VAE
+from vae_jax.models import Model
 from vae_jax.objectives import Objective, Perceptual
 from vae_jax.perceptual import LPIPS
+from vae_jax.training.adversarial import Adversarial, DiscriminatorState
 from vae_jax.training.state import TrainState
-from vae_jax.types import Array, ArrayLike, Batch, Key, Params
+from vae_jax.types import Array, ArrayLike, Batch, Key, Params, VAEOutput
 
 Prepare = Callable[[Key, Batch], Batch]
 Metrics = dict[str, Array]
@@ -59,7 +60,7 @@ def _if(condition: Array, new: Callable[[], Any], old: Any) -> Any:
 
 
 def make_train_step(
-  model: VAE,
+  model: Model,
   objective: Objective,
   prepare: Prepare,
   tx: optax.GradientTransformation,
@@ -68,42 +69,61 @@ def make_train_step(
   samples: int,
   ema_decay: float,
   root: Key,
+  adversarial: Adversarial | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """`train_step(state, batch, frozen=Frozen()) -> (state, metrics)`, pure. The batch is uint8 as from the pipeline.
 
   Loss and gradients are means over the batch. A step whose loss or gradient norm is not finite changes nothing but
   `step` and the counters. metrics: float32 scalars: loss, the objective's parts, gradient_norm, learning_rate, skipped.
+  With an adversarial term the state's discriminator is trained in the same step, and skipped with the model.
   """
 
-  def loss_fn(params: Params, batch: Batch, keys: Key, step: Array, frozen: Frozen) -> tuple[Array, Metrics]:
-    output: Any = model.apply({"params": params}, batch["image"], keys, batch.get("degraded"), samples)
-    loss, parts = objective(output, step, batch["image"], frozen.perceptual)
-    return loss.mean(), {name: part.mean() for name, part in parts.items()}
+  def gradients(
+    state: TrainState, batch: Batch, keys: Key, frozen: Frozen
+  ) -> tuple[Array, Metrics, Params, Params]:
+    """loss, parts, the gradients of the model, and those of the discriminator, if there is one."""
+
+    def forward(params: Params) -> Any:
+      return model.apply({"params": params}, batch["image"], keys, batch.get("degraded"), samples)
+
+    def score(output: VAEOutput) -> tuple[Array, Metrics]:
+      loss, parts = objective(output, state.step, batch["image"], frozen.perceptual)
+      return loss.mean(), {name: part.mean() for name, part in parts.items()}
+
+    if adversarial is None:
+      descent = jax.value_and_grad(lambda params: score(forward(params)), has_aux=True)
+      (loss, parts), grads = descent(state.params)
+      return loss, parts, grads, None
+    assert state.discriminator is not None  # as from init_state(..., adversarial=adversarial)
+    judge = state.discriminator.params
+    return adversarial.gradients(forward, score, state.params, judge, batch["image"], state.step)
 
   def train_step(state: TrainState, batch: Batch, frozen: Frozen = NOTHING) -> tuple[TrainState, Metrics]:
     key, places = jax.random.fold_in(root, state.step), jnp.arange(batch["image"].shape[0])
     batch = prepare(example_keys(key, PREPARE_STREAM, places), batch)
     keys = example_keys(key, MODEL_STREAM, places)
-    (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      state.params, batch, keys, state.step, frozen
-    )
+    loss, parts, grads, judge_grads = gradients(state, batch, keys, frozen)
     # Keeps XLA from fusing gradients and update into one another: 6 % of an MLP's step on CPUs.
-    loss, grads = jax.lax.optimization_barrier((loss, grads))
+    loss, grads, judge_grads = jax.lax.optimization_barrier((loss, grads, judge_grads))
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(judge_grads))
 
     rate = learning_rate(state.step)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))  # a young average follows faster
 
     has_ema = state.ema is not None
 
-    def update() -> tuple[Params, Params | None, optax.OptState]:
+    def update() -> tuple[Params, Params | None, optax.OptState, DiscriminatorState | None]:
       direction, opt_state = tx.update(grads, state.opt_state, state.params)
       params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
       ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params) if has_ema else None
-      return params, ema, opt_state
+      judge = state.discriminator
+      if adversarial is not None and judge is not None:
+        judge = adversarial.update(judge, judge_grads)
+      return params, ema, opt_state, judge
 
-    params, ema, opt_state = _if(finite, update, (state.params, state.ema, state.opt_state))
+    before = (state.params, state.ema, state.opt_state, state.discriminator)
+    params, ema, opt_state, judge = _if(finite, update, before)
     bad = jnp.where(finite, 0, 1)
     state = TrainState(
       step=state.step + 1,
@@ -112,6 +132,7 @@ def make_train_step(
       opt_state=opt_state,
       skipped=state.skipped + bad,
       skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+      discriminator=judge,
     )
     logged = {"loss": loss, **parts, "gradient_norm": norm, "learning_rate": rate, "skipped": state.skipped}
     return state, {name: jnp.asarray(value, jnp.float32) for name, value in logged.items()}
@@ -136,13 +157,16 @@ def make_train_call(
       gathered: Any = jax.tree.map(lambda values: values[batch["index"]], stored)
       return train_step(state, {**gathered, **batch}, frozen)
 
+    if len(jax.tree.leaves(batches)[0]) == 1:  # no loop: XLA's convolutions are slow in one on CPUs
+      state, got = body(state, jax.tree.map(lambda values: values[0], batches))
+      return state, jax.tree.map(lambda value: value[None], got)
     return jax.lax.scan(body, state, batches)
 
   return call
 
 
 def make_eval_step(
-  model: VAE,
+  model: Model,
   prepare: Prepare,
   *,
   root: Key,

@@ -1,0 +1,47 @@
+"""Super-resolution x2 of photographs (bicubic down-sampling): a conditional hierarchical VAE.
+
+    python train.py --config configs/superres_x2.py     # BSDS500's folders train and test in data/bsds
+    python evaluate.py --workdir runs/superres_x2 --mode benchmark --input data/bsds/test
+    python evaluate.py --workdir runs/superres_x2 --mode restore --input photo.jpg --output restored/
+
+cost: to be measured.
+figure: to be measured (benchmark, mean over the 200 test photographs).
+
+On an accelerator give it more: --config.model.channels=96,128,128 --config.model.blocks=6
+--config.training.batch_size=32 --config.training.steps=60000.
+"""
+
+from ml_collections import ConfigDict
+
+from vae_jax.config import base_config
+
+
+def get_config() -> ConfigDict:
+  config = base_config()
+  config.data.name = "folder"
+  config.data.dir = "data/bsds"
+  config.data.train = "train[:190]"
+  config.data.validation = "train[190:]"
+  config.data.size = (96, 96)
+  config.data.channels = 3
+  config.data.flip = True
+  config.data.rotate = True
+  config.data.degrade.name = "bicubic_down"
+  config.data.degrade.factor = 2
+  config.model.name = "restoration_vae"
+  config.model.channels = (32, 48)
+  config.model.blocks = 3
+  config.model.latent_dim = 4
+  config.model.likelihood = "laplace"
+  config.model.sigma = "0.005"
+  config.objective.beta_schedule = "linear"
+  config.objective.beta_steps = 1000
+  config.training.steps = 4000
+  config.training.batch_size = 8
+  config.training.steps_per_call = 1
+  config.training.log_every = 50
+  config.training.eval_every = 1000
+  config.training.checkpoint_every = 500
+  config.evaluation.batch_size = 8
+  config.evaluation.pictures = 8
+  return config

@@ -1,0 +1,336 @@
+"""A restoration run as an object: tiles that fit together, draws, orientations, export, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+import vae_jax
+from vae_jax import pretrained
+from vae_jax.config import apply_overrides, base_config
+from vae_jax.data.degrade import bicubic_up
+from vae_jax.errors import UserError
+from vae_jax.inference import PRIOR_STREAM, TrainedVAE, export, load
+from vae_jax.models import build
+from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.state import init_params
+from vae_jax.training.steps import example_keys
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory):
+  """What several tests compile alike is compiled once, and quickly."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  compilation_cache.reset_cache()
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+  jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
+
+
+def make(channels=1, factor=1, widths="4", **model):
+  """A restoration run with normal parameters, trained (as it were) on crops of 12 x 12."""
+  names = {1: "gaussian_noise"}
+  given = {
+    "data.degrade.name": names.get(factor, "bicubic_down"),
+    "data.degrade.factor": max(factor, 2),
+    "model.name": "restoration_vae",
+    "model.channels": widths,
+    "model.latent_dim": 2,
+    "model.likelihood": "gaussian",
+    "model.activation": "silu",
+  } | {f"model.{name}": value for name, value in model.items()}
+  config = apply_overrides(base_config(), [f"{name}={value}" for name, value in given.items()])
+  shape, low = (12, 12, channels), (12 // factor, 12 // factor, channels)
+  init = jax.eval_shape(
+    lambda key: init_params(build(config.model, shape, input_shape=low), shape, low, key), jax.random.key(0)
+  )
+  random = np.random.default_rng(1)
+
+  def draw(path, x):
+    size = 0.1 if "head" in jax.tree_util.keystr(path) or x.ndim == 1 else 1.0
+    return size * random.normal(size=x.shape).astype(np.float32) / np.sqrt(np.prod(x.shape[:-1] or (1,)))
+
+  return TrainedVAE(config, jax.tree_util.tree_map_with_path(draw, init), shape, low, 7)
+
+
+def pixels(*shape, seed=0):
+  return np.random.default_rng(seed).uniform(0.2, 0.8, size=shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+  return make()
+
+
+@pytest.fixture(scope="module")
+def plain():
+  """A VAE of one image size."""
+  config = apply_overrides(base_config(), ["model.hidden=4", "model.latent_dim=2"])
+  module = build(config.model, (5, 5, 1))
+  init = jax.eval_shape(lambda key: init_params(module, (5, 5, 1), (5, 5, 1), key), jax.random.key(0))
+  return TrainedVAE(
+    config, jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), init), (5, 5, 1), (5, 5, 1), 1
+  )
+
+
+# --- restore ---
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_restore_takes_any_size(factor, key):
+  model = make(channels=3, factor=factor)
+  assert model.factor == factor
+  for size in (12 // factor, 12 // factor), (5, 9):
+    image = pixels(2, *size, 3)
+    estimate, draws = model.restore(image), model.restore(image, key, samples=3)
+    expected = bicubic_up(image, factor) if factor > 1 else image
+    assert estimate.shape == expected.shape and draws.shape == (3, *expected.shape)
+    assert estimate.dtype == draws.dtype == jnp.float32
+    assert all(0 <= x.min() < x.max() <= 1 for x in (estimate, draws))
+    np.testing.assert_array_equal(model.reconstruct(image), estimate)
+    assert len({x.tobytes() for x in np.asarray(draws).reshape(6, -1)}) == 6
+    assert np.abs(np.asarray(draws) - np.asarray(estimate)[None]).max() > 1e-3
+
+
+def test_draws_are_a_function_of_the_key_and_the_first_do_not_depend_on_their_number(model, key):
+  image = pixels(2, 6, 7, 1)
+  three = model.restore(image, key, samples=3)
+  np.testing.assert_allclose(model.restore(image, key, samples=2), three[:2], atol=1e-6)
+  np.testing.assert_allclose(model.restore(image[:1], key)[0, 0], three[0, 0], atol=1e-6)
+  assert np.abs(np.asarray(model.restore(image, jax.random.key(1), samples=3) - three)).max() > 1e-3
+
+
+def test_bytes_are_images_too(model):
+  image = np.random.default_rng(0).integers(50, 200, size=(1, 6, 5, 1), dtype=np.uint8)
+  np.testing.assert_allclose(model.restore(image), model.restore(image.astype(np.float32) / 255), atol=1e-6)
+
+
+def test_noise_outside_the_range_is_taken_and_other_scales_are_not(model):
+  noisy = pixels(1, 8, 8, 1) + np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
+  assert noisy.min() < 0 and noisy.max() > 1 and np.isfinite(model.restore(noisy)).all()
+  for bad in (100 * noisy + 100, np.full((1, 4, 4, 1), np.nan)):
+    with pytest.raises(UserError, match="give uint8"):
+      model.restore(bad)
+
+
+# --- tiles ---
+
+
+@pytest.mark.parametrize(
+  ("factor", "channels", "size", "values"),
+  [
+    (1, 1, (45, 38), {}),
+    (2, 3, (37, 44), {}),
+    (3, 1, (41, 33), {"likelihood": "laplace"}),
+    (1, 3, (71, 69), {"widths": "4,4"}),
+    (2, 1, (19, 67), {"widths": "4", "unshuffle": 2}),
+    (2, 1, (38, 20), {"latent_dim": 0}),
+  ],
+)
+def test_tiles_fit_together(factor, channels, size, values, key):
+  """The estimate and a draw in tiles are those of the whole, odd sizes and borders included."""
+  model = make(channels, factor, **values)
+  image = pixels(*size, channels)
+  seen = []
+
+  def progress(done, total):
+    seen.append((done, total))
+
+  got = model.restore_image(image, tile=5, progress=progress)
+  total = seen[-1][1]
+  assert total > 1 and seen == [(i, total) for i in range(1, total + 1)]  # more than one tile
+  whole = np.asarray(model.restore(image[None]))[0]
+  assert isinstance(got, np.ndarray) and got.dtype == np.float32
+  assert got.shape == (factor * size[0], factor * size[1], channels)
+  np.testing.assert_allclose(got, whole, rtol=0, atol=1e-4)
+  assert whole.min() > 0 and whole.max() < 1  # nothing was clipped
+  if not model.module.units:
+    return
+  own = example_keys(jax.random.fold_in(key, 0), PRIOR_STREAM, jnp.arange(1))[0]
+  drawn = np.asarray(model.restore(image[None], key))[0, 0]
+  np.testing.assert_allclose(model.restore_image(image, own, tile=5), drawn, rtol=0, atol=1e-4)
+  np.testing.assert_allclose(model.restore_image(image, own), drawn, rtol=0, atol=1e-4)
+  assert np.abs(drawn - whole).max() > 0.01
+
+
+def test_a_smaller_halo_would_not_do(model, monkeypatch):
+  """The test above can fail: without the halo the tiles show."""
+  image = pixels(45, 38, 1)
+  monkeypatch.setattr(type(model.module), "radius", 1)
+  difference = model.restore_image(image, tile=8) - np.asarray(model.restore(image[None]))[0]
+  assert np.abs(difference).max() > 1e-3
+
+
+@pytest.mark.parametrize("tile", [0, -3, 2.5])
+def test_wrong_tiles_are_refused(model, tile):
+  with pytest.raises(UserError, match=r"tile=.*integer of at least 1"):
+    model.restore_image(pixels(6, 6, 1), tile=tile)
+
+
+# --- orientations ---
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_ensemble_is_the_mean_over_orientations(factor):
+  model = make(channels=3, factor=factor)
+  image = pixels(7, 10, 3)
+
+  def once(x):
+    return np.asarray(model.restore(np.ascontiguousarray(x)[None]), np.float64)[0]
+
+  # The eight, one by one: each with what undoes it.
+  def transposed(x):
+    return x.swapaxes(0, 1)
+
+  pairs = [
+    (lambda x: x, lambda x: x),
+    (lambda x: x[::-1], lambda x: x[::-1]),
+    (lambda x: x[:, ::-1], lambda x: x[:, ::-1]),
+    (lambda x: x[::-1, ::-1], lambda x: x[::-1, ::-1]),
+    (transposed, transposed),
+    (lambda x: transposed(x)[::-1], lambda x: transposed(x[::-1])),
+    (lambda x: transposed(x)[:, ::-1], lambda x: transposed(x[:, ::-1])),
+    (lambda x: transposed(x)[::-1, ::-1], lambda x: transposed(x[::-1, ::-1])),
+  ]
+  for there, back in pairs:
+    np.testing.assert_array_equal(back(there(image)), image)
+  expected = np.mean([back(once(there(image))) for there, back in pairs], axis=0)
+  got = model.restore_image(image, ensemble=True)
+  assert got.shape == (7 * factor, 10 * factor, 3) and got.dtype == np.float32
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+  assert np.abs(got - once(image)).max() > 1e-3
+  # So it turns with the image.
+  np.testing.assert_allclose(model.restore_image(image[::-1], ensemble=True), got[::-1], atol=1e-5)
+
+
+# --- refusals ---
+
+
+def one_line(function, *args, match, **kwargs):
+  with pytest.raises(UserError, match=match) as error:
+    function(*args, **kwargs)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("bad", "message"),
+  [
+    (pixels(1, 6, 6, 3), r"\(1, 6, 6, 3\): this model takes \[n, h, w, 1\]"),
+    (pixels(6, 6, 1), r"takes \[n, h, w, 1\]"),
+    (pixels(6, 6), r"takes \[n, h, w, 1\]"),
+    (np.zeros((1, 0, 6, 1), np.float32), r"takes \[n, h, w, 1\]"),
+    (np.zeros((0, 6, 6, 1), np.float32), r"takes \[n, h, w, 1\]"),
+    (np.zeros((1, 6, 6, 1), np.int32), "type int32"),
+  ],
+)
+def test_wrong_images_are_refused(model, bad, message):
+  one_line(model.restore, bad, match=message)
+  one_line(model.reconstruct, bad, match=message)
+
+
+def test_wrong_single_images_are_refused(model):
+  for bad in (pixels(6, 6), pixels(6, 6, 3), pixels(1, 6, 6, 1), np.zeros((0, 6, 1), np.float32)):
+    one_line(model.restore_image, bad, match="this model takes")
+
+
+def test_wrong_requests_for_draws_are_refused(model, key):
+  one_line(model.restore, pixels(1, 6, 6, 1), samples=2, match="samples = 2 without a key")
+  one_line(model.restore, pixels(1, 6, 6, 1), key, samples=0, match="samples = 0: must be at least 1")
+  words = "ensemble averages estimates, it cannot draw"
+  one_line(model.restore_image, pixels(6, 6, 1), key, ensemble=True, match=words)
+
+
+def test_a_model_without_latents_draws_nothing(key):
+  model = make(latent_dim=0)
+  assert model.restore(pixels(1, 6, 6, 1)).shape == (1, 6, 6, 1)
+  for function, image in (model.restore, pixels(1, 6, 6, 1)), (model.restore_image, pixels(6, 6, 1)):
+    one_line(function, image, key, match="no latents to draw restorations from")
+
+
+def test_what_needs_no_degraded_image_is_refused(model, key):
+  words = "this run restores images and cannot"
+  one_line(model.encode, pixels(1, 12, 12, 1), match=words)
+  one_line(model.decode, np.zeros((1, 2)), match=words)
+  one_line(model.sample, key, 3, match=words)
+  one_line(model.sample, key, 3, pixels=True, match=words)
+  one_line(model.latents, key, 3, match=words)
+  one_line(model.interpolate, pixels(1, 12, 12, 1), pixels(1, 12, 12, 1), 3, match=words)
+
+
+def test_a_plain_vae_restores_images_of_its_size_and_draws_none(plain, key):
+  image = pixels(5, 5, 1)
+  np.testing.assert_allclose(plain.restore_image(image), plain.reconstruct(image[None])[0], atol=1e-6)
+  np.testing.assert_allclose(plain.restore(image[None]), plain.reconstruct(image[None]), atol=1e-6)
+  for size in (6, 5), (10, 10):
+    one_line(plain.restore, pixels(1, *size, 1), match=r"takes \[n, 5, 5, 1\]; crop, resize")
+    one_line(plain.restore_image, pixels(*size, 1), match=r"takes \[n, 5, 5, 1\]")
+  one_line(plain.restore, image[None], key, match="no latents to draw")
+  one_line(plain.restore_image, image, key, match="no latents to draw")
+  one_line(plain.restore_image, image, ensemble=True, match="ensemble")
+
+
+# --- export and load ---
+
+
+def test_an_exported_model_is_the_model(tmp_path, key):
+  model = make(channels=3, factor=2)
+  export(model, tmp_path / "small")
+  assert sorted(p.name for p in (tmp_path / "small").iterdir()) == ["config.json", "model.safetensors"]
+  other = vae_jax.load(tmp_path / "small")
+  assert other.config == model.config and other.config.is_locked
+  assert (other.image_shape, other.input_shape, other.step) == ((12, 12, 3), (6, 6, 3), 7)
+  assert jax.tree.structure(other.params) == jax.tree.structure(model.params)
+  jax.tree.map(np.testing.assert_array_equal, other.params, model.params)
+  image = pixels(1, 5, 7, 3)
+  np.testing.assert_array_equal(other.restore(image), model.restore(image))
+  np.testing.assert_array_equal(other.restore(image, key), model.restore(image, key))
+
+
+def test_a_plain_vae_is_exported_too(plain, tmp_path, key):
+  export(plain, tmp_path)
+  np.testing.assert_array_equal(load(tmp_path).sample(key, 3), plain.sample(key, 3))
+
+
+def test_a_model_is_loaded_by_name(model, plain, tmp_path, monkeypatch):
+  monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "pretrained")
+  monkeypatch.chdir(tmp_path)
+  one_line(load, "denoise", match="denoise: no such run; give the --workdir of train.py$")
+  export(model, tmp_path / "pretrained" / "denoise")
+  assert load("denoise").config.model.name == "restoration_vae"
+  one_line(load, "denoises", match="no such run; give the --workdir of train.py, or one of denoise$")
+  for checkpoint in ("best", 3):
+    one_line(load, "denoise", checkpoint, match=r"has one set of weights; leave it out")
+  export(plain, tmp_path / "denoise")  # a folder here comes first
+  assert load("denoise").config.model.name == "mlp_vae"
+  assert load(tmp_path / "pretrained" / "denoise").config.model.name == "restoration_vae"
+
+
+@pytest.mark.parametrize(
+  "broken", [{"image_shape": [12, 12]}, {"input_shape": None}, {"step": ...}, {"image_shape": "abcd"}]
+)
+def test_a_description_that_is_none_is_refused(model, tmp_path, broken):
+  meta = {
+    "config": model.config.to_dict(),
+    "image_shape": [12, 12, 1],
+    "input_shape": [12, 12, 1],
+    "step": 7,
+  } | broken
+  pretrained.save(tmp_path, model.params, {k: v for k, v in meta.items() if v is not ...})
+  one_line(load, tmp_path, match="does not describe a model")
+
+
+def test_a_run_is_loaded_and_exported(model, tmp_path):
+  """From a checkpoint, whose average counts, to a folder without the optimiser."""
+  meta = {"config": model.config.to_dict(), "image_shape": [12, 12, 1], "input_shape": [12, 12, 1]}
+  params = jax.device_get(model.params)
+  with Checkpoints(tmp_path / "run" / "checkpoints") as store:
+    store.save(5, {"params": jax.tree.map(np.zeros_like, params), "ema": params}, meta=meta, score=None)
+  there = load(tmp_path / "run")
+  export(there, tmp_path / "run" / "evaluation" / "export")
+  again = load(tmp_path / "run" / "evaluation" / "export")
+  assert there.step == again.step == 5
+  jax.tree.map(np.testing.assert_array_equal, again.params, params)

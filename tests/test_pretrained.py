@@ -1,0 +1,156 @@
+"""Models in folders: what is written is what is read; damage, absence and newer versions in one line."""
+
+import hashlib
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from vae_jax import pretrained
+from vae_jax.config import base_config
+from vae_jax.errors import UserError
+
+META = {
+  "config": base_config().to_dict(),
+  "image_shape": [4, 4, 1],
+  "input_shape": [2, 2, 1],
+  "step": 12,
+}
+
+
+def params(seed=0):
+  random = np.random.default_rng(seed)
+  return {
+    "trunk": {
+      "stem": {"kernel": random.normal(size=(3, 3, 1, 4)).astype(np.float32), "bias": np.zeros(4, "f4")}
+    },
+    "log_scale": np.float32(-3.25),
+    "empty": {"w": np.zeros((0, 3), np.float32)},
+  }
+
+
+@pytest.fixture
+def folder(tmp_path):
+  pretrained.save(tmp_path / "m", params(), META)
+  return tmp_path / "m"
+
+
+def refused(function, folder, match):
+  with pytest.raises(UserError, match=match) as error:
+    function(folder)
+  assert "\n" not in str(error.value)
+
+
+def test_what_is_saved_is_read(folder):
+  read, meta = pretrained.read(folder)
+  assert jax.tree.structure(read) == jax.tree.structure(params())
+  for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(params()), strict=True):
+    assert a.shape == b.shape and a.dtype == np.float32
+    np.testing.assert_array_equal(a, b)
+  assert {name: meta[name] for name in META} == json.loads(json.dumps(META))
+  assert meta["format_version"] == 1 and pretrained.describe(folder) == meta
+  assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+  assert pretrained.is_model(folder) and not pretrained.is_model(folder.parent)
+  digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+  assert meta["sha256"] == digest
+
+
+def test_others_can_read_the_weights(folder):
+  from safetensors.numpy import load_file
+
+  flat = load_file(folder / "model.safetensors")
+  assert set(flat) == {"trunk/stem/kernel", "trunk/stem/bias", "log_scale", "empty/w"}
+  np.testing.assert_array_equal(flat["trunk/stem/kernel"], params()["trunk"]["stem"]["kernel"])
+
+
+def test_saving_again_replaces_the_model_and_keeps_the_card(folder):
+  (folder / "README.md").write_text("card")
+  pretrained.save(folder, params(1), META | {"step": 13})
+  read, meta = pretrained.read(folder)
+  assert meta["step"] == 13 and (folder / "README.md").read_text() == "card"
+  np.testing.assert_array_equal(read["trunk"]["stem"]["kernel"], params(1)["trunk"]["stem"]["kernel"])
+
+
+def test_weights_of_other_types_are_saved_as_float32(tmp_path):
+  tree = {"a": np.arange(3), "b": jax.numpy.ones((2, 3), jax.numpy.bfloat16).T}
+  pretrained.save(tmp_path, tree, META)
+  read, _ = pretrained.read(tmp_path)
+  assert read["a"].dtype == read["b"].dtype == np.float32
+  np.testing.assert_array_equal(read["a"], [0, 1, 2])
+  assert read["b"].shape == (3, 2)
+
+
+def test_arrays_that_do_not_lie_in_order_keep_their_values(tmp_path):
+  kernel = np.arange(12, dtype=np.float32).reshape(3, 4)
+  pretrained.save(tmp_path, {"a": kernel.T, "b": kernel[:, ::2]}, META)
+  read, _ = pretrained.read(tmp_path)
+  np.testing.assert_array_equal(read["a"], kernel.T)
+  np.testing.assert_array_equal(read["b"], kernel[:, ::2])
+
+
+def test_names_are_those_of_folders_with_weights(tmp_path, monkeypatch):
+  monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "models")
+  assert pretrained.names() == []
+  for name in ("b", "a"):
+    pretrained.save(tmp_path / "models" / name, params(), META)
+  (tmp_path / "models" / "empty").mkdir()
+  (tmp_path / "models" / "file").write_text("")
+  assert pretrained.names() == ["a", "b"]
+
+
+def test_other_weights_are_refused(folder):
+  pretrained.save(folder.parent / "other", params(1), META)
+  (folder / "model.safetensors").write_bytes((folder.parent / "other" / "model.safetensors").read_bytes())
+  refused(pretrained.read, folder, r"model\.safetensors: does not match its checksum; fetch it again")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_weights_are_refused(folder, keep):
+  path = folder / "model.safetensors"
+  path.write_bytes(path.read_bytes()[:keep])
+  refused(pretrained.read, folder, "does not match its checksum")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 64, b"\xff" * 64])
+def test_a_file_that_holds_no_weights_is_refused(folder, content):
+  (folder / "model.safetensors").write_bytes(content)
+  meta = json.loads((folder / "config.json").read_text())
+  meta["sha256"] = hashlib.sha256(content).hexdigest()
+  (folder / "config.json").write_text(json.dumps(meta))
+  refused(pretrained.read, folder, r"model\.safetensors: cannot be read")
+
+
+def test_missing_files_are_named(folder):
+  (folder / "model.safetensors").unlink()
+  refused(pretrained.read, folder, r"model\.safetensors: cannot be read \(No such file or directory\)")
+  (folder / "config.json").unlink()
+  for function in (pretrained.read, pretrained.describe):
+    refused(function, folder, r"config\.json: cannot be read \(No such file")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"format_version": 1}', "\xff"])
+def test_a_description_that_is_none_is_refused(folder, text):
+  (folder / "config.json").write_text(text, encoding="latin-1")
+  for function in (pretrained.read, pretrained.describe):
+    refused(function, folder, r"config\.json: does not describe a model; fetch it again")
+
+
+@pytest.mark.parametrize("version", [2, "1", None])
+def test_a_newer_version_is_refused(folder, version):
+  meta = json.loads((folder / "config.json").read_text()) | {"format_version": version}
+  (folder / "config.json").write_text(json.dumps(meta))
+  refused(pretrained.read, folder, "has format .*, this vae_jax reads 1; update vae_jax")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="cannot be written"):
+    pretrained.save(tmp_path / "file", params(), META)
+  assert (tmp_path / "file").read_text() == ""
+
+
+def test_numbers_that_json_lacks_write_nothing(tmp_path):
+  with pytest.raises(ValueError, match="JSON"):
+    pretrained.save(tmp_path / "m", params(), META | {"step": float("nan")})
+  assert not (tmp_path / "m").exists()

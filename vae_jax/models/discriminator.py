@@ -1,0 +1,36 @@
+"""The discriminator that judges patches (PatchGAN; Isola et al. 2017, arXiv:1611.07004)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vae_jax.models.blocks import Conv, Norm
+from vae_jax.types import Array
+
+
+class PatchDiscriminator(nn.Module):
+  """Images [b, h, w, c] in [0, 1] of any size -> logits [b, h', w', 1], one a patch: > 0 for real.
+
+  4x4 convolutions of stride 2, one for each of `channels`, with leaky ReLU of slope 0.2, and one of stride 1 to the
+  logit; h' = h / 2^len(channels), rounded up. GroupNorm after all of the first ones but one, where the paper has batch
+  normalisation, which would mix examples. Initialised from N(0, 0.02^2), as the paper's.
+  """
+
+  channels: tuple[int, ...]
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: Array) -> Array:
+    kinds, init = {"dtype": self.dtype, "param_dtype": self.param_dtype}, nn.initializers.normal(0.02)
+    x = 2 * image.astype(self.dtype) - 1
+    for i, features in enumerate(self.channels):
+      x = Conv(features, 4, 2, kernel_init=init, **kinds)(x)
+      x = Norm(**kinds)(x) if i else x
+      x = jax.nn.leaky_relu(x, 0.2)
+    kinds["dtype"] = jnp.float32
+    return Conv(1, 4, kernel_init=init, **kinds)(x.astype(jnp.float32))

@@ -1,0 +1,358 @@
+"""Files in, restored files out: photographs of any size and kind through a function that restores one array."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vae_jax.data import images, plans
+from vae_jax.errors import UserError
+from vae_jax.photographs import (
+  WRITABLE,
+  Photograph,
+  alpha_resized,
+  check_saveable,
+  open_photograph,
+  save_photograph,
+)
+from vae_jax.types import ArrayLike
+
+Restore = Callable[[np.ndarray, int | None], ArrayLike]
+PathLike = str | os.PathLike
+
+_LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601, as images.to_channels
+
+
+class Report(NamedTuple):
+  """What `restore_files` did. written: files on the disk; failed: (input, why)."""
+
+  written: list[Path]
+  failed: list[tuple[Path, str]]
+
+  def check(self) -> None:
+    """Raises UserError, one line with the number of failures and the first three, if there are any."""
+    if self.failed:
+      some = "; ".join(f"{path} ({reason})" for path, reason in self.failed[:3])
+      more = f"; and {len(self.failed) - 3} more" if len(self.failed) > 3 else ""
+      raise UserError(f"images that could not be restored: {len(self.failed)}: {some}{more}")
+
+
+class _Job(NamedTuple):
+  source: Path
+  main: Path  # the mean restoration
+  samples: list[Path]
+  mean: Path | None  # of the samples
+  uncertainty: Path | None
+
+  def targets(self) -> list[Path]:
+    return [self.main, *self.samples, *(path for path in (self.mean, self.uncertainty) if path)]
+
+
+def restore_files(
+  restore: Restore,
+  inputs: PathLike | Sequence[PathLike],
+  output: PathLike,
+  *,
+  factor: int,
+  channels: int,
+  samples: int = 0,
+) -> Report:
+  """Restores photographs one after the other.
+
+  Each output has the name of its input, below the folder `output` as the input lies below the folder that was
+  given; an input of a kind that cannot be written (GIF, PPM) becomes .png. One input file may have one output file
+  instead: `output` is then the name of no folder and has the suffix of a format. An output folder that lies inside
+  an input folder is left out of the inputs. Outputs of an earlier run are replaced, an input never.
+
+  A grey photograph stays grey and a colour one colour, whatever the model takes: grey is repeated and the luma
+  (ITU-R BT.601) of the result taken; colour is restored channel by channel, each with the same `key_index`.
+  Bit depth, ICC and EXIF are kept, alpha is enlarged by `factor`.
+
+  With samples = N > 0, beside NAME.EXT:
+    NAME_sample01.EXT ...   N random restorations
+    NAME_mean.EXT           their average, for N > 1 (NAME.EXT is `restore(image, None)`)
+    NAME_uncertainty.png    their standard deviation, see `uncertainty_picture`, for N > 1
+
+  Args:
+    restore: `(image float32 [h, w, channels] in [0, 1], key_index) -> float32 [factor * h, factor * w, channels]`.
+      key_index None: the mean restoration; k = 0..N-1: the k-th random one. A UserError or MemoryError is that
+      file's failure; any other exception ends the run.
+    inputs: a file or folder, or several.
+    output: a folder, made if it is not there, or a file.
+    factor: enlargement. channels: 1 or 3. samples: N.
+
+  Returns:
+    Report. Files that cannot be read, restored or written are listed, and the others done all the same.
+
+  Raises:
+    UserError: before any work, for inputs that are missing or without images, two inputs of one output name, an
+      output that is an input or cannot be made, and numbers out of range.
+    ValueError: `restore` returns another shape.
+  """
+  for name, value, least in (("factor", factor, 1), ("samples", samples, 0)):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+      raise UserError(f"{name}={value!r}: give an integer of at least {least}")
+  if channels not in (1, 3):
+    raise UserError(f"a model of {channels} channels cannot restore photographs; it needs 1 or 3")
+  jobs = _plan(inputs, output, samples)
+  written: list[Path] = []
+  failed: list[tuple[Path, str]] = []
+  for job in plans.progress(jobs, len(jobs), "restoring"):
+    try:
+      _restore_one(restore, job, factor, channels, written)
+    except UserError as error:
+      failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
+    except MemoryError:
+      failed.append((job.source, "not enough memory; cut the picture into parts"))
+  return Report(written, failed)
+
+
+def uncertainty_picture(deviation: np.ndarray) -> np.ndarray:
+  """A map of standard deviations, drawn so that it can be read.
+
+  Dark is certain, bright uncertain: CIELAB lightness is linear in the deviation, so equal steps look equal, also in
+  grey. Beside it a bar with numbers in grey levels of 255, from 0 to 1, 2, 3 or 5 times a power of ten that 99.9 %
+  of the pixels do not exceed; the rest, "+", are as bright as the end of the bar. Below, mean and largest value.
+  Small maps are enlarged, each pixel to a square.
+
+  deviation: float [h, w], in units of the [0, 1] range. Returns uint8 [H, W, 3].
+  """
+  from PIL import Image, ImageDraw, ImageFont
+
+  levels = np.asarray(deviation, np.float32) * 255
+  top = _round_number(float(np.percentile(levels, 99.9)))
+  scale = max(1, -(-256 // max(levels.shape)))
+  shown = _colours(levels / top).repeat(scale, axis=0).repeat(scale, axis=1)
+  height, width = shown.shape[:2]
+
+  # Also to be read where a large map is shrunk to a screen.
+  size = max(14, min(max(height, width) // 40, 160))
+  font = ImageFont.load_default(size)
+  more = "+" if levels.max() > top else ""
+  ticks = [(i / 5, f"{top * i / 5:g}{more if i == 5 else ''}") for i in range(6)]
+  lines = [
+    "standard deviation in grey levels of 255",
+    f"mean {float(levels.mean()):.3g}, largest {float(levels.max()):.3g}",
+  ]
+  text_width = round(max(font.getlength(line) for line in lines))
+  tick_width = round(max(font.getlength(label) for _, label in ticks))
+  bar_height = max(height, 8 * size)
+  full_width = max(width + 3 * size + tick_width, text_width) + 2 * size
+  canvas = Image.new("RGB", (full_width, bar_height + (4 + 3 * len(lines)) * size // 2), (255, 255, 255))
+  canvas.paste(Image.fromarray(shown), (size, size))
+  left = size + width + size
+  ramp = _colours(np.linspace(1, 0, bar_height, dtype=np.float32)[:, None]).repeat(size, axis=1)
+  canvas.paste(Image.fromarray(ramp), (left, size))
+  draw = ImageDraw.Draw(canvas)
+  for part, label in ticks:
+    y = size + round((1 - part) * (bar_height - 1))
+    draw.line([(left + size, y), (left + size + size // 3, y)], fill=0, width=max(1, size // 12))
+    draw.text((left + size + size // 2, y), label, fill=0, font=font, anchor="lm")
+  for i, line in enumerate(lines):
+    draw.text((size, bar_height + 2 * size + 3 * i * size // 2), line, fill=0, font=font)
+  return np.asarray(canvas)
+
+
+def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int) -> list[_Job]:
+  """Which file becomes which. Makes the output folder; everything that can be refused is refused here."""
+  given = [Path(p) for p in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
+  if not given:
+    raise UserError("no input: give image files or folders")
+  target = Path(output)
+  for path in given:
+    if not path.exists():
+      raise UserError(f"input {path} does not exist; give image files or folders")
+  if _is_file_name(given, output):
+    check_saveable(target, 1, 1)
+    pairs = [(given[0], target)]
+    folder = target.parent
+  else:
+    folder = target
+    pairs = [
+      (source, folder / _written_name(name)) for path in given for source, name in _listed(path, folder)
+    ]
+  jobs = _without_clashes(pairs, samples)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"output {folder} cannot be made ({error.strerror}); name another folder") from error
+  if not os.access(folder, os.W_OK | os.X_OK):
+    raise UserError(f"output {folder} is not writable; name another folder")
+  return jobs
+
+
+def _is_file_name(given: Sequence[Path], output: PathLike) -> bool:
+  """Whether `output` names a file, for one input file; UserError if it can be neither that nor a folder."""
+  target = Path(output)
+  if target.is_dir() or os.fspath(output).endswith(("/", os.sep)):
+    return False
+  suffix = target.suffix.lower()
+  one_file = len(given) == 1 and given[0].is_file()
+  if one_file and suffix:
+    if suffix not in WRITABLE:
+      raise UserError(
+        f"output {target}: write one of {', '.join(WRITABLE)}, or end the name of a folder with /"
+      )
+    return True
+  if target.exists():
+    raise UserError(f"output {target} is a file, and these inputs need a folder; name another")
+  if suffix in images.SUFFIXES:
+    raise UserError(f"output {target} is one file for several inputs or a folder; name a folder")
+  return False
+
+
+def _listed(path: Path, folder: Path) -> list[tuple[Path, str]]:
+  """(file, its name below the output) of an input; what lies in the output `folder` is no input."""
+  if not path.is_dir():
+    return [(path, path.name)]
+  here, own = (os.path.join(os.path.realpath(place), "") for place in (path, folder))
+  inside = own != here and own.startswith(here)
+  found = [
+    (path / name, name)
+    for name in plans.list_images(path)
+    if not (inside and os.path.join(os.path.realpath((path / name).parent), "").startswith(own))
+  ]
+  if not found:
+    raise UserError(f"input {path}: no images ({', '.join(images.SUFFIXES)}) in this folder")
+  return found
+
+
+def _written_name(name: str) -> str:
+  """The same name, but for formats that are read and not written."""
+  stem, suffix = os.path.splitext(name)
+  return name if suffix.lower() in WRITABLE else f"{stem}.png"
+
+
+def _without_clashes(pairs: Sequence[tuple[Path, Path]], samples: int) -> list[_Job]:
+  """One job per pair, a file that was given twice once. Refuses outputs that collide with each other or an input."""
+  jobs = [_job(source, main, samples) for source, main in pairs]
+  # By device and number, so that links and the case of a name do not matter.
+  sources = {_identity(job.source): job.source for job in jobs}
+  taken: dict[str, _Job] = {}
+  kept = []
+  for job in jobs:
+    for path in job.targets():
+      # Names that differ in case, or in how an accent is coded, are one file on many disks.
+      other = taken.setdefault(unicodedata.normalize("NFC", str(path)).casefold(), job)
+      if other is not job:
+        if other.main == job.main and _identity(other.source) == _identity(job.source):
+          break
+        raise UserError(
+          f"inputs {other.source} and {job.source} would both be written to {path}; rename one, or restore them apart"
+        )
+      if path.exists() and (source := sources.get(_identity(path))):
+        raise UserError(
+          f"output {path} is the input {source}, which is never overwritten; name another output"
+        )
+    else:
+      kept.append(job)
+  return kept
+
+
+def _job(source: Path, main: Path, samples: int) -> _Job:
+  digits = max(2, len(str(samples)))
+  numbered = [main.with_name(f"{main.stem}_sample{k:0{digits}}{main.suffix}") for k in range(1, samples + 1)]
+  if samples < 2:
+    return _Job(source, main, numbered, None, None)
+  mean, uncertainty = f"{main.stem}_mean{main.suffix}", f"{main.stem}_uncertainty.png"
+  return _Job(source, main, numbered, main.with_name(mean), main.with_name(uncertainty))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+  """What tells one file from another; None where it cannot be asked (a broken link, which fails when it is read)."""
+  try:
+    status = path.stat()
+  except OSError:
+    return None
+  return status.st_dev, status.st_ino
+
+
+def _restore_one(restore: Restore, job: _Job, factor: int, channels: int, written: list[Path]) -> None:
+  photograph = open_photograph(job.source)
+  height, width = photograph.pixels.shape[:2]
+  for path in job.targets():
+    check_saveable(path, factor * height, factor * width, photograph.alpha)
+  alpha = None if photograph.alpha is None else alpha_resized(photograph.alpha, factor)
+
+  def save(path: Path, pixels: np.ndarray) -> None:
+    save_photograph(path, photograph._replace(pixels=pixels, alpha=alpha))
+    written.append(path)
+
+  save(job.main, _restored(restore, photograph, None, factor, channels))
+  mean = np.zeros((factor * height, factor * width, photograph.pixels.shape[2]), np.float32)
+  squares = np.zeros_like(mean)
+  for k, path in enumerate(job.samples):
+    pixels = _restored(restore, photograph, k, factor, channels)
+    save(path, pixels)
+    # Welford's recurrence: as exact as two passes, without keeping the samples.
+    step = pixels - mean
+    mean += step / np.float32(k + 1)
+    squares += step * (pixels - mean)
+  if job.mean is not None and job.uncertainty is not None:
+    save(job.mean, mean)
+    deviation = np.sqrt(squares / (len(job.samples) - 1)).mean(axis=-1)
+    save_photograph(job.uncertainty, Photograph(uncertainty_picture(deviation).astype(np.float32) / 255))
+    written.append(job.uncertainty)
+
+
+def _restored(
+  restore: Restore, photograph: Photograph, key: int | None, factor: int, channels: int
+) -> np.ndarray:
+  """The restoration float32 [factor * h, factor * w, c] with the photograph's own c, clipped to [0, 1]."""
+  pixels = photograph.pixels
+  height, width, own = pixels.shape
+
+  def once(image: np.ndarray) -> np.ndarray:
+    result = np.asarray(restore(np.ascontiguousarray(image), key), np.float32)
+    if result.shape != (factor * height, factor * width, channels):
+      raise ValueError(
+        f"restore made {list(result.shape)} of {list(image.shape)}, "
+        f"not [{factor * height}, {factor * width}, {channels}]"
+      )
+    if not np.isfinite(result).all():
+      raise UserError(
+        "its restoration holds values that are not finite; the model is at fault, or the picture"
+      )
+    return np.clip(result, 0.0, 1.0)
+
+  if own == channels:
+    return once(pixels)
+  if own == 1:
+    return (once(np.repeat(pixels, 3, axis=2)) @ _LUMA)[..., None]
+  return np.concatenate([once(pixels[..., c : c + 1]) for c in range(own)], axis=2)
+
+
+def _round_number(value: float) -> float:
+  """The least of 1, 2, 3, 5 times a power of ten that is not below `value`; 1 for 0."""
+  if value <= 0:
+    return 1.0
+  power = 10.0 ** np.floor(np.log10(value))
+  return float(next(step * power for step in (1, 2, 3, 5, 10) if step * power >= value * (1 - 1e-6)))
+
+
+def _colours(values: np.ndarray) -> np.ndarray:
+  """[h, w] in [0, 1], clipped -> uint8 [h, w, 3]: from black over violet and red to pale yellow.
+
+  A helix in CIELAB (D65): lightness 3 to 96, linear; hue 260 to 460 degrees; everywhere inside sRGB.
+  """
+  t = np.linspace(0, 1, 256)
+  lightness, hue, chroma = 3 + 93 * t, np.deg2rad(260 + 200 * t), 70 * np.sin(np.pi * t) ** 1.2
+  fy = (lightness + 16) / 116
+  f = np.stack([fy + chroma * np.cos(hue) / 500, fy, fy - chroma * np.sin(hue) / 200], axis=-1)
+  xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * (0.95047, 1.0, 1.08883)
+  to_rgb = np.array(
+    (
+      (3.2404542, -1.5371385, -0.4985314),
+      (-0.9692660, 1.8760108, 0.0415560),
+      (0.0556434, -0.2040259, 1.0572252),
+    )
+  )
+  linear = np.clip(xyz @ to_rgb.T, 0, 1)
+  encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+  table = np.floor(encoded * 255 + 0.5).astype(np.uint8)
+  return table[np.floor(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)]

@@ -1,0 +1,109 @@
+"""A function of images, run over windows of one size: memory that does not grow with the photograph."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from vae_jax.errors import UserError
+from vae_jax.types import ArrayLike
+
+
+def tiled(
+  function: Callable[[np.ndarray, tuple[int, int]], ArrayLike],
+  image: ArrayLike,
+  *,
+  factor: int = 1,
+  tile: int,
+  halo: int,
+  multiple: int = 1,
+  progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+  """What `function` makes of the whole image, put together from windows.
+
+  The image is continued below and at the right to a multiple of `multiple` by mirroring, the edge pixel repeated,
+  and the result cropped. Windows have `tile + 2 * halo` rows and columns, all of them, so that a compiled function
+  compiles once per image size at most; an axis that is shorter is given whole. Windows lie inside the
+  continued image: one at its border shows that border, where the function's own padding acts as it would for
+  the whole. Elsewhere only what is `halo` or more away from a window's edge is used.
+
+  The result equals `function(whole)` to rounding if an output pixel depends on nothing farther than `halo` input
+  pixels away, rows and columns, and shifting the input by `multiple` shifts the output. A function of global
+  statistics, such as group normalisation or attention over all pixels, is not like that: seams are to be expected.
+
+  Args:
+    function: `(window float32 [h', w', c], (top, left)) -> [factor * h', factor * w', c_out]`, h' and w' multiples
+      of `multiple`. (top, left) is the window's place in the image.
+    image: [h, w, c], any float or integer type.
+    factor: output pixels per input pixel along each axis.
+    tile: rows and columns that a window adds to the result; rounded up to a multiple of `multiple`.
+    halo: how far an output pixel sees, in input pixels; rounded up likewise.
+    multiple: what window sizes and places must be divisible by: 2 for a network that halves the image once.
+    progress: called with (windows done, windows in all) after each.
+
+  Returns:
+    float32 [factor * h, factor * w, c_out]. Beside it and the image, memory is that of one window.
+
+  Raises:
+    UserError: tile, factor or multiple below 1, halo below 0, no integers, or an image that is not [h, w, c] or
+      is empty.
+    ValueError: the function returns another size.
+  """
+  for name, value, least in (
+    ("tile", tile, 1),
+    ("halo", halo, 0),
+    ("multiple", multiple, 1),
+    ("factor", factor, 1),
+  ):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+      raise UserError(f"{name}={value!r}: give an integer of at least {least}")
+  image = np.asarray(image)
+  if image.ndim != 3 or 0 in image.shape:
+    raise UserError(
+      f"an image of shape {list(image.shape)} cannot be cut into tiles: give [height, width, channels]"
+    )
+  height, width = image.shape[:2]
+  tile, halo = (-(-int(value) // multiple) * multiple for value in (tile, halo))
+  rows, columns = (_windows(-(-n // multiple) * multiple, tile, halo) for n in (height, width))
+  result: np.ndarray | None = None
+  total = len(rows) * len(columns)
+  for done, (row, column) in enumerate(itertools.product(rows, columns), start=1):
+    (top, tall, first, last), (left, wide, begin, end) = row, column
+    window = image[np.ix_(_mirrored(top, tall, height), _mirrored(left, wide, width))]
+    out = np.asarray(function(np.ascontiguousarray(window, np.float32), (top, left)))
+    if out.ndim != 3 or out.shape[:2] != (factor * tall, factor * wide):
+      raise ValueError(
+        f"a window of {tall} x {wide} became {list(out.shape)}, not [{factor * tall}, {factor * wide}, channels]"
+      )
+    if result is None:
+      result = np.empty((factor * height, factor * width, out.shape[2]), np.float32)
+    last, end = min(last, height), min(end, width)
+    part = out[
+      factor * (first - top) : factor * (last - top), factor * (begin - left) : factor * (end - left)
+    ]
+    result[factor * first : factor * last, factor * begin : factor * end] = part
+    if progress is not None:
+      progress(done, total)
+  assert result is not None
+  return result
+
+
+def _windows(size: int, tile: int, halo: int) -> list[tuple[int, int, int, int]]:
+  """(start, length, first, last) of each window along one axis; [first, last) is what is taken from it.
+
+  The taken parts follow one another over [0, size) and keep `halo` from the window's ends, but for the borders.
+  """
+  length = tile + 2 * halo
+  if length >= size:
+    return [(0, size, 0, size)]
+  starts = [*range(0, size - length, tile), size - length]
+  cuts = [0, *(start + halo for start in starts[1:]), size]
+  return [(s, length, a, b) for s, a, b in zip(starts, cuts[:-1], cuts[1:], strict=True)]
+
+
+def _mirrored(start: int, length: int, size: int) -> np.ndarray:
+  """The indices of [start, start + length) in an axis of `size` that is continued by mirroring."""
+  position = np.arange(start, start + length) % (2 * size)
+  return np.minimum(position, 2 * size - 1 - position)
