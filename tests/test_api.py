@@ -99,7 +99,7 @@ def test_what_is_called_key_is_a_key():
   for name, function in FUNCTIONS.items():
     for word, parameter in inspect.signature(function).parameters.items():
       annotated = str(parameter.annotation)
-      if annotated == "Key":
+      if annotated in ("Key", "Key | None"):
         assert word in ("key", "keys", "root") or word.endswith("_key"), f"{name}({word})"
         seen += 1
       elif word == "key" and parameter.annotation is not inspect.Parameter.empty:

@@ -432,12 +432,14 @@ RESTORATION = {
   "data.channels": "3",
   "data.flip": "true",
   "data.rotate": "true",
+  "data.binarize": "none",
   "data.degrade.name": "bicubic_down",
   "model.name": "restoration_vae",
   "model.channels": "4,4",
   "model.latent_dim": "2",
   "model.likelihood": "laplace",
   "training.steps": "4",
+  "training.learning_rate": "0.0001",
   "training.batch_size": "8",
   "training.log_every": "2",
   "training.eval_every": "4",
@@ -448,6 +450,7 @@ RESTORATION = {
 }
 
 
+@pytest.mark.slow
 def test_restoration_from_photographs_to_an_exported_model(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv("VAE_JAX_DATA", str(tmp_path / "cache"))

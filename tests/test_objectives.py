@@ -205,7 +205,13 @@ def test_lpips_is_a_term_without_gradient_to_the_image(monkeypatch):
   monkeypatch.setattr("vae_jax.objectives.load_lpips", load_lpips)
   o, image = pictures((32, 32))
   made, network = with_perceptual("perceptual.distance=lpips", "perceptual.heads=w.pth")
-  assert asked == {"network": "alexnet", "weights": "random", "heads": "w.pth", "dtype": "float32"}
+  assert asked == {
+    "network": "alexnet",
+    "weights": "random",
+    "heads": "w.pth",
+    "sha256": None,
+    "dtype": "float32",
+  }
 
   def loss(reconstruction, image):
     values, parts = made(o._replace(reconstruction=reconstruction), 0, image, network)

@@ -137,6 +137,7 @@ def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
   """
   height, width, channels = model.input_shape
   cut: list[np.ndarray] = []
+  failed: list[UserError] = []
   for path in paths:
     for file in [path / name for name in list_images(path)] if path.is_dir() else [path]:
       if len(cut) == num:
@@ -146,9 +147,13 @@ def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
       except UserError as error:
         if not path.is_dir():
           raise
-        print(f"skipped: {error}", file=sys.stderr)
+        failed.append(error)
         continue
       cut.append(pipeline.fit({"image": image}, (height, width), "resize", None)["image"])
+  if not cut and failed:
+    raise failed[0]
+  for error in failed:
+    print(f"skipped: {error}", file=sys.stderr)
   if not cut:
     raise UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
   return {"image": np.stack(cut).astype(np.float32) / 255}

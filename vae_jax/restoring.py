@@ -301,14 +301,14 @@ def _restore_one(restore: Restore, job: _Job, factor: int, channels: int, writte
 
 
 def _restored(
-  restore: Restore, photograph: Photograph, key: int | None, factor: int, channels: int
+  restore: Restore, photograph: Photograph, index: int | None, factor: int, channels: int
 ) -> np.ndarray:
   """The restoration float32 [factor * h, factor * w, c] with the photograph's own c, clipped to [0, 1]."""
   pixels = photograph.pixels
   height, width, own = pixels.shape
 
   def once(image: np.ndarray) -> np.ndarray:
-    result = np.asarray(restore(np.ascontiguousarray(image), key), np.float32)
+    result = np.asarray(restore(np.ascontiguousarray(image), index), np.float32)
     if result.shape != (factor * height, factor * width, channels):
       raise ValueError(
         f"restore made {list(result.shape)} of {list(image.shape)}, "

@@ -251,6 +251,7 @@ class Stop(BaseException):
   """As KeyboardInterrupt, which pytest would take for one of its own."""
 
 
+@pytest.mark.slow
 def test_a_run_with_it_continues_bit_for_bit_and_is_compiled_once(tmp_path, monkeypatch):
   random = np.random.default_rng(0)
   for split, n in ("train", 16), ("validation", 8), ("test", 8):
