@@ -315,7 +315,7 @@ def test_own_images_that_are_none_are_named_and_passed_over_in_folders_only(data
   assert capsys.readouterr().err == ""
   for name in ("a.png", "c.png"):
     (folder / name).unlink()
-  with pytest.raises(UserError, match="no images there"):
+  with pytest.raises(UserError, match=r"b\.png: cannot be decoded"):
     evaluation.own_images(model, [folder], 4)
 
 

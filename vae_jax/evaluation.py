@@ -152,8 +152,8 @@ def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
       cut.append(pipeline.fit({"image": image}, (height, width), "resize", None)["image"])
   if not cut and failed:
     raise failed[0]
-  for error in failed:
-    print(f"skipped: {error}", file=sys.stderr)
+  for reason in failed:
+    print(f"skipped: {reason}", file=sys.stderr)
   if not cut:
     raise UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
   return {"image": np.stack(cut).astype(np.float32) / 255}
