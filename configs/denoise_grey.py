@@ -37,12 +37,12 @@ def get_config() -> ConfigDict:
   config.model.sigma = "0.005"
   config.objective.beta_schedule = "linear"
   config.objective.beta_steps = 1000
-  config.training.steps = 4000
-  config.training.batch_size = 8
+  config.training.steps = 10000
+  config.training.batch_size = 4
   config.training.steps_per_call = 1
-  config.training.log_every = 50
+  config.training.log_every = 100
   config.training.eval_every = 1000
-  config.training.checkpoint_every = 500
+  config.training.checkpoint_every = 1000
   config.evaluation.batch_size = 8
   config.evaluation.pictures = 8
   return config

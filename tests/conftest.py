@@ -1,10 +1,27 @@
 """Strict arithmetic for every test: no silent broadcasting of ranks, eight CPU devices for the multi-device tests."""
 
+import os
+
 import jax
 import pytest
 
+# Half of the suite's time would be compilation of programs that run once, on a few pixels. Read when JAX first runs, by
+# subprocesses too; later versions of XLA may not know these flags, and end where they do not.
+if jax.__version_info__ < (0, 11):
+  flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+  """What several tests compile alike, subprocesses included, is compiled once."""
+  folder = str(tmp_path_factory.mktemp("compiled"))
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import vae_jax
 from vae_jax import pretrained
@@ -16,19 +15,6 @@ from vae_jax.models import build
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.state import init_params
 from vae_jax.training.steps import example_keys
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory):
-  """What several tests compile alike is compiled once, and quickly."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  compilation_cache.reset_cache()
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-  jax.config.update("jax_compilation_cache_dir", None)
-  compilation_cache.reset_cache()
 
 
 def make(channels=1, factor=1, widths="4", **model):

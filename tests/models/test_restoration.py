@@ -11,26 +11,12 @@ import pytest
 import scipy.special
 import scipy.stats
 from flax import linen as nn
-from jax.experimental.compilation_cache import compilation_cache
 
 from vae_jax import models
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.data.degrade import bicubic_weights
 from vae_jax.models.restoration import Ladder
 from vae_jax.training import state
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory):
-  """What several tests compile alike is compiled once, and quickly."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  compilation_cache.reset_cache()
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-  jax.config.update("jax_compilation_cache_dir", None)
-  compilation_cache.reset_cache()
 
 
 def make(*overrides, shape=(8, 8, 1), factor=1, dtype="float32", **values):
@@ -182,8 +168,9 @@ def test_terms_against_float64_from_the_layers(shape, factor, values):
   base = enlarged(mirrored(degraded.astype(np.float64), *high), factor)
   upscale = factor * model.unshuffle
   estimate = base + shuffled(heads["head"][0], upscale)
-  point = (estimate + shuffled(heads["latent_head"][0], upscale))[:, : shape[0], : shape[1]]
-  drawn = np.tile(estimate, (s, 1, 1, 1)) + shuffled(heads["latent_head"][1], upscale)
+  point = estimate[:, : shape[0], : shape[1]]
+  usual, detail = (shuffled(x, upscale) for x in heads["latent_head"])
+  drawn = np.tile(estimate - usual, (s, 1, 1, 1)) + detail
   drawn = drawn[:, : shape[0], : shape[1]].reshape(s, b, *shape)
 
   def scale(name):
@@ -229,7 +216,6 @@ def small():
   """A model with latents at two scales and a wide likelihood, whose evidence draws from the prior can tell."""
   model, low = make(shape=(2, 4, 1), latent_dim=1, sigma=0.3)
   params = filled(model, (2, 4, 1), low)
-  params["latent_head"]["kernel"] *= 2
   return model, params, pixels(0, 2, 4, 1), 0.5 + (pixels(1, 2, 4, 1) - 0.5) / 4
 
 
@@ -323,6 +309,38 @@ def test_the_gradient_reaches_every_parameter(factor, values):
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
   for head in ("head", "latent_head") if model.latent_dim else ("head",):
     assert np.any(np.asarray(slopes[head]["kernel"]) != 0)
+
+
+def test_latents_cost_the_estimate_nothing():
+  """The trunk learns from its own estimate alone, which is that of the same network without latents."""
+  shape = (8, 8, 1)
+  (model, low), (plain, _) = make(shape=shape), make(shape=shape, latent_dim=0)
+  params, image, degraded = filled(model, shape, low), pixels(0, 2, *shape), pixels(1, 2, *low)
+  same = {"trunk": params["trunk"], "head": params["head"], "log_scale": params["point_log_scale"]}
+
+  @jax.jit
+  def gradients(params, same):
+    def bound(params):
+      output = model.apply({"params": params}, image, keys(2), degraded)
+      return output.distortion.mean() + output.rate.sum(-1).mean(), output
+
+    def whole(params):
+      total, output = bound(params)
+      return total + output.restoration_distortion.mean(), output.restoration_distortion
+
+    def alone(same):
+      output = plain.apply({"params": same}, image, keys(2), degraded)
+      return output.distortion.mean(), output.distortion[0]
+
+    runs = (bound, params), (whole, params), (alone, same)
+    return [jax.value_and_grad(f, has_aux=True)(at) for f, at in runs]
+
+  (_, of_bound), ((_, ours), of_whole), ((_, theirs), of_plain) = gradients(params, same)
+  np.testing.assert_array_equal(ours, theirs)
+  for part in "trunk", "head":
+    assert not any(np.any(x) for x in jax.tree.leaves(of_bound[part]))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3)
+    jax.tree.map(close, of_whole[part], of_plain[part])
 
 
 # --- how far it sees ---

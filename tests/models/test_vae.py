@@ -71,7 +71,7 @@ def test_outputs_are_float32_of_the_promised_shapes(family, likelihood, shape, d
   assert ("log_scale" in variables["params"]) == (likelihood in ("gaussian", "laplace"))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_a_map_of_latents(dtype):
   """dense=0: `latent_dim` at each position of the last feature map, none of them behind a dense layer."""
   shape, units = (7, 5, 3), 2 * 2 * 3  # halved twice, rounded up: 2 x 2

@@ -1,13 +1,16 @@
 """A conditional hierarchical VAE for restoration: p(clean | degraded) for images of any size.
 
 A deterministic trunk makes an estimate from the degraded image y and features of it at several scales. A ladder of
-latent maps, coarse to fine (Sohn et al. 2015 for the conditioning, Child 2021 for the ladder), refines that estimate:
+latent maps, coarse to fine (Sohn et al. 2015 for the conditioning, Child 2021 for the ladder), departs from it:
 
     prior p(z_l | z_<l, y)      posterior q(z_l | z_<l, x, y)      x = base(y) + trunk(y) + ladder(y, z) + noise
 
-With every z at the prior's mean this is an estimate of the clean image; with z drawn from the prior, one of the images
-that y may have been. Convolutions only, no normalisation over positions: what is made of a pixel depends on inputs
-within `radius`, so large images can be restored in tiles with the same result.
+    ladder(y, z) = g(y, z) - g(y, z at the prior's mean)
+
+With every z at the prior's mean x is the trunk's estimate of the clean image; with z drawn from the prior, one of the
+images that y may have been. The bound trains the ladder and no gradient of it reaches the trunk, whose own term is the
+distortion of its estimate: latents cost the estimate nothing. Convolutions only, no normalisation over positions: what
+is made of a pixel depends on inputs within `radius`, so large images can be restored in tiles with the same result.
 """
 
 from __future__ import annotations
@@ -246,15 +249,16 @@ class RestorationVAE(Restorer):
     if self.latent_dim:
       self.target_encoder = TargetEncoder(self.latent_channels, 1, **kinds)
       self.ladder = Ladder(self.latent_channels, 1, latent_dim=self.latent_dim, **kinds)
-      self.latent_head = self._to_pixels()
+      self.latent_head = self._to_pixels(use_bias=False)  # a difference of two of its images has none
     self.log_scale = self._scale("log_scale", self.likelihood.has_scale)
     self.point_log_scale = self._scale("point_log_scale", self.latent_dim > 0)
 
-  def _to_pixels(self) -> nn.Conv:
+  def _to_pixels(self, use_bias: bool = True) -> nn.Conv:
     # Starts at zero: the first restoration is the base, bicubic interpolation or the degraded image itself.
     features = self.image_channels * (self.factor * self.unshuffle) ** 2
     init = nn.initializers.zeros_init()
-    return nn.Conv(features, (3, 3), kernel_init=init, dtype=jnp.float32, param_dtype=self.param_dtype)
+    kinds = {"dtype": jnp.float32, "param_dtype": self.param_dtype}
+    return nn.Conv(features, (3, 3), use_bias=use_bias, kernel_init=init, **kinds)
 
   @property
   def multiple(self) -> int:
@@ -283,15 +287,17 @@ class RestorationVAE(Restorer):
     scales = self.trunk(pixel_unshuffle(degraded.astype(self.dtype), self.unshuffle))
     return scales, self._base(degraded) + self._pixels(self.head, scales[-1])
 
-  def _refined(self, scales: list[Array], image: Array, eps: Eps | None) -> Array:
-    """The trunk's image with the ladder's correction: at the prior's means, or at a draw from the prior."""
-    if not self.latent_dim:
-      return image
-    _, features = self.ladder(scales, None, eps)
-    return image + self._pixels(self.latent_head, features)
+  def _detail(
+    self, scales: list[Array], targets: list[Array] | None, eps: Eps | None
+  ) -> tuple[list[Layer], Array]:
+    layers, features = self.ladder(scales, targets, eps)
+    return layers, self._pixels(self.latent_head, features)
 
   def _image(self, padded: Array, eps: Eps | None) -> Array:
-    return self._refined(*self._look(padded), eps)
+    scales, estimate = self._look(padded)
+    if eps is None or not self.latent_dim:
+      return estimate
+    return estimate + self._detail(scales, None, eps)[1] - self._detail(scales, None, None)[1]
 
   def noise(self, key: Key, size: tuple[int, int], origin: tuple[int, int] | Array = (0, 0)) -> Eps:
     """Standard normal noise for a degraded image of `size` (h, w): float32 [h', w', latent_dim] a scale, coarse first.
@@ -324,8 +330,9 @@ class RestorationVAE(Restorer):
     h, w = image.shape[1:3]
     padded = self._padded(degraded, self.multiple)
     scales, estimate = self._look(padded)
-    batch = image.shape[0]
-    restored = self._refined(scales, estimate, None)[:, :h, :w]
+    batch, restored = image.shape[0], estimate[:, :h, :w]
+    # What the latents learn from, and do not change.
+    scales, estimate = jax.lax.stop_gradient((scales, estimate))
     missing = [(0, n * self.factor - m) for n, m in zip(padded.shape[1:3], (h, w), strict=True)]
     clean = jnp.pad(image, ((0, 0), *missing, (0, 0)), mode="symmetric") if any(map(max, missing)) else image
     residual = pixel_unshuffle((clean - self._base(padded)).astype(self.dtype), self.factor * self.unshuffle)
@@ -341,8 +348,9 @@ class RestorationVAE(Restorer):
 
     eps = jax.tree.map(lambda e: e.swapaxes(0, 1).reshape(-1, *e.shape[2:]), jax.vmap(draws)(keys))
     targets = [each(x) for x in self.target_encoder(residual)]
-    layers, features = self.ladder([each(x) for x in scales], targets, eps)
-    drawn = (each(estimate) + self._pixels(self.latent_head, features))[:, :h, :w]
+    _, usual = self._detail(scales, None, None)
+    layers, detail = self._detail([each(x) for x in scales], targets, eps)
+    drawn = (each(estimate - usual) + detail)[:, :h, :w]
     drawn = drawn.reshape(samples, batch, *drawn.shape[1:])
     distortion = self._distortion(self.likelihood, drawn, image, self.log_scale)
 
