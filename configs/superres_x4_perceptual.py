@@ -34,17 +34,18 @@ def get_config() -> ConfigDict:
   config.model.latent_dim = 4
   config.model.likelihood = "laplace"
   config.model.sigma = "0.005"
-  config.objective.perceptual.weight = 30000.0
+  config.objective.perceptual.weight = 60000.0
   config.objective.perceptual.network = "alexnet"
   config.objective.perceptual.distance = "lpips"
   config.training.init_from = "runs/superres_x4"
   config.training.learning_rate = 3e-4
-  config.training.steps = 2000
+  config.training.steps = 1500
   config.training.batch_size = 8
   config.training.steps_per_call = 1
   config.training.log_every = 50
-  config.training.eval_every = 1000
+  config.training.eval_every = 500
   config.training.checkpoint_every = 500
+  config.evaluation.lpips = "alexnet"
   config.evaluation.batch_size = 8
   config.evaluation.pictures = 8
   return config

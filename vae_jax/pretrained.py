@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ from vae_jax.errors import UserError
 from vae_jax.saving import write_whole
 from vae_jax.types import Params
 
-FOLDER = Path(__file__).parents[1] / "pretrained"
+# Beside the package in a checkout; where an installed wheel puts it (pyproject.toml) otherwise.
+_CHECKOUT = Path(__file__).parents[1] / "pretrained"
+FOLDER = (
+  _CHECKOUT if _CHECKOUT.is_dir() else Path(sysconfig.get_path("data")) / "share" / "vae_jax" / "pretrained"
+)
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 FORMAT_VERSION = 1
 REMEDY = "fetch it again, or name another model"

@@ -41,7 +41,8 @@ class VAEOutput(NamedTuple):
   rate: float32 [b, l], KL(q(z_l | x) || p(z_l)), summed over the latents of a layer.
   log_weight: float32 [s, b], log p(x, z_s) - log q(z_s | x): the importance weights of the IWAE bound.
   kl_units: float32 [b, d], the KL of each latent unit over all layers; sums to the rate. For free bits.
-  posterior_mean: float32 [b, d], E_q[z | x] of each latent unit. For active units.
+  posterior_mean: float32 [b, d], E_q[z | x] of each latent unit. For active units. Of a restoration model: its distance
+    from the prior's mean, at the middle of the image.
   reconstruction: float32 [b, h, w, c] in [0, 1], what the model gives back: the mean of p(x | z_0); of a restoration
     model, that of p(x | z) at the prior's mean.
   restoration_distortion: float32 [b], -log p(x | z) at the prior's mean, for models that restore; else None.

@@ -144,6 +144,11 @@ class Ladder(_Convolutions):
     return layers, act(x)
 
 
+def _centre(x: Array) -> Array:
+  """[b, h, w, d] -> [b, d], of the middle position."""
+  return x[:, x.shape[1] // 2, x.shape[2] // 2]
+
+
 def _gaussian(x: Array) -> dist.Gaussian:
   mean, raw = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   return dist.Gaussian(mean, dist.bound_logvar(raw))
@@ -358,7 +363,8 @@ class RestorationVAE(Restorer):
     kl_units = jnp.concatenate([dist.kl(q, p).sum(axis=(1, 2)) for p, q, _ in layers], axis=-1)
     log_ratios = [(dist.log_prob(p, z) - dist.log_prob(q, z)).sum(axis=(1, 2)) for p, q, z in layers]
     kl_units = kl_units.reshape(samples, batch, -1).mean(axis=0)
-    shift = jnp.concatenate([(q.mean - p.mean).mean(axis=(1, 2)) for p, q, _ in layers], axis=-1)
+    # A latent of the image's centre stands for those of all positions: their mean would vary with none of them.
+    shift = jnp.concatenate([_centre(q.mean - p.mean) for p, q, _ in layers], axis=-1)
     return VAEOutput(
       distortion=distortion,
       rate=kl_units.reshape(batch, len(layers), -1).sum(axis=-1),
