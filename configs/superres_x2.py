@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
   config.model.blocks = 3
   config.model.latent_dim = 4
   config.model.likelihood = "laplace"
-  config.model.sigma = "0.005"
+  config.model.sigma = "0.3"
   config.objective.beta_schedule = "linear"
   config.objective.beta_steps = 1000
   config.training.steps = 9000

@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
   config.model.blocks = 3
   config.model.latent_dim = 4
   config.model.likelihood = "laplace"
-  config.model.sigma = "0.005"
+  config.model.sigma = "0.3"
   config.objective.perceptual.weight = 60000.0
   config.objective.perceptual.network = "alexnet"
   config.objective.perceptual.distance = "lpips"

@@ -148,7 +148,7 @@ def test_terms_against_float64_from_the_layers(shape, factor, values):
 
   @jax.jit
   def run(params):
-    ladder, heads = [], {"head": [], "latent_head": []}
+    ladder, heads = [], {"head": [], "latent_head": [], "spread_head": []}
 
     def spy(function, args, kwargs, context):
       out = function(*args, **kwargs)
@@ -170,8 +170,8 @@ def test_terms_against_float64_from_the_layers(shape, factor, values):
   estimate = base + shuffled(heads["head"][0], upscale)
   point = estimate[:, : shape[0], : shape[1]]
   usual, detail = (shuffled(x, upscale) for x in heads["latent_head"])
-  drawn = np.tile(estimate - usual, (s, 1, 1, 1)) + detail
-  drawn = drawn[:, : shape[0], : shape[1]].reshape(s, b, *shape)
+  away = (detail - np.tile(usual, (s, 1, 1, 1)))[:, : shape[0], : shape[1]].reshape(s, b, *shape)
+  spread = np.exp(3.5 * np.tanh(shuffled(heads["spread_head"][0], upscale)) - 3.5)[:, : shape[0], : shape[1]]
 
   def scale(name):
     low = math.log(1e-3)
@@ -179,7 +179,7 @@ def test_terms_against_float64_from_the_layers(shape, factor, values):
 
   density = scipy.stats.laplace if values.get("likelihood") == "laplace" else scipy.stats.norm
   sigma = float(values["sigma"]) if "sigma" in values else scale("log_scale")
-  distortion = -density.logpdf(image, drawn, sigma).sum((-3, -2, -1))
+  distortion = -density.logpdf(image, point + spread * away, spread * sigma).sum((-3, -2, -1))
   np.testing.assert_allclose(output.distortion, distortion, rtol=1e-4)
   np.testing.assert_allclose(output.reconstruction, np.clip(point, 0, 1), atol=1e-5)
   restoration = -density.logpdf(image, point, scale("point_log_scale")).sum((-3, -2, -1))
@@ -215,8 +215,9 @@ def test_terms_against_float64_from_the_layers(shape, factor, values):
 @pytest.fixture(scope="module")
 def small():
   """A model with latents at two scales and a wide likelihood, whose evidence draws from the prior can tell."""
-  model, low = make(shape=(2, 4, 1), latent_dim=1, sigma=0.3)
+  model, low = make(shape=(2, 4, 1), latent_dim=1, sigma=10)
   params = filled(model, (2, 4, 1), low)
+  params["latent_head"]["kernel"] *= 15
   return model, params, pixels(0, 2, 4, 1), 0.5 + (pixels(1, 2, 4, 1) - 0.5) / 4
 
 
@@ -257,7 +258,12 @@ def test_the_weights_give_the_evidence_of_the_prior(small):
   )
   drawn = np.asarray(restore(params), np.float64)
   assert drawn.min() > 0 and drawn.max() < 1 and drawn.std(0).min() > 0.005  # nothing was clipped
-  terms = {"prior": scipy.stats.norm.logpdf(image, drawn, 0.3).sum((1, 2, 3))}
+
+  def spread(model, degraded):
+    return jnp.exp(model._log_spread(model._look(degraded)[0]))
+
+  sigma = 10 * np.asarray(model.apply({"params": params}, degraded[None], method=spread), np.float64)
+  terms = {"prior": scipy.stats.norm.logpdf(image, drawn, sigma).sum((1, 2, 3))}
   other = jax.tree.map(jnp.copy, params)
   for level in (0, 1):
     other["ladder"][f"posterior{level}"]["kernel"] *= 0.5

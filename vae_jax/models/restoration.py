@@ -3,11 +3,11 @@
 A deterministic trunk makes an estimate from the degraded image y and features of it at several scales. A ladder of
 latent maps, coarse to fine (Sohn et al. 2015 for the conditioning, Child 2021 for the ladder), departs from it:
 
-    prior p(z_l | z_<l, y)      posterior q(z_l | z_<l, x, y)      x = base(y) + trunk(y) + ladder(y, z) + noise
+    prior p(z_l | z_<l, y)     posterior q(z_l | z_<l, x, y)     x = base(y) + trunk(y) + spread(y) * (ladder(y, z) + noise)
 
     ladder(y, z) = g(y, z) - g(y, z at the prior's mean)
 
-With every z at the prior's mean x is the trunk's estimate of the clean image; with z drawn from the prior, one of the
+The spread is a map: how far, at each pixel, the clean image may lie from the estimate. With every z at the prior's mean x is the trunk's estimate of the clean image; with z drawn from the prior, one of the
 images that y may have been. The bound trains the ladder and no gradient of it reaches the trunk, whose own term is the
 distortion of its estimate: latents cost the estimate nothing. Convolutions only, no normalisation over positions: what
 is made of a pixel depends on inputs within `radius`, so large images can be restored in tiles with the same result.
@@ -235,7 +235,8 @@ class RestorationVAE(Restorer):
     factor: of super-resolution; 1 for images of equal size.
     unshuffle: the trunk works at 1 / unshuffle of the degraded image's resolution (Shi et al. 2016; FFDNet, Zhang et
       al. 2018).
-    likelihood: p(x | y, z), of pixels around the ladder's image; point_likelihood: of pixels around the restoration.
+    likelihood: p(x | y, z), of pixels around the ladder's image, in units of the spread; point_likelihood: of pixels
+      around the restoration.
     image_channels: c.
   """
 
@@ -255,6 +256,7 @@ class RestorationVAE(Restorer):
       self.target_encoder = TargetEncoder(self.latent_channels, 1, **kinds)
       self.ladder = Ladder(self.latent_channels, 1, latent_dim=self.latent_dim, **kinds)
       self.latent_head = self._to_pixels(use_bias=False)  # a difference of two of its images has none
+      self.spread_head = self._to_pixels()
     self.log_scale = self._scale("log_scale", self.likelihood.has_scale)
     self.point_log_scale = self._scale("point_log_scale", self.latent_dim > 0)
 
@@ -298,11 +300,16 @@ class RestorationVAE(Restorer):
     layers, features = self.ladder(scales, targets, eps)
     return layers, self._pixels(self.latent_head, features)
 
+  def _log_spread(self, scales: list[Array]) -> Array:
+    """Between -7 and 0; at the beginning -3.5, some grey levels of 255."""
+    return 3.5 * jnp.tanh(self._pixels(self.spread_head, scales[-1])) - 3.5
+
   def _image(self, padded: Array, eps: Eps | None) -> Array:
     scales, estimate = self._look(padded)
     if eps is None or not self.latent_dim:
       return estimate
-    return estimate + self._detail(scales, None, eps)[1] - self._detail(scales, None, None)[1]
+    away = self._detail(scales, None, eps)[1] - self._detail(scales, None, None)[1]
+    return estimate + jnp.exp(self._log_spread(scales)) * away
 
   def noise(self, key: Key, size: tuple[int, int], origin: tuple[int, int] | Array = (0, 0)) -> Eps:
     """Standard normal noise for a degraded image of `size` (h, w): float32 [h', w', latent_dim] a scale, coarse first.
@@ -340,7 +347,13 @@ class RestorationVAE(Restorer):
     scales, estimate = jax.lax.stop_gradient((scales, estimate))
     missing = [(0, n * self.factor - m) for n, m in zip(padded.shape[1:3], (h, w), strict=True)]
     clean = jnp.pad(image, ((0, 0), *missing, (0, 0)), mode="symmetric") if any(map(max, missing)) else image
-    residual = pixel_unshuffle((clean - self._base(padded)).astype(self.dtype), self.factor * self.unshuffle)
+    log_spread = self._log_spread(scales)
+    deviation = (clean - estimate) * jnp.exp(-log_spread)
+    # The spread is the scale of a Laplace density around the estimate. The bound has no say in it: it would widen the
+    # spread until noise explains all and latents nothing.
+    spread_distortion = (jnp.abs(deviation) + log_spread)[:, :h, :w].sum(axis=(1, 2, 3))
+    log_spread, deviation = jax.lax.stop_gradient((log_spread, deviation))
+    seen = deviation.astype(self.dtype)
 
     def each(x: Array) -> Array:  # [b, ...] -> [samples * b, ...]
       return jnp.tile(x, (samples, *(1,) * (x.ndim - 1)))
@@ -352,12 +365,18 @@ class RestorationVAE(Restorer):
       )
 
     eps = jax.tree.map(lambda e: e.swapaxes(0, 1).reshape(-1, *e.shape[2:]), jax.vmap(draws)(keys))
-    targets = [each(x) for x in self.target_encoder(residual)]
+    targets = [each(x) for x in self.target_encoder(pixel_unshuffle(seen, self.factor * self.unshuffle))]
     _, usual = self._detail(scales, None, None)
     layers, detail = self._detail([each(x) for x in scales], targets, eps)
-    drawn = (each(estimate - usual) + detail)[:, :h, :w]
-    drawn = drawn.reshape(samples, batch, *drawn.shape[1:])
-    distortion = self._distortion(self.likelihood, drawn, image, self.log_scale)
+    away = (detail - each(usual))[:, :h, :w]
+    away = away.reshape(samples, batch, *away.shape[1:])
+    # p(x | y, z) by the change of variables x -> deviation, whose density the likelihood gives.
+    distortion = -self.likelihood.log_prob(away, deviation[:, :h, :w] + 0.5, self.log_scale)
+    distortion = distortion + log_spread[None, :, :h, :w].sum(axis=(2, 3, 4))
+
+    point = self._distortion(self.point_likelihood, restored, image, self.point_log_scale)
+    # Adds the gradient that trains the spread, and nothing to the value.
+    point = point + (spread_distortion - jax.lax.stop_gradient(spread_distortion))
 
     # [s, b, units]: sums over positions. A layer's KL depends on the draws above it.
     kl_units = jnp.concatenate([dist.kl(q, p).sum(axis=(1, 2)) for p, q, _ in layers], axis=-1)
@@ -372,5 +391,5 @@ class RestorationVAE(Restorer):
       kl_units=kl_units,
       posterior_mean=shift.reshape(samples, batch, -1).mean(axis=0),
       reconstruction=self._mean(restored),
-      restoration_distortion=self._distortion(self.point_likelihood, restored, image, self.point_log_scale),
+      restoration_distortion=point,
     )

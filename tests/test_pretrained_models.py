@@ -1,0 +1,61 @@
+"""The models of the folder pretrained/: there, small, described, and better than what they are compared with."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from skimage.data import astronaut
+from skimage.metrics import peak_signal_noise_ratio
+
+import vae_jax
+from vae_jax import pretrained
+from vae_jax.data.degrade import bicubic_down, bicubic_up
+
+NAMES = ["denoise_color", "denoise_grey", "superres_x2", "superres_x4", "superres_x4_perceptual"]
+MIB = 2**20
+
+
+def test_all_are_there_and_small():
+  assert pretrained.names() == NAMES
+  sizes = [sum(file.stat().st_size for file in (pretrained.FOLDER / name).iterdir()) for name in NAMES]
+  assert max(sizes) <= 6 * MIB and sum(sizes) <= 25 * MIB
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_says_what_it_is(name):
+  card = (pretrained.FOLDER / name / "README.md").read_text()
+  for word in (f"--pretrained {name}", "BSDS500", f"configs/{name}.py", "dB", "CPU", "## Limits"):
+    assert word in card, word
+  assert not re.search(r"to be measured|TODO", card)
+
+
+@pytest.fixture(scope="module")
+def photo():
+  """A face and a helmet of a public-domain photograph, which no model was trained on."""
+  return astronaut()[40:168, 160:288].astype(np.float32)[None] / 255
+
+
+def psnr(image, clean):
+  image = np.clip(np.asarray(image), 0, 1)
+  return peak_signal_noise_ratio(clean, image, data_range=1.0)
+
+
+@pytest.mark.parametrize(
+  ("name", "gain"), [("superres_x2", 1.0), ("superres_x4", 0.5), ("superres_x4_perceptual", 0.0)]
+)
+def test_super_resolution_beats_bicubic_interpolation(photo, name, gain):
+  model = vae_jax.load(name)
+  low = bicubic_down(jax.random.key(0), photo, model.factor)
+  restored = model.restore(low)
+  assert restored.shape == photo.shape
+  assert psnr(restored, photo) > psnr(bicubic_up(low, model.factor), photo) + gain
+  first, second = model.restore(low, key=jax.random.key(0), samples=2)
+  assert np.abs(np.asarray(first) - np.asarray(second)).mean() > 1e-3
+
+
+@pytest.mark.parametrize(("name", "weights"), [("denoise_color", None), ("denoise_grey", [0.299, 0.587, 0.114])])
+def test_denoising(photo, name, weights):
+  clean = photo if weights is None else (photo @ np.array(weights, np.float32))[..., None]
+  noisy = clean + np.random.default_rng(0).normal(scale=25 / 255, size=clean.shape).astype(np.float32)
+  assert psnr(vae_jax.load(name).restore(noisy), clean) > psnr(noisy, clean) + 7
