@@ -54,7 +54,9 @@ def test_super_resolution_beats_bicubic_interpolation(photo, name, gain):
   assert np.abs(np.asarray(first) - np.asarray(second)).mean() > 1e-3
 
 
-@pytest.mark.parametrize(("name", "weights"), [("denoise_color", None), ("denoise_grey", [0.299, 0.587, 0.114])])
+@pytest.mark.parametrize(
+  ("name", "weights"), [("denoise_color", None), ("denoise_grey", [0.299, 0.587, 0.114])]
+)
 def test_denoising(photo, name, weights):
   clean = photo if weights is None else (photo @ np.array(weights, np.float32))[..., None]
   noisy = clean + np.random.default_rng(0).normal(scale=25 / 255, size=clean.shape).astype(np.float32)

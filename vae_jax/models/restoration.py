@@ -3,14 +3,15 @@
 A deterministic trunk makes an estimate from the degraded image y and features of it at several scales. A ladder of
 latent maps, coarse to fine (Sohn et al. 2015 for the conditioning, Child 2021 for the ladder), departs from it:
 
-    prior p(z_l | z_<l, y)     posterior q(z_l | z_<l, x, y)     x = base(y) + trunk(y) + spread(y) * (ladder(y, z) + noise)
+    prior p(z_l | z_<l, y)    posterior q(z_l | z_<l, x, y)    x = base(y) + trunk(y) + spread(y) (ladder(y, z) + noise)
 
     ladder(y, z) = g(y, z) - g(y, z at the prior's mean)
 
-The spread is a map: how far, at each pixel, the clean image may lie from the estimate. With every z at the prior's mean x is the trunk's estimate of the clean image; with z drawn from the prior, one of the
-images that y may have been. The bound trains the ladder and no gradient of it reaches the trunk, whose own term is the
-distortion of its estimate: latents cost the estimate nothing. Convolutions only, no normalisation over positions: what
-is made of a pixel depends on inputs within `radius`, so large images can be restored in tiles with the same result.
+The spread is a map: how far, at each pixel, the clean image may lie from the estimate. With every z at the prior's mean
+x is the trunk's estimate of the clean image; with z drawn from the prior, one of the images that y may have been. The
+bound trains the ladder and no gradient of it reaches the trunk, whose own term is the distortion of its estimate: so
+latents cost the estimate nothing. Convolutions only, no normalisation over positions: what is made of a pixel depends
+on inputs within `radius`, so large images can be restored in tiles with the same result.
 """
 
 from __future__ import annotations

@@ -164,7 +164,8 @@ def draw_pictures(model: Model, config: ConfigDict, prepare: steps.Prepare, firs
     batch = prepare(steps.example_keys(root, steps.PREPARE_STREAM, ids), batch)
     seen = batch.get("degraded", batch["image"])
     h, w = batch["image"].shape[1:3]  # a degraded image may stand for a larger one, of whole multiples
-    rows = {"input": seen, "reconstruction": model.apply(variables, seen, method="restore")[:, :h, :w]}
+    restored: Any = model.apply(variables, seen, method="restore")
+    rows = {"input": seen, "reconstruction": restored[:, :h, :w]}
     if "degraded" in batch:
       rows["clean"] = batch["image"]
     if model.unconditional:
