@@ -12,7 +12,7 @@ import vae_jax
 from vae_jax import pretrained
 from vae_jax.data.degrade import bicubic_down, bicubic_up
 
-NAMES = ["denoise_grey", "superres_x2"]
+NAMES = ["denoise_grey", "superres_x2", "superres_x4"]
 MIB = 2**20
 
 
@@ -41,7 +41,7 @@ def psnr(image, clean):
   return peak_signal_noise_ratio(clean, image, data_range=1.0)
 
 
-@pytest.mark.parametrize(("name", "gain"), [("superres_x2", 1.0)])
+@pytest.mark.parametrize(("name", "gain"), [("superres_x2", 1.0), ("superres_x4", 0.5)])
 def test_super_resolution_beats_bicubic_interpolation(photo, name, gain):
   model = vae_jax.load(name)
   low = bicubic_down(jax.random.key(0), photo, model.factor)
