@@ -6,43 +6,16 @@
 
 cost: to be measured.
 figure: to be measured (benchmark, mean over the 200 test photographs).
-Sigma unknown: --config.data.degrade.sigma=0.02 --config.data.degrade.sigma_max=0.22.
-On an accelerator give it more: --config.model.channels=96,128,128 --config.model.blocks=6
---config.training.batch_size=32 --config.training.steps=60000.
 """
+
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.config import load_config_file
 
 
 def get_config() -> ConfigDict:
-  config = base_config()
-  config.data.name = "folder"
-  config.data.dir = "data/bsds"
-  config.data.train = "train[:190]"
-  config.data.validation = "train[190:]"
-  config.data.size = (96, 96)
+  config = load_config_file(Path(__file__).with_name("denoise_grey.py"))
   config.data.channels = 3
-  config.data.flip = True
-  config.data.rotate = True
-  config.data.degrade.name = "gaussian_noise"
-  config.data.degrade.sigma = 25 / 255
-  config.model.name = "restoration_vae"
-  config.model.channels = (32, 48, 64)
-  config.model.blocks = 2
-  config.model.unshuffle = 2
-  config.model.latent_dim = 4
-  config.model.likelihood = "laplace"
-  config.model.sigma = "0.3"
-  config.objective.beta_schedule = "linear"
-  config.objective.beta_steps = 1000
-  config.training.steps = 10000
-  config.training.batch_size = 4
-  config.training.steps_per_call = 1
-  config.training.log_every = 100
-  config.training.eval_every = 1000
-  config.training.checkpoint_every = 1000
-  config.evaluation.batch_size = 8
-  config.evaluation.pictures = 8
   return config

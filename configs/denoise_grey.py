@@ -13,7 +13,7 @@ cost: 56 minutes on one core of a busy 2-core CPU (44 minutes of CPU time), and 
 figure: BM3D + 0.27 dB after the second, mean over the first 8 test photographs (BM3D takes 17 s each). Spread of draws
 against error: correlation 0.33.
 Sigma unknown: --config.data.degrade.sigma=0.02 --config.data.degrade.sigma_max=0.22.
-On an accelerator give it more: --config.model.channels=96,128,128 --config.model.blocks=6
+For an accelerator, larger, not measured: --config.model.channels=96,128,128 --config.model.blocks=6
 --config.training.batch_size=32 --config.training.steps=60000.
 """
 

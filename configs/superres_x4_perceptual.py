@@ -11,29 +11,17 @@ figure: to be measured.
 The loss is LPIPS on AlexNet beside the pixel loss, in a proportion that keeps PSNR above that of bicubic interpolation.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.config import load_config_file
 
 
 def get_config() -> ConfigDict:
-  config = base_config()
-  config.data.name = "folder"
-  config.data.dir = "data/bsds"
-  config.data.train = "train[:190]"
-  config.data.validation = "train[190:]"
-  config.data.size = (160, 160)
-  config.data.channels = 3
-  config.data.flip = True
-  config.data.rotate = True
-  config.data.degrade.name = "bicubic_down"
-  config.data.degrade.factor = 4
-  config.model.name = "restoration_vae"
-  config.model.channels = (32, 48)
-  config.model.blocks = 3
-  config.model.latent_dim = 4
-  config.model.likelihood = "laplace"
-  config.model.sigma = "0.3"
+  config = load_config_file(Path(__file__).with_name("superres_x4.py"))
+  config.objective.beta_schedule = "constant"
+  config.objective.beta_steps = 0
   config.objective.perceptual.weight = 60000.0
   config.objective.perceptual.network = "alexnet"
   config.objective.perceptual.distance = "lpips"
@@ -41,11 +29,8 @@ def get_config() -> ConfigDict:
   config.training.learning_rate = 3e-4
   config.training.steps = 1500
   config.training.batch_size = 8
-  config.training.steps_per_call = 1
   config.training.log_every = 50
   config.training.eval_every = 500
   config.training.checkpoint_every = 500
   config.evaluation.lpips = "alexnet"
-  config.evaluation.batch_size = 8
-  config.evaluation.pictures = 8
   return config

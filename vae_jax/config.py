@@ -112,7 +112,9 @@ KEYS: dict[str, Key] = {
   "model.activation": Key("relu", "activation function", one_of("relu", "tanh", "silu", "gelu")),
   "model.likelihood": Key("bernoulli", "p(x | z) of a pixel", LIKELIHOODS),
   "model.sigma": Key(
-    "learned", "gaussian, laplace: one scale; optimal: gaussian's (Rybkin et al. 2021)", SIGMA
+    "learned",
+    "gaussian, laplace: one scale; restoration_vae: in units of its spread; optimal: Rybkin et al. 2021, gaussian",
+    SIGMA,
   ),
   "model.mixtures": Key(10, "logistic_mixture: number of components", ABOVE_0),
   "objective.name": Key("elbo", "evidence bound, or that of Burda et al. 2016", one_of("elbo", "iwae")),

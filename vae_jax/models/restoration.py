@@ -30,7 +30,7 @@ from vae_jax.types import Array, Key, VAEOutput
 Eps = tuple[Array, ...]
 
 
-class _Convolutions(nn.Module):
+class Convolutions(nn.Module):
   """What the parts below share: widths and types, and a convolution, 3x3 unless told.
 
   XLA's own convolution: on CPUs the matrix form of `blocks.Conv` is for loops (`training.steps_per_call` > 1).
@@ -68,7 +68,7 @@ class _Convolutions(nn.Module):
     return pixel_shuffle(self.conv(x, 4 * features, name), 2)
 
 
-class Trunk(_Convolutions):
+class Trunk(Convolutions):
   """Features of the degraded image at every scale, coarse to fine: a U-Net with residual blocks both ways."""
 
   @nn.compact
@@ -89,7 +89,7 @@ class Trunk(_Convolutions):
     return scales
 
 
-class TargetEncoder(_Convolutions):
+class TargetEncoder(Convolutions):
   """Features of the clean image at every scale, coarse to fine: what the posterior sees beside the degraded image."""
 
   @nn.compact
@@ -111,7 +111,7 @@ class Layer(NamedTuple):
   z: Array
 
 
-class Ladder(_Convolutions):
+class Ladder(Convolutions):
   """The latents: `latent_dim` channels at each scale, coarse to fine.
 
   __call__(scales, targets, eps): features of the trunk; those of the clean image, or None for draws from the prior;

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vae_jax.models.blocks import ACTIVATIONS, pixel_shuffle
-from vae_jax.models.restoration import Eps, Restorer, _Convolutions
+from vae_jax.models.restoration import Convolutions, Eps, Restorer
 from vae_jax.types import Array, Key
 
 DOWN = 2  # halvings before the blocks, for images of equal size
 
 
-class Body(_Convolutions):
+class Body(Convolutions):
   """Everything but the last convolution. downs: halvings before the blocks; ups: factors of the steps after them."""
 
   downs: int = 0
