@@ -75,19 +75,19 @@ def jax_trainer(images: np.ndarray, steps_per_call: int):
     ema_decay=0.0,
     root=jax.random.key(0),
   )
-  call = parallel.jit_train_call(steps.make_train_call(step), placement)
+  call = parallel.compile_train_call(steps.make_train_call(step), placement)
   held = [
     jax.device_put(
       state.init_state(model, tx, shape, shape, jax.random.key(1), ema=False), placement.replicated
     )
   ]
-  stored = jax.device_put({"image": images}, placement.replicated)
+  stored = placement.put({"image": images})
   draw = np.random.default_rng(0)
 
   def run(n: int) -> None:
     for _ in range(n // steps_per_call):
       index = draw.integers(len(images), size=(steps_per_call, BATCH)).astype(np.int32)
-      held[0], metrics = call(held[0], stored, jax.device_put({"index": index}, placement.batches))
+      held[0], metrics = call(held[0], stored, placement.put_batch({"index": index}, axis=1))
     jax.block_until_ready(metrics)
 
   return run

@@ -25,7 +25,8 @@ RUNS = Path("runs")
 
 
 def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
-  """`config` (locked, validated), `workdir` (Path), `overrides` (list of "a.b=value") of a training command.
+  """`config` (locked, validated), `workdir` (Path), `overrides` (list of "a.b=value") of a training command, and
+  `processes`, for `training.parallel.connect`.
 
   `--help` prints the flags and every key of the config, and ends with status 0. Raises UserError.
   """
@@ -33,6 +34,13 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add = parser.add_argument
   add("--config", metavar="FILE", help=f"Python file with get_config() (default {DEFAULT_CONFIG})")
   add("--workdir", metavar="DIR", help="folder of the run (default runs/<name of the config file>)")
+  add(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="several processes: where process 0 listens; not under SLURM, TPU",
+  )
+  add("--processes", type=int, metavar="N", help="how many processes share the run")
+  add("--process", type=int, metavar="I", help="which of them this is, from 0")
   parser.epilog = "Any key of the config: --config.KEY=VALUE or --config.KEY VALUE."
   overrides, rest = _split_overrides(sys.argv[1:] if argv is None else argv)
   args = parser.parse(rest, [f"--config.{key}" for key in configs.KEYS])
@@ -44,7 +52,8 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
   configs.validate(config)
   workdir = RUNS / path.stem if args.workdir is None else Path(args.workdir)
   _check_folder(workdir)
-  return argparse.Namespace(config=config, workdir=workdir, overrides=overrides)
+  processes = (args.coordinator, args.processes, args.process)
+  return argparse.Namespace(config=config, workdir=workdir, overrides=overrides, processes=processes)
 
 
 # What each mode of evaluate.py takes besides --workdir, --pretrained, --checkpoint, --data_dir.

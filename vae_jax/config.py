@@ -176,7 +176,11 @@ KEYS: dict[str, Key] = {
   "training.log_every": Key(100, "steps between rows of metrics.jsonl", ABOVE_0),
   "training.eval_every": Key(1000, "steps between validation scores and picture grids", ABOVE_0),
   "training.checkpoint_every": Key(1000, "steps between checkpoints", ABOVE_0),
-  "training.parallel": Key("jit", "jit: one program over all devices, which share the batch", one_of("jit")),
+  "training.parallel": Key(
+    "jit", "jit: one program over all devices; pmap: one program a device", one_of("jit", "pmap")
+  ),
+  "training.fsdp": Key(False, "jit: each device keeps a part of the parameters and the optimiser's state"),
+  "training.accumulate": Key(1, "parts of a batch that go through the model one after the other", ABOVE_0),
   "training.dtype": Key("float32", "type of computation, not of parameters", one_of("float32", "bfloat16")),
   "training.optimizer": Key(
     "adam", "muon: orthogonalised momentum; for large batches", one_of("adam", "muon")
@@ -314,6 +318,18 @@ def _faults(config: ConfigDict) -> Iterator[str]:
     yield (
       f"objective.adversarial.start={objective.adversarial.start} must be < training.steps={config.training.steps}; "
       "or set objective.adversarial.weight=0"
+    )
+  t = config.training
+  if t.fsdp and t.parallel == "pmap":
+    yield "training.fsdp=true must be false for training.parallel=pmap, which keeps all on every device"
+  if t.batch_size % t.accumulate:
+    yield (
+      f"training.accumulate={t.accumulate} must divide training.batch_size={t.batch_size}, "
+      f"e.g. training.batch_size={-(-t.batch_size // t.accumulate) * t.accumulate}"
+    )
+  if t.accumulate > 1 and objective.adversarial.weight:
+    yield (
+      f"training.accumulate={t.accumulate} must be 1 with an adversarial term, whose weight is one of the whole batch"
     )
   if config.training.checkpoint_every % config.training.log_every:
     yield (

@@ -57,13 +57,13 @@ def score_split(
   placement = parallel.make_placement(jax.device_count())
   batch_size = -(-min(batch_size, len(source)) // placement.mesh.size) * placement.mesh.size
   check_first_batch(next(_stream(model, source, batch_size)), config.data, model.image_shape)
-  eval_step = parallel.jit_eval_step(
+  eval_step = parallel.compile_eval_step(
     steps.make_eval_step(
       model.module, make_prepare(config.data, training=False), root=jax.random.key(seed), iwae_samples=samples
     ),
     placement,
   )
-  params = jax.device_put(model.params, placement.replicated)
+  params = placement.put(model.params)
   total = -(-len(source) // batch_size)
   frozen = steps.Frozen(lpips=load_scoring_network(config.evaluation))
   means = score(
@@ -71,7 +71,7 @@ def score_split(
     params,
     _progress(_stream(model, source, batch_size), total, split),
     placement,
-    jax.device_put(frozen, placement.replicated),
+    placement.put(frozen),
   )
 
   dims, continuous = int(np.prod(shape)), model.module.likelihood.continuous

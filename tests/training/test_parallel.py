@@ -39,10 +39,20 @@ def norm(tree):
   return np.sqrt(sum(np.sum(np.square(np.asarray(x, np.float64))) for x in jax.tree.leaves(tree)))
 
 
-@pytest.mark.parametrize("family", ["mlp_vae", "conv_vae"])
-def test_training_is_the_same_on_one_device_and_on_eight(family):
+WAYS = {
+  "jit": {},
+  "jit, 4 parts": {"accumulate": 4},
+  "fsdp": {"fsdp": True},
+  "pmap": {"way": "pmap"},
+  "pmap, 2 parts": {"way": "pmap", "accumulate": 2},
+}
+
+
+def trained(family, devices, start, way="jit", fsdp=False, accumulate=1):
+  """The state and the metrics of each step on some devices, and the placement."""
   model, objective, data = setup(family)
   tx = optax.identity()  # Adam would blow up the rounding of the smallest gradients
+  placement = parallel.make_placement(BATCH, devices, way, fsdp)
   step = steps.make_train_step(
     model,
     objective,
@@ -52,31 +62,51 @@ def test_training_is_the_same_on_one_device_and_on_eight(family):
     samples=2,
     ema_decay=0.9,
     root=jax.random.key(1),
+    accumulate=accumulate,
+    axis_name=placement.axis_name,
   )
-  start, zero = parameters(model), np.zeros((), np.int32)
+  zero, ema = np.zeros((), np.int32), jax.tree.map(np.copy, start)
   index = np.random.default_rng(1).integers(0, 40, size=(STEPS, BATCH)).astype(np.int32)
-  results = []
-  for devices in (DEVICES[:1], DEVICES):
-    placement = parallel.make_placement(BATCH, devices)
-    call = parallel.jit_train_call(steps.make_train_call(step), placement)
-    ema = jax.tree.map(np.copy, start)
-    first = jax.device_put(
-      state.TrainState(zero, start, ema, tx.init(start), zero, zero), placement.replicated
-    )
-    batches = jax.device_put({"index": index}, placement.batches)
-    assert len(batches["index"].sharding.device_set) == len(devices)
-    after, metrics = call(first, {"image": jax.device_put(IMAGES, placement.replicated)}, batches)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))  # donated
-    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves((after, metrics)))
-    assert int(after.step) == STEPS and int(after.skipped) == 0
-    results.append(jax.device_get((after, metrics)))
-  (one, metrics), (eight, others) = results
+  first = state.TrainState(zero, start, ema, tx.init(start), zero, zero)
+  call = parallel.compile_train_call(steps.make_train_call(step), placement, first)
+  first = jax.device_put(first, placement.state(first))
+  batches = placement.put_batch({"index": index}, axis=1)
+  after, metrics = call(first, placement.put({"image": IMAGES}), batches)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))  # donated
+  assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(metrics))
+  assert int(after.step) == STEPS and int(after.skipped) == 0
+  return after, jax.device_get(metrics)
+
+
+@pytest.fixture(scope="module", params=["mlp_vae", "conv_vae"])
+def alone(request):
+  """A family, its parameters, and what they become on one device."""
+  start = parameters(setup(request.param)[0])
+  return request.param, start, *trained(request.param, DEVICES[:1], start)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("count", [2, 8])
+def test_training_is_the_same_on_one_device_and_on_many(alone, count, way):
+  family, start, one, metrics = alone
+  if BATCH % (count * WAYS[way].get("accumulate", 1)):
+    pytest.skip("a part of a device's batch has no example")
+  many, others = trained(family, DEVICES[:count], start, **WAYS[way])
+  assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(many)) or way == "fsdp"
   for name in metrics:
     np.testing.assert_allclose(metrics[name], others[name], rtol=1e-5, err_msg=name)
-  moved, difference = (jax.tree.map(np.subtract, one.params, other) for other in (start, eight.params))
+  moved, difference = (jax.tree.map(np.subtract, one.params, other) for other in (start, many.params))
   assert norm(moved) > 0.01 * norm(start)
   assert norm(difference) < 1e-5 * norm(moved)
-  assert norm(jax.tree.map(np.subtract, one.ema, eight.ema)) < 1e-5 * norm(moved)
+  assert norm(jax.tree.map(np.subtract, one.ema, many.ema)) < 1e-5 * norm(moved)
+
+
+def test_large_arrays_are_divided_and_small_ones_are_not():
+  placement = parallel.make_placement(8, DEVICES, fsdp=True)
+  shapes = {"kernel": (3, 3, 64, 24), "odd": (7, 1001), "bias": (64,), "count": ()}
+  at = placement.state({name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
+  assert at["kernel"].shard_shape(shapes["kernel"]) == (3, 3, 8, 24)
+  assert all(at[name].shard_shape(shapes[name]) == shapes[name] for name in ("odd", "bias", "count"))
 
 
 def test_scores_are_the_same_on_one_device_and_on_eight():
@@ -86,14 +116,15 @@ def test_scores_are_the_same_on_one_device_and_on_eight():
   )
   batch = {"image": IMAGES[:8], "index": np.arange(8, dtype=np.int32), "mask": np.ones(8, bool)}
   scores = []
-  for devices in (DEVICES[:1], DEVICES):
-    placement = parallel.make_placement(8, devices)
-    call = parallel.jit_eval_step(step, placement)
-    params = jax.device_put(parameters(model), placement.replicated)
-    got = call(params, jax.device_put(batch, placement.batch))
+  params = parameters(model)
+  for devices, way in ((DEVICES[:1], "jit"), (DEVICES, "jit"), (DEVICES, "pmap")):
+    placement = parallel.make_placement(8, devices, way)
+    call = parallel.compile_eval_step(step, placement)
+    got = call(placement.put(params), placement.put_batch(batch))
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(got))
     scores.append(jax.device_get(got))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *scores)
+  for other in scores[1:]:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), scores[0], other)
 
 
 @pytest.mark.parametrize("size", [1, 12])

@@ -61,8 +61,11 @@ class Adversarial(NamedTuple):
     judge: Params,
     image: ArrayLike,
     step: Array,
+    mean: Callable[[Any], Any] = lambda tree: tree,
   ) -> tuple[Array, Parts, Params, Params]:
     """loss, parts and the gradients of both sides, for a model `forward`, scored by `score`, and a discriminator.
+
+    All are this device's; `mean` is the mean over devices, of which the adaptive weight is made.
 
     Parts: those of `score`; adversarial, raw, and weighted_adversarial; adversarial_weight; discriminator_loss; the
     shares of patches that it takes for what they are, real_accuracy and fake_accuracy.
@@ -87,7 +90,9 @@ class Adversarial(NamedTuple):
     (_, verdict), judge_grads = jax.value_and_grad(told_apart, has_aux=True)(judge)
     # All that is pulled back for the weight is the last layer's gradient: XLA drops the rest as unused.
     towards: Any = jax.tree.map(jnp.zeros_like, slope)._replace(reconstruction=away)
-    norm, adversarial_norm = (optax.tree.norm(last_kernel(pull(along)[0])) for along in (slope, towards))
+    norm, adversarial_norm = (
+      optax.tree.norm(mean(last_kernel(pull(along)[0]))) for along in (slope, towards)
+    )
     adaptive = adaptive_weight(norm, adversarial_norm, self.max_weight)
     weight = jnp.where(step >= self.start, self.weight * adaptive, 0.0)
     (grads,) = pull(jax.tree.map(lambda a, b: a + weight * b, slope, towards))

@@ -41,6 +41,9 @@ FREE_KEYS = (
   "training.eval_every",
   "training.checkpoint_every",
   "training.keep",
+  "training.parallel",
+  "training.fsdp",
+  "training.accumulate",
   "evaluation.batch_size",
   "evaluation.samples",
   "evaluation.pictures",
@@ -93,7 +96,9 @@ def train_batches(
     for size in sizes:
       places = pipeline.positions(step, size, t.batch_size)
       index = pipeline.order(t.seed, len(split.source), places)
-      yield jax.device_put({"index": index}, placement.batches)
+      process, processes = placement.shard
+      local = t.batch_size // processes
+      yield placement.put_batch({"index": index[:, process * local : (process + 1) * local]}, axis=1)
       step += size
     return
   stream = pipeline.batches(
@@ -104,10 +109,11 @@ def train_batches(
     seed=t.seed,
     start=step,
     steps=sum(sizes),
+    shard=placement.shard,
   )
   for size in sizes:
     group = list(itertools.islice(stream, size))
-    yield jax.device_put(jax.tree.map(lambda *x: np.stack(x), *group), placement.batches)
+    yield placement.put_batch(jax.tree.map(lambda *x: np.stack(x), *group), axis=1)
 
 
 def window_means(window: list[steps.Metrics]) -> dict[str, float]:
@@ -127,8 +133,8 @@ def score(
   means: dict[str, metrics.Mean] = {}
   active = metrics.ActiveUnits()
   for batch in batches:
-    mask = np.asarray(batch["mask"])
-    out = jax.device_get(eval_step(params, jax.device_put(batch, placement.batch), frozen))
+    out = jax.device_get(eval_step(params, placement.put_batch(batch), frozen))
+    mask = out.pop("mask")
     active = active.update(out.pop("posterior_mean"), mask)
     for name, values in out.items():
       means[name] = means.get(name, metrics.Mean()).update(values, mask)
@@ -156,7 +162,7 @@ def draw_pictures(model: Model, config: ConfigDict, prepare: steps.Prepare, firs
   """
   root, n = jax.random.key(config.training.seed), config.evaluation.pictures
   real = min(n, int(np.sum(first["mask"])))  # without the padding of a short batch
-  first = jax.tree.map(lambda values: jnp.asarray(values[:real]), first)
+  first = jax.tree.map(lambda values: values[:real], first)
 
   @jax.jit
   def draw(params: Params, batch: Batch):
@@ -190,7 +196,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   t, data, workdir = config.training, config.data, Path(workdir)
 
   # Data.
-  placement = parallel.make_placement(t.batch_size)
+  placement = parallel.make_placement(t.batch_size, way=t.parallel, fsdp=t.fsdp)
   eval_size = -(-config.evaluation.batch_size // placement.mesh.size) * placement.mesh.size
   split, held_out = open_split(data, data.train), open_split(data, data.validation)
   shape = pipeline.image_shape(data, split.source)
@@ -206,29 +212,27 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   tx = state.make_optimizer(t)
   adversarial = make_adversarial(config.objective.adversarial, t.dtype)
 
-  @jax.jit
   def init() -> state.TrainState:
     return state.init_state(
       model, tx, shape, encoder_shape, init_key, ema=t.ema_decay > 0, adversarial=adversarial
     )
 
+  like = jax.eval_shape(init)
+  where = placement.state(like)
+  like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), like, where)
   if checkpoints.latest() is None:
-    train_state = init()
+    train_state = jax.jit(init, out_shardings=where)()
     if t.init_from:
-      train_state = state.start_from(train_state, Checkpoints(Path(t.init_from) / "checkpoints"))
-    train_state = jax.device_put(train_state, placement.replicated)
+      source = Checkpoints(Path(t.init_from) / "checkpoints")
+      train_state = jax.device_put(state.start_from(train_state, source), where)
   else:
-    like = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.replicated), jax.eval_shape(init)
-    )
     train_state, _ = checkpoints.restore(like=like)
   step = int(train_state.step)
 
   # Compiled functions.
   objective = make_objective(config.objective)
-  frozen = jax.device_put(
-    steps.Frozen(load_perceptual(config.objective), load_scoring_network(config.evaluation)),
-    placement.replicated,
+  frozen = placement.put(
+    steps.Frozen(load_perceptual(config.objective), load_scoring_network(config.evaluation))
   )
   train_step = steps.make_train_step(
     model,
@@ -240,25 +244,30 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     ema_decay=t.ema_decay,
     root=train_key,
     adversarial=adversarial,
+    accumulate=t.accumulate,
+    axis_name=placement.axis_name,
   )
-  train_call = parallel.jit_train_call(steps.make_train_call(train_step), placement)
+  train_call = parallel.compile_train_call(steps.make_train_call(train_step), placement, like)
   eval_prepare = make_prepare(data, training=False)
   samples = config.objective.samples if config.objective.name == "iwae" else 0
   final = config.objective.copy_and_resolve_references()
   final.beta_schedule = (
     "constant"  # validation losses of all steps compare: at the weights of the schedule's end
   )
-  eval_step = parallel.jit_eval_step(
+  eval_step = parallel.compile_eval_step(
     steps.make_eval_step(
       model, eval_prepare, root=eval_key, iwae_samples=samples, objective=make_objective(final)
     ),
     placement,
+    like.averaged,
   )
   draw = draw_pictures(model, config, eval_prepare, first)
   meta = {"config": config.to_dict(), "image_shape": list(shape), "input_shape": list(encoder_shape)}
 
   def evaluate(writers: Writers, step: int, params: Params, started: float) -> float:
-    stream = pipeline.batches(data, held_out.source, batch_size=eval_size, training=False)
+    stream = pipeline.batches(
+      data, held_out.source, batch_size=eval_size, training=False, shard=placement.shard
+    )
     scores = score(eval_step, params, stream, placement, frozen)
     writers.scalars(step, "validation", scores, time.monotonic() - started)
     rows, generated = draw(params)
@@ -268,12 +277,14 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     return scores["iwae_nll" if samples else "loss"]
 
   # All that could refuse the config has been built.
-  write_whole(workdir / "config.json", lambda file: file.write(to_json(config).encode()))
-  if step:
+  main = jax.process_index() == 0
+  if main:
+    write_whole(workdir / "config.json", lambda file: file.write(to_json(config).encode()))
+  if main and step:
     print(f"{workdir}: {'finished already' if step >= t.steps else 'continuing'} at step {step} of {t.steps}")
 
   # The loop: steps, then log, then evaluate, then save.
-  stored = jax.device_put(split.arrays if split.arrays is not None else {}, placement.replicated)
+  stored = placement.put(split.arrays if split.arrays is not None else {})
   sizes = list(calls(step, t.steps, t.steps_per_call, t.log_every, t.eval_every, t.checkpoint_every))
   started = time.monotonic()
   with checkpoints, Writers(workdir, step, t.steps, t.batch_size) as writers:

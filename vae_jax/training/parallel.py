@@ -1,31 +1,80 @@
-"""Where a step runs: one program over a mesh of all devices, the batch sharded over its "data" axis.
+"""Where a step runs: on all devices of all processes, which share the batch. Two thin wrappers around the same step.
 
-The door for other ways (one wrapper a way) is `place`: it takes the same pure functions from `steps`.
+jit: one program over a mesh, of which XLA makes the parts for the devices; with fsdp each device keeps a part of the
+parameters and the optimiser's state. pmap: one program a device, whose gradients and means are averaged by `pmean`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vae_jax.errors import UserError
 from vae_jax.training.steps import NOTHING
 
+AXIS = "data"
+SMALL = 2**10  # arrays of fewer elements are not worth dividing
+
 
 class Placement(NamedTuple):
-  """Shardings of a mesh: `replicated`, `batch` (axis 0 over "data") and `batches` (axis 1 over "data")."""
+  """Devices and how arrays lie on them: `replicated`, `batch` (axis 0 over "data") and `batches` (axis 1 over "data").
+
+  way: "jit" or "pmap". fsdp: whether parameters and the optimiser's state are divided over the devices (jit).
+  """
 
   mesh: Mesh
   replicated: NamedSharding
   batch: NamedSharding
   batches: NamedSharding
+  way: str = "jit"
+  fsdp: bool = False
+
+  @property
+  def axis_name(self) -> str | None:
+    """For `steps.make_train_step`."""
+    return AXIS if self.way == "pmap" else None
+
+  @property
+  def shard(self) -> tuple[int, int]:
+    """(this process, number of processes), for `pipeline.batches`."""
+    return jax.process_index(), jax.process_count()
+
+  def state(self, like: Any) -> Any:
+    """The sharding of each array of a state: all on every device or, with fsdp, the large ones divided."""
+    return jax.tree.map(self._divided if self.fsdp else lambda _: self.replicated, like)
+
+  def _divided(self, x: Any) -> NamedSharding:
+    # Over the longest axis that divides evenly.
+    axes = sorted(range(len(x.shape)), key=lambda i: -x.shape[i])
+    axis = next((i for i in axes if x.shape[i] % self.mesh.size == 0), None)
+    if axis is None or np.prod(x.shape) < SMALL:
+      return self.replicated
+    return NamedSharding(
+      self.mesh, PartitionSpec(*(AXIS if i == axis else None for i in range(len(x.shape))))
+    )
+
+  def put(self, tree: Any) -> Any:
+    """On every device what each process has alike."""
+    return jax.device_put(tree, self.replicated)
+
+  def put_batch(self, local: Any, axis: int = 0) -> Any:
+    """This process's part of a batch on its devices; `axis` is that of the examples."""
+    if self.way == "pmap":  # an axis of devices before that of the examples; pmap sends them
+      count = len(self.mesh.local_devices)
+      return jax.tree.map(
+        lambda x: np.reshape(x, (*x.shape[:axis], count, x.shape[axis] // count, *x.shape[axis + 1 :])), local
+      )
+    sharding = self.batches if axis else self.batch
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local)
 
 
-def make_placement(batch_size: int, devices: Any = None) -> Placement:
-  """A placement over all devices; the batch size must divide over them."""
+def make_placement(batch_size: int, devices: Any = None, way: str = "jit", fsdp: bool = False) -> Placement:
+  """A placement over all devices, or those given; the batch size must divide over them."""
   devices = jax.devices() if devices is None else devices
   if batch_size % len(devices):
     raise UserError(
@@ -33,25 +82,80 @@ def make_placement(batch_size: int, devices: Any = None) -> Placement:
       f"e.g. --config.training.batch_size={-(-batch_size // len(devices)) * len(devices)}"
     )
   # Explicit axes, the default, break Linen and gathers; see jax.sharding.AxisType.
-  mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-  specs = (PartitionSpec(), PartitionSpec("data"), PartitionSpec(None, "data"))
-  return Placement(mesh, *(NamedSharding(mesh, spec) for spec in specs))
+  mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+  specs = (PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(None, AXIS))
+  return Placement(mesh, *(NamedSharding(mesh, spec) for spec in specs), way, fsdp)
 
 
-def jit_train_call(call: Callable, placement: Placement) -> Callable:
-  """Compiles `call(state, stored, batches, frozen=Frozen())`. The state is donated; all comes back replicated."""
+def compile_train_call(call: Callable, placement: Placement, like: Any = None) -> Callable:
+  """Compiles `call(state, stored, batches, frozen=Frozen())` from `steps.make_train_call`. The state is donated.
+
+  like: the state or its shapes, where `placement.fsdp`. Metrics come back replicated; so does the state otherwise.
+  """
   p = placement
+  if p.way == "pmap":
+    mapped = jax.pmap(
+      call,
+      axis_name=AXIS,
+      in_axes=(None, None, 1, None),
+      out_axes=None,
+      donate_argnums=(0,),
+      devices=p.mesh.devices.flatten().tolist(),
+    )
+    return lambda state, stored, batches, frozen=NOTHING: mapped(state, stored, batches, frozen)
+  state = p.state(like) if p.fsdp else p.replicated
   compiled = jax.jit(
     call,
-    in_shardings=(p.replicated, p.replicated, p.batches, p.replicated),
-    out_shardings=(p.replicated, p.replicated),
+    in_shardings=(state, p.replicated, p.batches, p.replicated),
+    out_shardings=(state, p.replicated),
     donate_argnums=(0,),
   )
   return lambda state, stored, batches, frozen=NOTHING: compiled(state, stored, batches, frozen)
 
 
-def jit_eval_step(step: Callable, placement: Placement) -> Callable:
-  """Compiles `step(params, batch, frozen=Frozen())`; per-example results come back replicated."""
+def compile_eval_step(step: Callable, placement: Placement, like: Any = None) -> Callable:
+  """Compiles `step(params, batch, frozen=Frozen())`; per-example results come back replicated.
+
+  like: the parameters or their shapes, where `placement.fsdp`.
+  """
   p = placement
-  compiled = jax.jit(step, in_shardings=(p.replicated, p.batch, p.replicated), out_shardings=p.replicated)
+  if p.way == "pmap":
+    mapped = jax.pmap(
+      lambda params, batch, frozen: jax.lax.all_gather(step(params, batch, frozen), AXIS, tiled=True),
+      axis_name=AXIS,
+      in_axes=(None, 0, None),
+      out_axes=None,
+      devices=p.mesh.devices.flatten().tolist(),
+    )
+    return lambda params, batch, frozen=NOTHING: mapped(params, batch, frozen)
+  params_at = p.state(like) if p.fsdp else p.replicated
+  compiled = jax.jit(step, in_shardings=(params_at, p.batch, p.replicated), out_shardings=p.replicated)
   return lambda params, batch, frozen=NOTHING: compiled(params, batch, frozen)
+
+
+# What a scheduler of several processes sets; JAX reads the rest itself.
+CLUSTERS = ("SLURM_JOB_ID", "OMPI_COMM_WORLD_SIZE", "JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES")
+
+
+def connect(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+  """Joins the processes of a run, before anything else asks JAX for devices. One process needs nothing of this.
+
+  coordinator: host:port of process 0. Raises UserError: one of the three without the others, or no connection.
+  """
+  given = (coordinator, processes, process)
+  if all(x is None for x in given):
+    if not any(name in os.environ for name in CLUSTERS):
+      return
+    jax.distributed.initialize()
+    return
+  if any(x is None for x in given):
+    raise UserError("--coordinator, --processes and --process go together: give all three, or none")
+  if not 0 <= process < processes:  # type: ignore[operator]
+    raise UserError(f"--process {process} must be one of 0 .. {processes - 1}")  # type: ignore[operator]
+  try:
+    jax.distributed.initialize(coordinator, processes, process)
+  except Exception as error:
+    line = str(error).strip().splitlines()[0][:200]
+    raise UserError(
+      f"process {process} cannot reach {coordinator} ({line}); is process 0 running?"
+    ) from error

@@ -70,12 +70,16 @@ def make_train_step(
   ema_decay: float,
   root: Key,
   adversarial: Adversarial | None = None,
+  accumulate: int = 1,
+  axis_name: str | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """`train_step(state, batch, frozen=Frozen()) -> (state, metrics)`, pure. The batch is uint8 as from the pipeline.
 
-  Loss and gradients are means over the batch. A step whose loss or gradient norm is not finite changes nothing but
-  `step` and the counters. metrics: float32 scalars: loss, the objective's parts, gradient_norm, learning_rate, skipped.
-  With an adversarial term the state's discriminator is trained in the same step, and skipped with the model.
+  Loss and gradients are means over the batch, which goes through the model in `accumulate` parts, one after the other.
+  With an axis_name (pmap) the batch is this device's part of the global one, and means are over all parts. A step whose
+  loss or gradient norm is not finite changes nothing but `step` and the counters. metrics: float32 scalars: loss, the
+  objective's parts, gradient_norm, learning_rate, skipped. With an adversarial term the state's discriminator is trained
+  in the same step, and skipped with the model.
   """
 
   def gradients(
@@ -96,13 +100,36 @@ def make_train_step(
       return loss, parts, grads, None
     assert state.discriminator is not None  # as from init_state(..., adversarial=adversarial)
     judge = state.discriminator.params
-    return adversarial.gradients(forward, score, state.params, judge, batch["image"], state.step)
+    return adversarial.gradients(forward, score, state.params, judge, batch["image"], state.step, mean)
+
+  def mean(tree: Any) -> Any:
+    """Over the devices, which all have equally many examples."""
+    return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+  def in_parts(state: TrainState, batch: Batch, keys: Key, frozen: Frozen) -> Any:
+    """`gradients`, a part of the batch at a time. Part i has every accumulate-th example, so that each has an equal
+    share of every device's."""
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), (dict(batch), keys)
+    )
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+      return jax.tree.map(jnp.add, total, gradients(state, *part, frozen)), None
+
+    one = jax.eval_shape(gradients, state, *jax.tree.map(lambda x: x[0], parts), frozen)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
+    # Unrolled on CPUs: XLA's convolutions are slow in a loop there.
+    total, _ = jax.lax.scan(add, zero, parts, unroll=jax.default_backend() == "cpu")
+    return jax.tree.map(lambda x: x / accumulate, total)
 
   def train_step(state: TrainState, batch: Batch, frozen: Frozen = NOTHING) -> tuple[TrainState, Metrics]:
-    key, places = jax.random.fold_in(root, state.step), jnp.arange(batch["image"].shape[0])
+    key, count = jax.random.fold_in(root, state.step), batch["image"].shape[0]
+    first = jax.lax.axis_index(axis_name) * count if axis_name else 0
+    places = first + jnp.arange(count)  # in the global batch
     batch = prepare(example_keys(key, PREPARE_STREAM, places), batch)
     keys = example_keys(key, MODEL_STREAM, places)
-    loss, parts, grads, judge_grads = gradients(state, batch, keys, frozen)
+    descent = in_parts if accumulate > 1 else gradients
+    loss, parts, grads, judge_grads = mean(descent(state, batch, keys, frozen))
     # Keeps XLA from fusing gradients and update into one another: 6 % of an MLP's step on CPUs.
     loss, grads, judge_grads = jax.lax.optimization_barrier((loss, grads, judge_grads))
     norm = optax.tree.norm(grads)
@@ -174,7 +201,8 @@ def make_eval_step(
   chunk: int = 10,
   objective: Objective | None = None,
 ) -> Callable[..., Metrics]:
-  """`eval_step(params, batch, frozen=Frozen())` -> per-example metrics, float32 [b]; the caller masks and averages.
+  """`eval_step(params, batch, frozen=Frozen())` -> per-example metrics, float32 [b], and the batch's mask, by which the
+  caller averages.
 
   Always: distortion and rate (one posterior sample), neg_elbo, mse, psnr (dB) and ssim (from 11 x 11 pixels) of the
   reconstruction, and posterior_mean [b, d]. lpips, where `frozen` has its network.
@@ -202,6 +230,7 @@ def make_eval_step(
       "mse": metrics.mse(output.reconstruction, batch["image"]),
       "psnr": metrics.psnr_rgb(output.reconstruction, batch["image"]),
       "posterior_mean": output.posterior_mean,
+      "mask": batch["mask"],
     }
     if min(output.reconstruction.shape[1:3]) >= WINDOW:
       scores["ssim"] = metrics.ssim(output.reconstruction, batch["image"])
