@@ -235,7 +235,19 @@ def test_what_describe_shows_can_be_given_as_overrides(data):
       ([f"training.{k}_every=0"], f"training.{k}_every=0 must be > 0") for k in ("log", "eval", "checkpoint")
     ),
     (["training.seed=-1"], "training.seed=-1 must be >= 0"),
-    (["training.parallel=pmap"], "training.parallel=pmap must be jit"),
+    (["training.parallel=shmap"], "training.parallel=shmap must be jit | pmap"),
+    (
+      ["training.parallel=pmap", "training.fsdp=true"],
+      "training.fsdp=true must be false for training.parallel=pmap",
+    ),
+    (
+      ["training.accumulate=3"],
+      "training.accumulate=3 must divide training.batch_size=128, e.g. training.batch_size=129",
+    ),
+    (
+      ["training.accumulate=2", "objective.adversarial.weight=1"],
+      "training.accumulate=2 must be 1 with an adversarial term",
+    ),
     (["training.dtype=float16"], "training.dtype=float16 must be float32 | bfloat16"),
     (["training.learning_rate=0"], "training.learning_rate=0.0 must be > 0"),
     (["training.warmup_steps=-1"], "training.warmup_steps=-1 must be >= 0"),

@@ -216,6 +216,7 @@ def test_scores_do_not_depend_on_the_batch_size_and_padding():
       mask, index = index < 10, np.minimum(index, 9)
       batch = {"image": images[index], "index": index.astype(np.int32), "mask": mask}
       scores = step(parameters(), batch)
+      np.testing.assert_array_equal(scores.pop("mask"), mask)
       assert {v.dtype for v in scores.values()} == {np.dtype(np.float32)}
       parts.append({name: np.asarray(v)[mask] for name, v in scores.items()})
     tables.append(jax.tree.map(lambda *x: np.concatenate(x), *parts))

@@ -84,7 +84,8 @@ def make_placement(batch_size: int, devices: Any = None, way: str = "jit", fsdp:
   # Explicit axes, the default, break Linen and gathers; see jax.sharding.AxisType.
   mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
   specs = (PartitionSpec(), PartitionSpec(AXIS), PartitionSpec(None, AXIS))
-  return Placement(mesh, *(NamedSharding(mesh, spec) for spec in specs), way, fsdp)
+  replicated, batch, batches = (NamedSharding(mesh, spec) for spec in specs)
+  return Placement(mesh, replicated, batch, batches, way, fsdp)
 
 
 def compile_train_call(call: Callable, placement: Placement, like: Any = None) -> Callable:

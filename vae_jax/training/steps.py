@@ -78,8 +78,8 @@ def make_train_step(
   Loss and gradients are means over the batch, which goes through the model in `accumulate` parts, one after the other.
   With an axis_name (pmap) the batch is this device's part of the global one, and means are over all parts. A step whose
   loss or gradient norm is not finite changes nothing but `step` and the counters. metrics: float32 scalars: loss, the
-  objective's parts, gradient_norm, learning_rate, skipped. With an adversarial term the state's discriminator is trained
-  in the same step, and skipped with the model.
+  objective's parts, gradient_norm, learning_rate, skipped. With an adversarial term the state's discriminator is
+  trained in the same step, and skipped with the model.
   """
 
   def gradients(
@@ -113,10 +113,13 @@ def make_train_step(
       lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), (dict(batch), keys)
     )
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
-      return jax.tree.map(jnp.add, total, gradients(state, *part, frozen)), None
+    def of(part: tuple[Batch, Key]) -> Any:
+      return gradients(state, part[0], part[1], frozen)
 
-    one = jax.eval_shape(gradients, state, *jax.tree.map(lambda x: x[0], parts), frozen)
+    def add(total: Any, part: tuple[Batch, Key]) -> tuple[Any, None]:
+      return jax.tree.map(jnp.add, total, of(part)), None
+
+    one = jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
     # Unrolled on CPUs: XLA's convolutions are slow in a loop there.
     total, _ = jax.lax.scan(add, zero, parts, unroll=jax.default_backend() == "cpu")
@@ -201,8 +204,8 @@ def make_eval_step(
   chunk: int = 10,
   objective: Objective | None = None,
 ) -> Callable[..., Metrics]:
-  """`eval_step(params, batch, frozen=Frozen())` -> per-example metrics, float32 [b], and the batch's mask, by which the
-  caller averages.
+  """`eval_step(params, batch, frozen=Frozen())` -> per-example metrics, float32 [b], and the batch's mask, if it has
+  one, by which the caller averages.
 
   Always: distortion and rate (one posterior sample), neg_elbo, mse, psnr (dB) and ssim (from 11 x 11 pixels) of the
   reconstruction, and posterior_mean [b, d]. lpips, where `frozen` has its network.
@@ -230,8 +233,9 @@ def make_eval_step(
       "mse": metrics.mse(output.reconstruction, batch["image"]),
       "psnr": metrics.psnr_rgb(output.reconstruction, batch["image"]),
       "posterior_mean": output.posterior_mean,
-      "mask": batch["mask"],
     }
+    if "mask" in batch:
+      scores["mask"] = jnp.asarray(batch["mask"])
     if min(output.reconstruction.shape[1:3]) >= WINDOW:
       scores["ssim"] = metrics.ssim(output.reconstruction, batch["image"])
     if frozen.lpips is not None:
