@@ -5,12 +5,15 @@ from vae_jax import cli
 
 def main(argv: list[str] | None = None) -> None:
   args = cli.parse_train(argv)
-  from vae_jax.training import parallel  # after parsing, so that --help and mistakes are answered at once
+  import jax  # after parsing, so that --help and mistakes are answered at once
+
+  from vae_jax.training import parallel
   from vae_jax.training.loop import train
 
-  parallel.connect(*args.processes)
-  train(args.config, args.workdir)
-  print(f"trained: {args.workdir}; next: python evaluate.py --workdir {args.workdir}")
+  with parallel.processes(*args.processes):
+    train(args.config, args.workdir)
+  if jax.process_index() == 0:
+    print(f"trained: {args.workdir}; next: python evaluate.py --workdir {args.workdir}")
 
 
 if __name__ == "__main__":

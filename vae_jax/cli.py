@@ -26,7 +26,7 @@ RUNS = Path("runs")
 
 def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """`config` (locked, validated), `workdir` (Path), `overrides` (list of "a.b=value") of a training command, and
-  `processes`, for `training.parallel.connect`.
+  `processes`, for `training.parallel.processes`.
 
   `--help` prints the flags and every key of the config, and ends with status 0. Raises UserError.
   """
@@ -37,7 +37,7 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add(
     "--coordinator",
     metavar="HOST:PORT",
-    help="several processes: where process 0 listens; not under SLURM, TPU",
+    help="several processes: where process 0 listens; auto: JAX asks the cluster. SLURM and TPU pods need no flag",
   )
   add("--processes", type=int, metavar="N", help="how many processes share the run")
   add("--process", type=int, metavar="I", help="which of them this is, from 0")

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,35 +31,48 @@ def data(tmp_path_factory):
   return folder
 
 
-def start(data, workdir, devices, *extra):
+def start(data, workdir, devices, *extra, **variables):
   words = [f"--config.{word}" for word in (*WORDS.split(), f"data.dir={data}")]
-  environment = os.environ | {
-    "JAX_NUM_CPU_DEVICES": str(devices),
-    "PYTHONPATH": str(ROOT),
-    "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-  }
+  environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)} | variables
   command = [sys.executable, str(ROOT / "train.py"), "--workdir", str(workdir), *words, *extra]
   pipe = subprocess.PIPE
   return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
 
 
-def ended(*processes):
+def ended(*processes, seconds=240):
+  """(status, output, errors) of each, once all have ended."""
   try:
-    for process in processes:
-      out, error = process.communicate(timeout=240)
-      assert process.returncode == 0, error[-2000:] + out[-500:]
+    texts = [process.communicate(timeout=seconds) for process in processes]
+    quiet = [(re.sub(r"^\[Gloo\].*\n", "", out, flags=re.MULTILINE), error) for out, error in texts]
+    return [(process.returncode, *text) for process, text in zip(processes, quiet, strict=True)]
   finally:
     for process in processes:
       process.kill()
 
 
-def together(data, workdir, *extra):
-  """A run of two processes."""
+def good(*processes):
+  results = ended(*processes)
+  assert [status for status, *_ in results] == [0] * len(processes), [text[-2000:] for *_, text in results]
+  return results
+
+
+def free_port():
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-  place = [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
-  ended(*(start(data, workdir, 4, *place, f"--process={i}", *extra) for i in (0, 1)))
+    return free.getsockname()[1]
+
+
+def pair(data, workdir, *extra, slurm=False):
+  """A run of two processes of four devices, by flags or by what SLURM sets."""
+  port = str(free_port())
+  for i in "01":
+    if slurm:
+      tasks = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": i, "SLURM_LOCALID": "0"}
+      place = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "JAX_COORDINATOR_PORT": port}
+      yield start(data, workdir, 4, *extra, **tasks, **place)
+    else:
+      place = [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={i}"]
+      yield start(data, workdir, 4, *place, *extra)
 
 
 def rows(workdir):
@@ -65,36 +80,59 @@ def rows(workdir):
   return [{k: v for k, v in row.items() if k != "seconds"} for row in read]
 
 
+def same(workdir, other):
+  ours, theirs = rows(workdir), rows(other)
+  assert [row.keys() for row in ours] == [row.keys() for row in theirs]
+  for mine, row in zip(ours, theirs, strict=True):
+    for name in row.keys() - {"split"}:
+      message = f"{row['step']} {name}"
+      np.testing.assert_allclose(mine[name], row[name], rtol=1e-5, atol=1e-6, err_msg=message)
+  pictures = [sorted(path.name for path in (run / "images").iterdir()) for run in (workdir, other)]
+  assert pictures[0] == pictures[1] and pictures[0]
+
+
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("alone") / "run"
-  ended(start(data, workdir, 1))
+  good(start(data, workdir, 1))
   return workdir
 
 
-@pytest.mark.parametrize("way", ["jit", "pmap", "fsdp"])
-def test_two_processes_make_the_run_of_one(data, alone, tmp_path, way):
-  words = {"pmap": ["--config.training.parallel=pmap"], "fsdp": ["--config.training.fsdp=true"]}.get(way, [])
-  together(
-    data,
-    tmp_path / "run",
-    *words,
-    "--config.data.resident_mb=0" if way == "jit" else "--config.data.workers=1",
-  )
-  ours, theirs = rows(tmp_path / "run"), rows(alone)
-  assert [row.keys() for row in ours] == [row.keys() for row in theirs]
-  for row, other in zip(ours, theirs, strict=True):
-    for name in row.keys() - {"split"}:
-      np.testing.assert_allclose(
-        row[name], other[name], rtol=1e-5, atol=1e-6, err_msg=f"{row['step']} {name}"
-      )
-  pictures = sorted(path.name for path in (tmp_path / "run" / "images").iterdir())
-  assert pictures == sorted(path.name for path in (alone / "images").iterdir())
+@pytest.mark.parametrize("slurm", [False, True], ids=["jit, streamed, by flags", "pmap, resident, by SLURM"])
+def test_two_processes_make_the_run_of_one(data, alone, tmp_path, slurm):
+  word = "--config.training.parallel=pmap" if slurm else "--config.data.resident_mb=0"
+  results = good(*pair(data, tmp_path / "run", word, slurm=slurm))
+  assert "trained:" in results[0][1] and results[1][1:] == ("", "")  # the first speaks for all
+  same(tmp_path / "run", alone)
 
 
-def test_a_checkpoint_of_two_processes_is_continued_by_one(data, alone, tmp_path):
-  together(data, tmp_path / "run", "--config.training.fsdp=true")
-  shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
-  ended(start(data, tmp_path / "run", 1))
-  for row, other in zip(rows(tmp_path / "run"), rows(alone), strict=True):
-    np.testing.assert_allclose(row["loss"], other["loss"], rtol=1e-5)
+def test_a_divided_state_is_saved_by_two_processes_and_continued_by_one(data, alone, tmp_path):
+  run = tmp_path / "run"
+  good(*pair(data, run, "--config.training.fsdp=true"))
+  same(run, alone)
+  shutil.rmtree(run / "checkpoints" / "6")
+  good(start(data, run, 1))
+  same(run, alone)
+
+
+def test_when_one_process_dies_the_other_ends(data, tmp_path):
+  first, second = pair(data, tmp_path / "run", "--config.training.steps=1000000")
+  log = tmp_path / "run" / "metrics.jsonl"
+  deadline = time.monotonic() + 200
+  while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  second.kill()
+  (status, _, error), _ = ended(first, second, seconds=90)
+  assert status != 0 and (
+    "another process is gone" in error or "another task died" in error
+  )  # the second is JAX's
+
+
+def test_when_one_process_is_refused_the_other_ends(data, tmp_path):
+  port = free_port()
+  place = [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+  first = start(data, tmp_path / "run", 4, *place, "--process=0")
+  second = start(tmp_path / "nothing", tmp_path / "run", 4, *place, "--process=1")
+  (status, *_), (refused, _, error) = ended(first, second, seconds=100)
+  assert status == 1 and refused == 2
+  assert error.splitlines()[-1].startswith("error: process 1 of 2: ") and "nothing" in error

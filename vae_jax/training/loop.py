@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -154,7 +155,9 @@ def _check_workdir(config: ConfigDict, workdir: Path, started: bool) -> None:
       )
 
 
-def draw_pictures(model: Model, config: ConfigDict, prepare: steps.Prepare, first: Batch):
+def draw_pictures(
+  model: Model, config: ConfigDict, prepare: steps.Prepare, first: Batch, placement: parallel.Placement
+):
   """Compiled (params) -> rows by label, and samples: fixed images and fixed noise, to compare over time.
 
   Rows: input, reconstruction, and clean where the input is degraded. Samples: of the prior; of a model that needs a
@@ -164,7 +167,7 @@ def draw_pictures(model: Model, config: ConfigDict, prepare: steps.Prepare, firs
   real = min(n, int(np.sum(first["mask"])))  # without the padding of a short batch
   first = jax.tree.map(lambda values: values[:real], first)
 
-  @jax.jit
+  @functools.partial(jax.jit, out_shardings=placement.replicated if placement.fsdp else None)
   def draw(params: Params, batch: Batch):
     variables, ids = {"params": params}, jnp.arange(batch["image"].shape[0])
     batch = prepare(steps.example_keys(root, steps.PREPARE_STREAM, ids), batch)
@@ -198,7 +201,8 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   # Data.
   placement = parallel.make_placement(t.batch_size, way=t.parallel, fsdp=t.fsdp)
   eval_size = -(-config.evaluation.batch_size // placement.mesh.size) * placement.mesh.size
-  split, held_out = open_split(data, data.train), open_split(data, data.validation)
+  with parallel.first_alone():
+    split, held_out = open_split(data, data.train), open_split(data, data.validation)
   shape = pipeline.image_shape(data, split.source)
   first = next(pipeline.batches(data, held_out.source, batch_size=eval_size, training=False))
   check_first_batch(first, data, shape)
@@ -261,7 +265,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     placement,
     like.averaged,
   )
-  draw = draw_pictures(model, config, eval_prepare, first)
+  draw = draw_pictures(model, config, eval_prepare, first, placement)
   meta = {"config": config.to_dict(), "image_shape": list(shape), "input_shape": list(encoder_shape)}
 
   def evaluate(writers: Writers, step: int, params: Params, started: float) -> float:

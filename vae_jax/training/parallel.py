@@ -6,8 +6,11 @@ parameters and the optimiser's state. pmap: one program a device, whose gradient
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +22,7 @@ from vae_jax.training.steps import NOTHING
 
 AXIS = "data"
 SMALL = 2**10  # arrays of fewer elements are not worth dividing
+SILENCE = 30  # seconds without a sign of life after which a process counts as dead, and JAX ends the others
 
 
 class Placement(NamedTuple):
@@ -134,29 +138,79 @@ def compile_eval_step(step: Callable, placement: Placement, like: Any = None) ->
   return lambda params, batch, frozen=NOTHING: compiled(params, batch, frozen)
 
 
-# What a scheduler of several processes sets; JAX reads the rest itself.
-CLUSTERS = ("SLURM_JOB_ID", "OMPI_COMM_WORLD_SIZE", "JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES")
-
-
-def connect(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+@contextlib.contextmanager
+def processes(
+  coordinator: str | None = None, count: int | None = None, index: int | None = None
+) -> Iterator[None]:
   """Joins the processes of a run, before anything else asks JAX for devices. One process needs nothing of this.
 
-  coordinator: host:port of process 0. Raises UserError: one of the three without the others, or no connection.
+  When one of them fails it says why and ends at once, without the farewell that JAX would have it wait for: the others
+  may be in the midst of a sum that it has no part in any more. They notice, at the latest by its silence, and end too.
+
+  Args:
+    coordinator: host:port of process 0; "auto": JAX finds all in the environment (any cluster that it knows); None: one
+      process, unless SLURM, Open MPI or a TPU pod started several.
+    count, index: how many processes, and which of them this is.
+
+  Raises:
+    UserError: one of the three without the others, or no connection.
   """
-  given = (coordinator, processes, process)
-  if all(x is None for x in given):
-    if not any(name in os.environ for name in CLUSTERS):
-      return
-    jax.distributed.initialize()
-    return
-  if any(x is None for x in given):
-    raise UserError("--coordinator, --processes and --process go together: give all three, or none")
-  if not 0 <= process < processes:  # type: ignore[operator]
-    raise UserError(f"--process {process} must be one of 0 .. {processes - 1}")  # type: ignore[operator]
+  _connect(coordinator, count, index)
   try:
-    jax.distributed.initialize(coordinator, processes, process)
+    yield
+  except BaseException as error:
+    if jax.process_count() == 1:
+      raise
+    status = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+    line = " ".join(str(error).split()) or type(error).__name__
+    if _is_of_another(error):
+      line = f"another process is gone; its own last line says why ({line[:200]})"
+    elif status == 1:
+      traceback.print_exc()
+    print(
+      f"error: process {jax.process_index()} of {jax.process_count()}: {line}", file=sys.stderr, flush=True
+    )
+    os._exit(status)
+
+
+def _is_of_another(error: BaseException) -> bool:
+  """Whether a sum over processes failed for want of one."""
+  words = ("gloo", "peer", "nccl", "heartbeat", "coordination", "barrier")
+  return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def _connect(coordinator: str | None, count: int | None, index: int | None) -> None:
+  if coordinator is None and count is None and index is None and not _are_several(os.environ):
+    return
+  found = coordinator in (None, "auto") and count is None and index is None
+  if not found:
+    if coordinator is None or count is None or index is None:
+      raise UserError("--coordinator, --processes and --process go together: give all three, or none")
+    if not 0 <= index < count:
+      raise UserError(f"--process={index} must be one of 0 .. {count - 1}, as --processes={count}")
+  try:
+    place = (None, None, None) if found else (coordinator, count, index)
+    jax.distributed.initialize(*place, heartbeat_timeout_seconds=SILENCE)
   except Exception as error:
-    line = str(error).strip().splitlines()[0][:200]
-    raise UserError(
-      f"process {process} cannot reach {coordinator} ({line}); is process 0 running?"
-    ) from error
+    line = " ".join(str(error).split())[:200]
+    where = "the others (by the environment)" if found else f"{coordinator} as process {index}"
+    raise UserError(f"cannot join {where}: {line}; is process 0 running and its port free?") from error
+
+
+def _are_several(environment: Mapping[str, str]) -> bool:
+  """Whether a scheduler started several processes of this run."""
+  tasks = (environment.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+  return any(n != "1" for n in tasks) or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+
+
+@contextlib.contextmanager
+def first_alone() -> Iterator[None]:
+  """The first process before the others: what it downloads or prepares, they find."""
+  from jax.experimental.multihost_utils import sync_global_devices
+
+  several, main = jax.process_count() > 1, jax.process_index() == 0
+  if several and not main:
+    sync_global_devices("first_alone")
+  yield
+  if several and main:
+    sync_global_devices("first_alone")
