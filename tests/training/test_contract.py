@@ -1,4 +1,4 @@
-"""The loss of 20 steps is the same however they are run, for every family: random data order, flips, noise, Adam, EMA."""
+"""The losses of 20 steps are the same however they are run, for every family; order, flips and noise are random."""
 
 import functools
 

@@ -60,7 +60,9 @@ def tiny(data, *overrides):
 
 def rows(workdir, seconds=False):
   found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return found if seconds else [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+  return (
+    found if seconds else [{k: v for k, v in row.items() if k not in ("waiting", "seconds")} for row in found]
+  )
 
 
 def same(a, b):

@@ -77,7 +77,7 @@ def pair(data, workdir, *extra, slurm=False):
 
 def rows(workdir):
   read = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return [{k: v for k, v in row.items() if k != "seconds"} for row in read]
+  return [{k: v for k, v in row.items() if k not in ("waiting", "seconds")} for row in read]
 
 
 def same(workdir, other):

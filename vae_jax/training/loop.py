@@ -54,6 +54,9 @@ FREE_KEYS = (
 )
 
 
+SLOW_DATA = 0.05  # share of a run's time above which it says so
+
+
 class Split(NamedTuple):
   """A split ready to be iterated: its source, and its arrays if they fit on the device (else None)."""
 
@@ -140,6 +143,31 @@ def score(
     for name, values in out.items():
       means[name] = means.get(name, metrics.Mean()).update(values, mask)
   return {name: mean.value for name, mean in means.items()} | {"active_units": active.active()}
+
+
+class _Clock:
+  """Counts how long an iterator was waited for. The device may have been busy meanwhile: an upper bound of its wait."""
+
+  def __init__(self) -> None:
+    self.waited, self.since = 0.0, time.monotonic()
+    self.total = 0.0
+
+  def waits(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    while True:
+      before = time.monotonic()
+      batch = next(batches, None)
+      self.waited += time.monotonic() - before
+      self.total += time.monotonic() - before
+      if batch is None:
+        return
+      yield batch
+
+  def share(self) -> float:
+    """Of the time since the last call."""
+    now = time.monotonic()
+    share = self.waited / max(now - self.since, 1e-9)
+    self.waited, self.since = 0.0, now
+    return share
 
 
 def _check_workdir(config: ConfigDict, workdir: Path, started: bool) -> None:
@@ -293,7 +321,8 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   started = time.monotonic()
   with checkpoints, Writers(workdir, step, t.steps, t.batch_size) as writers:
     window: list[steps.Metrics] = []
-    for batches in train_batches(config, split, step, sizes, placement):
+    clock = _Clock()
+    for batches in clock.waits(train_batches(config, split, step, sizes, placement)):
       train_state, got = train_call(train_state, stored, batches, frozen)
       if window:  # one call ahead of the device, no more: speed and memory stay known
         jax.block_until_ready(window[-1])
@@ -304,7 +333,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
         row = window_means(window)
         row["skipped"] = float(train_state.skipped)
         window = []
-        writers.scalars(step, "train", row, time.monotonic() - started)
+        writers.scalars(step, "train", row, time.monotonic() - started, clock.share())
         writers.progress(step, loss=row["loss"])
         if (bad := int(train_state.skipped_in_a_row)) >= t.max_skipped:
           raise UserError(
@@ -319,4 +348,11 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
         value = evaluate(writers, step, train_state.averaged, started)
       if step % t.checkpoint_every == 0 or last:
         checkpoints.save(step, train_state, meta=meta, score=value)
+      if value is not None:
+        clock.share()  # the next row tells of training alone
+  waited = clock.total / (time.monotonic() - started)
+  if main and waited > SLOW_DATA:
+    print(
+      f"{waited:.0%} of the time went by waiting for data; raise data.workers, or data.resident_mb to hold all of it"
+    )
   return train_state

@@ -4,9 +4,10 @@
     workdir/tensorboard/                the same scalars and pictures, for looking at
     workdir/images/<name>_0002000.png   pictures
 
-A row of metrics.jsonl is a JSON object: "step", "split", the metrics in alphabetical order, "seconds" as the
-caller counts them. Only "seconds" may differ between identical runs. JSON has no NaN and no infinity: such a
-metric is null, and "nonfinite" lists its name.
+A row of metrics.jsonl is a JSON object: "step", "split", the metrics in alphabetical order, and times: in rows of
+training "waiting", the share of the time since the row before that the loop waited for data, then "seconds" as the
+caller counts them. Only times may differ between identical runs. JSON has no NaN and no infinity: such a metric is
+null, and "nonfinite" lists its name.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 from vae_jax.errors import UserError
 from vae_jax.pictures import save_png
 
-_RESERVED = {"step", "split", "seconds", "nonfinite"}
+_RESERVED = {"step", "split", "waiting", "seconds", "nonfinite"}
 
 
 class MetricsLog:
@@ -50,7 +51,9 @@ class MetricsLog:
     except OSError as error:
       raise UserError(f"cannot write {self.path} ({error.strerror}); choose another workdir") from None
 
-  def write(self, step: int, split: str, metrics: Mapping[str, Any], seconds: float) -> None:
+  def write(
+    self, step: int, split: str, metrics: Mapping[str, Any], seconds: float, waiting: float | None = None
+  ) -> None:
     """Adds one row. Metrics are numbers or scalar arrays; floats keep every digit."""
     if taken := _RESERVED & set(metrics):
       raise ValueError(f"metric {min(taken)!r} has the name of another column")
@@ -60,6 +63,8 @@ class MetricsLog:
     row |= {name: None if name in nonfinite else value for name, value in values.items()}
     if nonfinite:
       row["nonfinite"] = nonfinite
+    if waiting is not None:
+      row["waiting"] = round(waiting, 4)
     row["seconds"] = round(seconds, 3)
     self._file.write(json.dumps(row, allow_nan=False) + "\n")
     self._file.flush()
@@ -192,11 +197,15 @@ class Writers:
     self._tensorboard = SummaryWriter(str(self._workdir / "tensorboard"), **purge)
     self._progress = Progress(resume_step, total_steps, batch_size)
 
-  def scalars(self, step: int, split: str, metrics: Mapping[str, Any], seconds: float) -> None:
+  def scalars(
+    self, step: int, split: str, metrics: Mapping[str, Any], seconds: float, waiting: float | None = None
+  ) -> None:
     """A row of metrics.jsonl, and `split/name` in TensorBoard (finite values)."""
     if not self._enabled:
       return
-    self._log.write(step, split, metrics, seconds)
+    self._log.write(step, split, metrics, seconds, waiting)
+    if waiting is not None:
+      self._tensorboard.add_scalar(f"{split}/waiting", waiting, step)
     for name, value in metrics.items():
       if math.isfinite(value):
         self._tensorboard.add_scalar(f"{split}/{name}", float(value), step)
