@@ -109,6 +109,9 @@ KEYS: dict[str, Key] = {
     256, "conv_vae: width of the layer between feature map and latents; 0: a map of latents", MIN_0
   ),
   "model.unshuffle": Key(1, "restoration_vae: works at 1/this of the degraded image's resolution", ABOVE_0),
+  "model.remat": Key(
+    False, "residual blocks are computed again in the backward pass: less memory, more time"
+  ),
   "model.activation": Key("relu", "activation function", one_of("relu", "tanh", "silu", "gelu")),
   "model.likelihood": Key("bernoulli", "p(x | z) of a pixel", LIKELIHOODS),
   "model.sigma": Key(

@@ -45,6 +45,7 @@ def _conv_vae(
     "blocks": config.blocks,
     "dense": config.dense,
     "activation": config.activation,
+    "remat": config.remat,
     **kinds,
   }
   encoder = ConvEncoder(latent_dim=config.latent_dim, **common)
@@ -66,6 +67,7 @@ def _restoration_vae(
     point_likelihood=make_likelihood(config.likelihood, shape[-1]),
     image_channels=shape[-1],
     activation=config.activation,
+    remat=config.remat,
     **kinds,
   )
 
@@ -80,6 +82,7 @@ def _transformation_net(
     likelihood=likelihood,
     image_channels=shape[-1],
     activation=config.activation,
+    remat=config.remat,
     **kinds,
   )
 

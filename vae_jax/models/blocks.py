@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -98,15 +98,24 @@ class Norm(nn.Module):
     return nn.GroupNorm(num_groups=groups, dtype=self.dtype, param_dtype=self.param_dtype)(x)
 
 
+def maybe_remat(method: Callable[..., Array], remat: bool) -> Callable[..., Array]:
+  """The method, or one whose inner values are not kept for the backward pass but computed again (Chen et al. 2016)."""
+  return nn.remat(method) if remat else method
+
+
 class ResidualBlock(nn.Module):
   """x + conv(act(norm(conv(act(norm(x)))))), pre-activation (He et al. 2016); the last kernel starts at zero."""
 
   activation: str = "relu"
+  remat: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
+    return maybe_remat(ResidualBlock._sum, self.remat)(self, x)
+
+  def _sum(self, x: Array) -> Array:
     act, kinds = ACTIVATIONS[self.activation], {"dtype": self.dtype, "param_dtype": self.param_dtype}
     channels = x.shape[-1]
     y = Conv(channels, **kinds)(act(Norm(**kinds)(x)))

@@ -43,6 +43,7 @@ class ConvDecoder(nn.Module):
   size: tuple[int, int]
   out_channels: int
   activation: str = "relu"
+  remat: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -59,7 +60,7 @@ class ConvDecoder(nn.Module):
       x = Conv(self.channels[-1], **kinds)(z.reshape(z.shape[0], height, width, -1))
     for level in range(len(self.channels) - 1, -1, -1):
       for _ in range(self.blocks):
-        x = ResidualBlock(self.activation, **kinds)(x)
+        x = ResidualBlock(self.activation, self.remat, **kinds)(x)
       x = act(Norm(**kinds)(x))
       features = self.channels[level - 1] if level else max(self.channels[0] // 2, 8)
       x = Upsample(features, halved(self.size, level), **kinds)(x)

@@ -45,6 +45,7 @@ class ConvEncoder(nn.Module):
   dense: int
   latent_dim: int
   activation: str = "relu"
+  remat: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -55,7 +56,7 @@ class ConvEncoder(nn.Module):
     for channels in self.channels:
       x = Conv(channels, kernel=4, stride=2, **kinds)(x)
       for _ in range(self.blocks):
-        x = ResidualBlock(self.activation, **kinds)(x)
+        x = ResidualBlock(self.activation, self.remat, **kinds)(x)
     x = act(Norm(**kinds)(x))
     if self.dense:
       x = act(nn.Dense(self.dense, **kinds)(x.reshape(x.shape[0], -1)))

@@ -24,7 +24,7 @@ from flax import linen as nn
 
 from vae_jax import distributions as dist
 from vae_jax.data.degrade import bicubic_up
-from vae_jax.models.blocks import ACTIVATIONS, pixel_shuffle, pixel_unshuffle
+from vae_jax.models.blocks import ACTIVATIONS, maybe_remat, pixel_shuffle, pixel_unshuffle
 from vae_jax.types import Array, Key, VAEOutput
 
 Eps = tuple[Array, ...]
@@ -39,6 +39,7 @@ class Convolutions(nn.Module):
   channels: tuple[int, ...]
   blocks: int
   activation: str = "relu"
+  remat: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -58,8 +59,12 @@ class Convolutions(nn.Module):
 
   def residual(self, x: Array, name: str) -> Array:
     """x + conv(act(conv(x))), the residual block of EDSR (Lim et al. 2017)."""
-    act, features = ACTIVATIONS[self.activation], x.shape[-1]
-    return x + self.conv(act(self.conv(x, features, f"{name}_a")), features, f"{name}_b", zero=True)
+
+    def add(self: Convolutions, x: Array) -> Array:
+      act, features = ACTIVATIONS[self.activation], x.shape[-1]
+      return x + self.conv(act(self.conv(x, features, f"{name}_a")), features, f"{name}_b", zero=True)
+
+    return maybe_remat(add, self.remat)(self, x)
 
   def down(self, x: Array, features: int, name: str) -> Array:
     return self.mix(pixel_unshuffle(x, 2), features, name)
@@ -246,12 +251,13 @@ class RestorationVAE(Restorer):
   unshuffle: int
   point_likelihood: dist.Likelihood
   activation: str = "relu"
+  remat: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
   def setup(self):
     kinds = {"activation": self.activation, "dtype": self.dtype, "param_dtype": self.param_dtype}
-    self.trunk = Trunk(self.channels, self.blocks, **kinds)
+    self.trunk = Trunk(self.channels, self.blocks, remat=self.remat, **kinds)
     self.head = self._to_pixels()
     if self.latent_dim:
       self.target_encoder = TargetEncoder(self.latent_channels, 1, **kinds)

@@ -57,6 +57,7 @@ class TransformationNet(Restorer):
   """
 
   activation: str = "relu"
+  remat: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -64,7 +65,7 @@ class TransformationNet(Restorer):
 
   def setup(self):
     kinds = {"activation": self.activation, "dtype": self.dtype, "param_dtype": self.param_dtype}
-    self.body = Body(self.channels, self.blocks, downs=self._downs, ups=self._ups, **kinds)
+    self.body = Body(self.channels, self.blocks, downs=self._downs, ups=self._ups, remat=self.remat, **kinds)
     init = nn.initializers.zeros_init()
     self.head = nn.Conv(
       self.image_channels, (9, 9), kernel_init=init, dtype=jnp.float32, param_dtype=self.param_dtype
