@@ -11,6 +11,7 @@ import pytest
 from vae_jax import cli, pretrained
 from vae_jax.config import KEYS, apply_overrides, base_config, to_json
 from vae_jax.errors import UserError
+from vae_jax.training.stopping import Stopped
 
 ROOT = Path(__file__).parents[1]
 
@@ -266,7 +267,9 @@ def test_run_passes_success_and_squashes_newlines(capsys):
   assert end.value.code == 2 and capsys.readouterr().err == "error: first second third\n"
 
 
-def test_run_on_an_interrupt_and_on_a_bug(capsys):
+def test_run_on_an_interrupt_and_on_a_bug(capsys, monkeypatch):
+  monkeypatch.setattr(os, "_exit", sys.exit)
+
   def raises(error):
     def main():
       raise error
@@ -276,6 +279,9 @@ def test_run_on_an_interrupt_and_on_a_bug(capsys):
   with pytest.raises(SystemExit) as end:
     cli.run(raises(KeyboardInterrupt()))
   assert end.value.code == 130 and capsys.readouterr().err.count("\n") == 1
+  with pytest.raises(SystemExit) as end:
+    cli.run(raises(Stopped("stopped at step 3", 143)))
+  assert end.value.code == 143 and capsys.readouterr().err == "stopped at step 3\n"
   with pytest.raises(ZeroDivisionError):
     cli.run(raises(ZeroDivisionError()))
 

@@ -184,18 +184,20 @@ def _check_model(args: argparse.Namespace) -> None:
 
 
 def run(main: Callable[[], Any]) -> None:
-  """Calls `main`. A UserError becomes one line on standard error and status 2, an interrupt one line and 130.
-
-  Any other exception is a bug, and keeps its traceback.
+  """Calls `main`. A UserError becomes one line on standard error and status 2, an interrupt one line and 130, or the
+  `status` that it has. Any other exception is a bug, and keeps its traceback.
   """
   try:
     main()
   except UserError as error:
     print("error:", " ".join(str(error).split()), file=sys.stderr)
     sys.exit(2)
-  except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr)
-    sys.exit(130)
+  except KeyboardInterrupt as stop:
+    print(str(stop) or "interrupted", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(
+      getattr(stop, "status", 130)
+    )  # an orderly exit while XLA computes can end in a segmentation fault
 
 
 class _Parser(argparse.ArgumentParser):

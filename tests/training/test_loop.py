@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import shutil
+import signal
 from collections import Counter
 
 import jax
@@ -22,6 +23,7 @@ from vae_jax.training import loop, state, steps
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.loop import calls, train
 from vae_jax.training.parallel import make_placement
+from vae_jax.training.stopping import Stopped
 from vae_jax.training.writers import Writers
 
 STEPS = 12
@@ -256,6 +258,62 @@ def test_a_stopped_run_continues_bit_for_bit(run, data, tmp_path, monkeypatch, s
       train(tiny(data), tmp_path)
   assert Checkpoints(tmp_path / "checkpoints").steps() == left
   assert all(row["step"] <= step for row in rows(tmp_path))
+  assert_equal_runs(tmp_path, train(tiny(data), tmp_path), run)
+
+
+def signal_at(monkeypatch, step, number):
+  """Sends a signal, once, when this many steps are known to be done."""
+  original, sent = Writers.progress, []
+
+  def progress(self, at, **shown):
+    original(self, at, **shown)
+    if at >= step and not sent:
+      sent.append(at)
+      signal.raise_signal(number)
+
+  monkeypatch.setattr(Writers, "progress", progress)
+
+
+@pytest.mark.parametrize(("step", "number"), [(2, signal.SIGINT), (4, signal.SIGTERM), (6, signal.SIGINT)])
+def test_a_run_that_is_told_to_stop_saves_and_continues_bit_for_bit(
+  run, data, tmp_path, monkeypatch, step, number, capsys
+):
+  handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+  with monkeypatch.context() as patch:
+    signal_at(patch, step, number)
+    with pytest.raises(
+      Stopped, match=rf"^stopped at step \d+ of 12, .* {tmp_path}; the same command"
+    ) as stop:
+      train(tiny(data), tmp_path)
+  assert stop.value.status == 128 + number and "Ctrl-C once more" in capsys.readouterr().err
+  assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+  saved = Checkpoints(tmp_path / "checkpoints").latest()
+  assert step <= saved <= step + 1 and f"step {saved} " in str(stop.value)
+  assert_equal_runs(tmp_path, train(tiny(data), tmp_path), run)
+
+
+def test_a_run_that_is_told_to_stop_between_two_rows_loses_none_of_their_steps(data, tmp_path, monkeypatch):
+  config = tiny(data, "training.steps_per_call=1", "training.log_every=4", "training.eval_every=12")
+  with monkeypatch.context() as patch:
+    signal_at(patch, 6, signal.SIGINT)
+    with pytest.raises(Stopped):
+      train(config, tmp_path / "stopped")
+  assert Checkpoints(tmp_path / "stopped" / "checkpoints").latest() in (6, 7)
+  state, other = train(config, tmp_path / "stopped"), train(config, tmp_path / "whole")
+  assert same(state, other) and rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+
+
+def test_a_second_signal_stops_at_once_and_leaves_what_was_saved(run, data, tmp_path, monkeypatch):
+  def twice(self, at, **shown):
+    if at >= 9:
+      signal.raise_signal(signal.SIGINT)
+      signal.raise_signal(signal.SIGINT)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Writers, "progress", twice)
+    with pytest.raises(KeyboardInterrupt) as stop:
+      train(tiny(data), tmp_path)
+  assert not isinstance(stop.value, Stopped) and Checkpoints(tmp_path / "checkpoints").steps() == [4, 8]
   assert_equal_runs(tmp_path, train(tiny(data), tmp_path), run)
 
 

@@ -28,6 +28,7 @@ from vae_jax.saving import write_whole
 from vae_jax.training import parallel, state, steps
 from vae_jax.training.adversarial import make_adversarial
 from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.stopping import Request, Stopped
 from vae_jax.training.writers import Writers
 from vae_jax.types import Batch, Params
 
@@ -120,10 +121,15 @@ def train_batches(
     yield placement.put_batch(jax.tree.map(lambda *x: np.stack(x), *group), axis=1)
 
 
+def window_values(window: list[steps.Metrics]) -> dict[str, np.ndarray]:
+  """The metrics of each step of some dispatches, on the host."""
+  host = jax.device_get(window)
+  return {name: np.concatenate([m[name] for m in host]) for name in (host[0] if host else ())}
+
+
 def window_means(window: list[steps.Metrics]) -> dict[str, float]:
   """Means over all steps of some dispatches, in float64 on the host."""
-  host = jax.device_get(window)
-  return {name: float(np.concatenate([m[name] for m in host]).mean(dtype=np.float64)) for name in host[0]}
+  return {name: float(values.mean(dtype=np.float64)) for name, values in window_values(window).items()}
 
 
 def score(
@@ -252,13 +258,16 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   like = jax.eval_shape(init)
   where = placement.state(like)
   like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), like, where)
+  window: list[Any] = []  # of steps.Metrics
   if checkpoints.latest() is None:
     train_state = jax.jit(init, out_shardings=where)()
     if t.init_from:
       source = Checkpoints(Path(t.init_from) / "checkpoints")
       train_state = jax.device_put(state.start_from(train_state, source), where)
   else:
-    train_state, _ = checkpoints.restore(like=like)
+    train_state, restored = checkpoints.restore(like=like)
+    # The steps since the last row, where the run was stopped between two.
+    window = [{name: np.asarray(values, np.float32) for name, values in restored.get("window", {}).items()}]
   step = int(train_state.step)
 
   # Compiled functions.
@@ -319,8 +328,9 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   stored = placement.put(split.arrays if split.arrays is not None else {})
   sizes = list(calls(step, t.steps, t.steps_per_call, t.log_every, t.eval_every, t.checkpoint_every))
   started = time.monotonic()
-  with checkpoints, Writers(workdir, step, t.steps, t.batch_size) as writers:
-    window: list[steps.Metrics] = []
+  alone = jax.process_count() == 1  # several would have to agree on the step
+  with checkpoints, Writers(workdir, step, t.steps, t.batch_size) as writers, Request(alone) as request:
+    window = [values for values in window if values]
     clock = _Clock()
     for batches in clock.waits(train_batches(config, split, step, sizes, placement)):
       train_state, got = train_call(train_state, stored, batches, frozen)
@@ -350,6 +360,14 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
         checkpoints.save(step, train_state, meta=meta, score=value)
       if value is not None:
         clock.share()  # the next row tells of training alone
+      if request.signal and not last:
+        values = {name: value.tolist() for name, value in window_values(window).items()}
+        checkpoints.save(step, train_state, meta=meta | {"window": values}, score=value)
+        checkpoints.wait()
+        raise Stopped(
+          f"stopped at step {step} of {t.steps}, which is saved in {workdir}; the same command continues",
+          128 + request.signal,
+        )
   waited = clock.total / (time.monotonic() - started)
   if main and waited > SLOW_DATA:
     print(
