@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
   config = base_config()
   config.data.name = "folder"
   config.data.dir = "data/bsds"
-  config.data.train = "train[:190]"
-  config.data.validation = "train[190:]"
+  config.data.train = "train[:96%]"
+  config.data.validation = "train[96%:]"
   config.data.size = (96, 96)
   config.data.channels = 3
   config.data.flip = True

@@ -116,9 +116,10 @@ def open_source(data: ConfigDict, split: str) -> Source:
   splits = _splits(data)
   if name not in splits:
     usable = max(splits, key=lambda s: splits[s]().length)
+    key = {data.train: "data.train=", data.validation: "data.validation="}.get(split, "")
     raise UserError(
       f"data set {data.name!r} has no split {name!r}, only {', '.join(splits)}; "
-      f"a part of one will do, e.g. '{usable}[90%:]'"
+      f"a part of one will do, e.g. {key}{usable}[90%:]"
     )
   full = splits[name]()
   start, stop = slice_bounds(split, bounds, full.length)

@@ -176,16 +176,20 @@ class _Clock:
     return share
 
 
-def _check_workdir(config: ConfigDict, workdir: Path, started: bool) -> None:
-  """Refuses a workdir where a run that computes something else has `started`, which is: has a checkpoint."""
+def _check_workdir(config: ConfigDict, workdir: Path, latest: int | None) -> None:
+  """Refuses a workdir where a run that computes something else has begun; `latest`: its newest checkpoint."""
   path = workdir / "config.json"
-  if started and path.exists():
+  if latest is not None and path.exists():
     there = from_json(path.read_text(), str(path))
     keys = [key for key in differences(there, config) if key not in FREE_KEYS]
     if keys:
       raise UserError(
         f"{workdir} holds a run with another config ({', '.join(keys)} differ); "
         "give the same config to continue it, or another --workdir"
+      )
+    if latest >= config.training.steps and there.data.dir != config.data.dir:
+      raise UserError(
+        f"{workdir} holds a finished run of data.dir={there.data.dir}, not of {config.data.dir}; give another --workdir"
       )
 
 
@@ -241,7 +245,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   first = next(pipeline.batches(data, held_out.source, batch_size=eval_size, training=False))
   check_first_batch(first, data, shape)
   checkpoints = Checkpoints(workdir / "checkpoints", keep=t.keep)
-  _check_workdir(config, workdir, started=checkpoints.latest() is not None)
+  _check_workdir(config, workdir, checkpoints.latest())
 
   # Model, optimiser, state.
   init_key, train_key, eval_key = jax.random.split(jax.random.key(t.seed), 3)
