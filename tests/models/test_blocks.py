@@ -49,12 +49,13 @@ def test_im2col_conv_takes_explicit_padding_and_uneven_strides():
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (4, 2)])
-def test_conv_has_equal_parameters_and_results_on_every_backend(monkeypatch, kernel, stride):
+def test_conv_has_equal_parameters_and_results_in_loops_on_every_backend(monkeypatch, kernel, stride):
   x, conv, results = normal(0, 2, 5, 7, 3), blocks.Conv(4, kernel, stride), {}
   for backend in ("cpu", "gpu"):
     monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-    variables = filled(conv, x)
-    traced = jax.jit(lambda v: conv.apply(v, x)).trace(variables)
+    with blocks.in_loop():
+      variables = filled(conv, x)
+      traced = jax.jit(lambda v: conv.apply(v, x)).trace(variables)
     assert ("conv_general_dilated" in str(traced.jaxpr)) == (backend == "gpu")
     results[backend] = variables, traced.lower().compile()(variables)
   (variables, ours), (others, theirs) = results["cpu"], results["gpu"]
@@ -140,3 +141,17 @@ def test_pixel_unshuffle_gathers_and_is_undone_by_pixel_shuffle(factor):
       start = (i * factor + j) * 5
       np.testing.assert_array_equal(y[..., start : start + 5], x[:, i::factor, j::factor])
   np.testing.assert_array_equal(blocks.pixel_shuffle(y, factor), x)
+
+
+def test_loops_on_cpus_have_no_convolution_and_the_rest_has_no_other_form():
+  """XLA's own are slow in a loop there (jax-ml/jax#12868); outside, slices and a product take more time and memory."""
+  conv, x = blocks.Conv(4), jnp.ones((1, 6, 6, 2))
+  variables = conv.init(jax.random.key(0), x)
+
+  def traced():
+    return str(jax.make_jaxpr(conv.apply)(variables, x))
+
+  assert "conv_general_dilated" in traced()
+  with blocks.in_loop():
+    assert "conv_general_dilated" not in traced() and "dot_general" in traced()
+  assert "conv_general_dilated" in traced()

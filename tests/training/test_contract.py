@@ -81,3 +81,23 @@ def test_twenty_steps_have_the_same_losses(family, way):
   alone, other = losses(family), losses(family, *WAYS[way])
   assert np.isfinite(alone).all() and np.std(alone) > 1e-3 * np.abs(alone.mean())
   np.testing.assert_allclose(other, alone, rtol=1e-5)
+
+
+def test_many_steps_in_one_call_have_no_convolution_on_cpus():
+  config = apply_overrides(base_config(), f"model.name=conv_vae {SMALL} model.likelihood=gaussian".split())
+  model, tx = build(config.model, SHAPE), state.make_optimizer(config.training)
+  step = steps.make_train_step(
+    model,
+    make_objective(config.objective),
+    make_prepare(config.data, training=True),
+    tx,
+    state.make_learning_rate(config.training),
+    samples=1,
+    ema_decay=0.0,
+    root=jax.random.key(1),
+  )
+  make = functools.partial(state.init_state, model, tx, SHAPE, SHAPE, jax.random.key(0), ema=False)
+  for count in (1, 2):
+    images = np.zeros((count, 4, *SHAPE), np.uint8)
+    jaxpr = str(jax.make_jaxpr(steps.make_train_call(step))(jax.eval_shape(make), {}, {"image": images}))
+    assert ("conv_general_dilated" in jaxpr) == (count == 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -42,6 +44,24 @@ def pixel_unshuffle(x: Array, factor: int = 2) -> Array:
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // factor, w // factor, factor**2 * c)
 
 
+_IN_LOOP = ContextVar("in_loop", default=False)
+
+
+@contextmanager
+def in_loop() -> Iterator[None]:
+  """What is traced within is the body of a loop, where XLA on CPUs wants convolutions as matrix products."""
+  token = _IN_LOOP.set(True)
+  try:
+    yield
+  finally:
+    _IN_LOOP.reset(token)
+
+
+def convolution() -> Callable[..., Array] | None:
+  """For `nn.Conv(conv_general_dilated=...)`: `im2col_conv` in loops on CPUs, XLA's own convolution elsewhere."""
+  return im2col_conv if _IN_LOOP.get() and jax.default_backend() == "cpu" else None
+
+
 def im2col_conv(
   x: Array, kernel: Array, strides: Sequence[int], padding: str | Sequence[tuple[int, int]], **unused: Any
 ) -> Array:
@@ -64,7 +84,7 @@ def im2col_conv(
 
 
 class Conv(nn.Module):
-  """A "SAME" convolution with square kernel; im2col on CPUs, XLA's own convolution elsewhere. Equal parameters."""
+  """A "SAME" convolution with square kernel, in the form that suits the place: see `convolution`."""
 
   features: int
   kernel: int = 3
@@ -82,7 +102,7 @@ class Conv(nn.Module):
       kernel_init=self.kernel_init,
       dtype=self.dtype,
       param_dtype=self.param_dtype,
-      conv_general_dilated=im2col_conv if jax.default_backend() == "cpu" else None,
+      conv_general_dilated=convolution(),
     )(x)
 
 

@@ -24,17 +24,14 @@ from flax import linen as nn
 
 from vae_jax import distributions as dist
 from vae_jax.data.degrade import bicubic_up
-from vae_jax.models.blocks import ACTIVATIONS, maybe_remat, pixel_shuffle, pixel_unshuffle
+from vae_jax.models.blocks import ACTIVATIONS, convolution, maybe_remat, pixel_shuffle, pixel_unshuffle
 from vae_jax.types import Array, Key, VAEOutput
 
 Eps = tuple[Array, ...]
 
 
 class Convolutions(nn.Module):
-  """What the parts below share: widths and types, and a convolution, 3x3 unless told.
-
-  XLA's own convolution: on CPUs the matrix form of `blocks.Conv` is for loops (`training.steps_per_call` > 1).
-  """
+  """What the parts below share: widths and types, and a convolution, 3x3 unless told."""
 
   channels: tuple[int, ...]
   blocks: int
@@ -49,7 +46,10 @@ class Convolutions(nn.Module):
     init = nn.initializers.zeros_init() if zero else nn.initializers.he_normal()
     kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     window, strides = (size, size), (stride, stride)
-    return nn.Conv(features, window, strides, kernel_init=init, name=name, **kinds)(x)
+    general = convolution()
+    return nn.Conv(
+      features, window, strides, kernel_init=init, name=name, conv_general_dilated=general, **kinds
+    )(x)
 
   def mix(self, x: Array, features: int, name: str, zero: bool = False) -> Array:
     """A convolution of one pixel, as a matrix product: three times as fast on CPUs."""
@@ -272,7 +272,9 @@ class RestorationVAE(Restorer):
     features = self.image_channels * (self.factor * self.unshuffle) ** 2
     init = nn.initializers.zeros_init()
     kinds = {"dtype": jnp.float32, "param_dtype": self.param_dtype}
-    return nn.Conv(features, (3, 3), use_bias=use_bias, kernel_init=init, **kinds)
+    return nn.Conv(
+      features, (3, 3), use_bias=use_bias, kernel_init=init, conv_general_dilated=convolution(), **kinds
+    )
 
   @property
   def multiple(self) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vae_jax.models.blocks import ACTIVATIONS, pixel_shuffle
+from vae_jax.models.blocks import ACTIVATIONS, convolution, pixel_shuffle
 from vae_jax.models.restoration import Convolutions, Eps, Restorer
 from vae_jax.types import Array, Key
 
@@ -67,8 +67,9 @@ class TransformationNet(Restorer):
     kinds = {"activation": self.activation, "dtype": self.dtype, "param_dtype": self.param_dtype}
     self.body = Body(self.channels, self.blocks, downs=self._downs, ups=self._ups, remat=self.remat, **kinds)
     init = nn.initializers.zeros_init()
+    kinds = {"dtype": jnp.float32, "param_dtype": self.param_dtype}
     self.head = nn.Conv(
-      self.image_channels, (9, 9), kernel_init=init, dtype=jnp.float32, param_dtype=self.param_dtype
+      self.image_channels, (9, 9), kernel_init=init, conv_general_dilated=convolution(), **kinds
     )
     self.log_scale = self._scale("log_scale", self.likelihood.has_scale)
 

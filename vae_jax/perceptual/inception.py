@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from vae_jax.errors import UserError, nearest
-from vae_jax.models.blocks import im2col_conv
+from vae_jax.models.blocks import convolution
 from vae_jax.perceptual.networks import check_layers
 from vae_jax.perceptual.preprocessing import preprocess
 from vae_jax.types import Array, ArrayLike
@@ -71,7 +71,7 @@ class ConvUnit(nn.Module):
       use_bias=False,
       dtype=self.dtype,
       precision=PRECISION,
-      conv_general_dilated=im2col_conv if jax.default_backend() == "cpu" else None,
+      conv_general_dilated=convolution(),
       name="conv",
     )(x)
     x = nn.BatchNorm(use_running_average=True, epsilon=1e-3, dtype=self.dtype, name="bn")(x)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vae_jax.errors import UserError, nearest
-from vae_jax.models.blocks import im2col_conv
+from vae_jax.models.blocks import convolution
 from vae_jax.perceptual.preprocessing import preprocess
 from vae_jax.types import Array, ArrayLike
 
@@ -113,8 +113,7 @@ class FeatureNetwork(nn.Module):
       use_bias=bias,
       kernel_init=nn.initializers.he_normal(),
       dtype=self.dtype,
-      # XLA's own convolutions are slow on CPUs within lax.scan, where training steps run.
-      conv_general_dilated=im2col_conv if jax.default_backend() == "cpu" else None,
+      conv_general_dilated=convolution(),
       name=name,
     )(x)
 

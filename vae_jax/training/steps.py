@@ -17,6 +17,7 @@ from vae_jax.distributions import (
 )
 from vae_jax.metrics.structure import WINDOW
 from vae_jax.models import Model
+from vae_jax.models.blocks import in_loop
 from vae_jax.objectives import Objective, Perceptual
 from vae_jax.perceptual import LPIPS
 from vae_jax.training.adversarial import Adversarial, DiscriminatorState
@@ -187,10 +188,11 @@ def make_train_call(
       gathered: Any = jax.tree.map(lambda values: values[batch["index"]], stored)
       return train_step(state, {**gathered, **batch}, frozen)
 
-    if len(jax.tree.leaves(batches)[0]) == 1:  # no loop: XLA's convolutions are slow in one on CPUs
+    if len(jax.tree.leaves(batches)[0]) == 1:  # no loop: convolutions are faster without on CPUs
       state, got = body(state, jax.tree.map(lambda values: values[0], batches))
       return state, jax.tree.map(lambda value: value[None], got)
-    return jax.lax.scan(body, state, batches)
+    with in_loop():
+      return jax.lax.scan(body, state, batches)
 
   return call
 
@@ -250,7 +252,8 @@ def make_eval_step(
 
       state = streaming_logsumexp_init(ids.shape)
       if full:
-        state, _ = jax.lax.scan(lambda s, d: (add(s, d, chunk), None), state, 1 + jnp.arange(full))
+        with in_loop():
+          state, _ = jax.lax.scan(lambda s, d: (add(s, d, chunk), None), state, 1 + jnp.arange(full))
       if rest:
         state = add(state, 1 + full, rest)
       scores["iwae_nll"] = jnp.log(iwae_samples) - streaming_logsumexp_value(state)
