@@ -30,6 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     report = evaluation.restore_photographs(model, args.input, output, **how)
     for path in report.written:
       print(f"wrote {path}")
+    for line in report.remarks():
+      print(line)
     report.check()
     return
   if args.mode == "benchmark":

@@ -141,6 +141,14 @@ def test_evaluate_flags(workdir):
   assert parse("--mode export --output x").output == "x"
 
 
+def models(tmp_path, monkeypatch, *names):
+  """Folders that pass for pretrained models."""
+  monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "models")
+  for name in names:
+    (tmp_path / "models" / name).mkdir(parents=True)
+    (tmp_path / "models" / name / pretrained.WEIGHTS).write_bytes(b"")
+
+
 def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
   """--pretrained NAME: its config and place, results under evaluation/NAME; mistakes in one line."""
   monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "models")
@@ -166,7 +174,7 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
   [
     (
       "",
-      "--workdir or --pretrained is required: give the folder of a run, or the name of a model; runs here: runs/a",
+      "or --pretrained is required: give the folder of a run, or the name of a model (new); runs here: runs/a",
     ),
     ("--workdir runs/a --pretrained x", "--workdir and --pretrained exclude one another"),
     ("--pretrained nothing_like_it", "--pretrained nothing_like_it is unknown"),
@@ -222,7 +230,8 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     ("--workdir runs/a --mode sample --output runs", "--output 'runs' must be"),
   ],
 )
-def test_bad_evaluate_flags(workdir, capsys, argv, message):
+def test_bad_evaluate_flags(workdir, tmp_path, monkeypatch, capsys, argv, message):
+  models(tmp_path, monkeypatch, "new")
   assert message in _fails(capsys, cli.parse_evaluate, argv.split())
 
 
@@ -236,11 +245,18 @@ def test_evaluate_refuses_a_damaged_config(workdir, capsys, content):
   assert "runs/a/config.json" in _fails(capsys, cli.parse_evaluate, ["--workdir", "runs/a"])
 
 
-def test_evaluate_help(capsys):
+def test_evaluate_help(tmp_path, monkeypatch, capsys):
+  models(tmp_path, monkeypatch, "clear_skies", "superres_x9")
   with pytest.raises(SystemExit) as end:
     cli.parse_evaluate(["--help"])
   out = capsys.readouterr().out
   assert end.value.code == 0
+  assert "pretrained models: clear_skies, superres_x9\n" in out
+  after = out.split("modes:\n")[1].splitlines()
+  assert [line.split()[0] for line in after[: len(cli.MODES)]] == list(cli.MODES)
+  examples = out.split("examples:\n")[1].splitlines()
+  assert len(examples) == 2 and "--pretrained superres_x9 --mode restore" in examples[1]
+  assert "evaluation/NAME" in out.split("--output PATH  ")[1].split("--num")[0]
   for flag in ("workdir", "mode", "num", "output", "temperature", "samples", "seed", "split", "batch_size"):
     assert f"--{flag} " in out
   for flag in (

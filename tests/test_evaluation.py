@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import evaluation
+from vae_jax import evaluation, pretrained, restoring
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.inference import TrainedVAE
@@ -391,22 +391,48 @@ def test_photographs_are_restored_whole(data, tmp_path):
   assert np.abs(ensemble - got["in.png"]).max() > 1 / 255
 
 
-def test_samples_of_a_model_without_latents_are_refused_before_any_work(data, model, tmp_path):
+def test_samples_of_a_model_without_latents_are_refused_before_any_work(data, tmp_path):
   Image.fromarray(np.full((20, 20), 99, np.uint8)).save(tmp_path / "in.png")
-  for other in (doubling(data, "model.latent_dim=0"), model):
-    with pytest.raises(UserError, match="no latents to draw"):
-      evaluation.restore_photographs(other, [tmp_path / "in.png"], tmp_path / "out", samples=2)
-    with pytest.raises(UserError, match="no latents to draw"):
-      evaluation.benchmark_folder(other, tmp_path, tmp_path / "out" / "b.json", samples=2)
+  model = doubling(data, "model.latent_dim=0")
+  with pytest.raises(UserError, match="no latents to draw"):
+    evaluation.restore_photographs(model, [tmp_path / "in.png"], tmp_path / "out", samples=2)
+  with pytest.raises(UserError, match="no latents to draw"):
+    evaluation.benchmark_folder(model, tmp_path, tmp_path / "out" / "b.json", samples=2)
   assert not (tmp_path / "out").exists()
 
 
-def test_a_photograph_of_another_size_is_no_work_for_a_plain_vae(model, tmp_path):
-  Image.fromarray(np.full((20, 20), 99, np.uint8)).save(tmp_path / "in.png")
-  report = evaluation.restore_photographs(model, [tmp_path / "in.png"], tmp_path / "out")
-  assert not report.written and "takes [n, 5, 4, 1]" in report.failed[0][1]
-  with pytest.raises(UserError, match="could not be restored: 1"):
-    report.check()
+def test_photographs_are_no_work_for_a_plain_vae(model, tmp_path, monkeypatch):
+  """Said in one line, before any file is looked at: there are none."""
+  words = r"this run \(mlp_vae of 5 x 4 x 1\) does not restore photographs; use a restoration_vae or trans\w+_net run"
+  for names, end in ([], "$"), (["superres", "x"], r", or --pretrained superres \| x$"):
+    monkeypatch.setattr(pretrained, "names", lambda names=names: names)
+    for samples in 0, 2:
+      with pytest.raises(UserError, match=words + end):
+        evaluation.restore_photographs(model, [tmp_path / "no.png"], tmp_path / "out", samples=samples)
+      with pytest.raises(UserError, match=words + end):
+        evaluation.benchmark_folder(model, tmp_path / "no", tmp_path / "b.json", samples=samples)
+
+
+def test_how_far_a_photograph_is(data, tmp_path, monkeypatch, capsys):
+  """A line before anything is compiled; then every tile of every draw counts."""
+  model, seen = doubling(data), []
+  photo = np.random.default_rng(0).integers(60, 190, size=(40, 20), dtype=np.uint8)
+  Image.fromarray(photo).save(tmp_path / "in.png")
+  update = restoring.Meter.update
+  monkeypatch.setattr(
+    restoring.Meter,
+    "update",
+    lambda self, what, done, total, **k: (seen.append((done, total)), update(self, what, done, total, **k)),
+  )
+  monkeypatch.setattr(type(model.module), "radius", 2)
+  evaluation.restore_photographs(
+    model, [tmp_path / "in.png"], tmp_path / "out", samples=1, tile=16, ensemble=True
+  )
+  assert capsys.readouterr().err.startswith("restoring in.png: 0 %, compiling\n")
+  tiles = 3  # windows of 16 rows and 2 more on each side, from rows 0, 16 and 20
+  expected = [i / (8 * tiles) for i in range(8 * tiles + 1)] + [1 + i / tiles for i in range(1, tiles + 1)]
+  np.testing.assert_allclose(sorted({done for done, _ in seen}), expected)
+  assert {total for _, total in seen} == {2} and [done for done, _ in seen] == sorted(d for d, _ in seen)
 
 
 def test_a_folder_is_benchmarked(data, tmp_path):
@@ -424,6 +450,9 @@ def test_a_folder_is_benchmarked(data, tmp_path):
     ("0.png", 20, 18),
     ("1.png", 20, 18),
   ]
-  assert set(scores["mean"]) == {"ours", "bicubic"} and scores["uncertainty"]["samples"] > 0
+  assert set(scores["mean"]) == {"ours", "bicubic"}
+  assert scores["uncertainty"]["samples"] == scores["protocol"]["samples"] == 2
+  with pytest.raises(UserError, match="samples=1: a spread needs at least 2 draws"):
+    evaluation.benchmark_folder(model, tmp_path / "clean", path, samples=1)
   with Image.open(tmp_path / "out" / "b.png") as sheet:
     assert np.asarray(sheet).std() > 0

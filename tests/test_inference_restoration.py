@@ -185,7 +185,11 @@ def test_the_ensemble_is_the_mean_over_orientations(factor):
   for there, back in pairs:
     np.testing.assert_array_equal(back(there(image)), image)
   expected = np.mean([back(once(there(image))) for there, back in pairs], axis=0)
-  got = model.restore_image(image, ensemble=True)
+  seen = []
+  got = model.restore_image(
+    image, ensemble=True, tile=1000, progress=lambda done, total: seen.append((done, total))
+  )
+  assert seen == [(i, 8) for i in range(1, 9)]
   assert got.shape == (7 * factor, 10 * factor, 3) and got.dtype == np.float32
   np.testing.assert_allclose(got, expected, atol=1e-5)
   assert np.abs(got - once(image)).max() > 1e-3
@@ -219,8 +223,25 @@ def test_wrong_images_are_refused(model, bad, message):
 
 
 def test_wrong_single_images_are_refused(model):
-  for bad in (pixels(6, 6), pixels(6, 6, 3), pixels(1, 6, 6, 1), np.zeros((0, 6, 1), np.float32)):
-    one_line(model.restore_image, bad, match="this model takes")
+  for bad in (pixels(6, 6, 3), pixels(6), pixels(1, 6, 6, 1), np.zeros((0, 6, 1), np.float32)):
+    shape = str(bad.shape).replace("(", r"\(").replace(")", r"\)")
+    one_line(
+      model.restore_image, bad, match=rf"an image of shape {shape}: this model takes \[h, w, 1\]; crop"
+    )
+
+
+def test_the_remedy_for_a_wrong_shape_fits():
+  model = make(channels=3)
+  one_line(model.restore, pixels(6, 6, 3), match=r"takes \[n, h, w, 3\]; give one image as image\[None\]$")
+  one_line(model.restore, pixels(1, 6, 6, 1), match=r"np\.repeat\(images, 3, axis=-1\) makes grey ones so$")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_grey_image_with_and_without_its_channel(channels):
+  model, grey = make(channels), pixels(6, 7, 1)
+  expected = model.restore(np.repeat(grey, channels, axis=2)[None])[0]
+  for image in grey, grey[..., 0]:
+    np.testing.assert_allclose(model.restore_image(image), expected, atol=1e-6)
 
 
 def test_wrong_requests_for_draws_are_refused(model, key):
@@ -253,7 +274,7 @@ def test_a_plain_vae_restores_images_of_its_size_and_draws_none(plain, key):
   np.testing.assert_allclose(plain.restore(image[None]), plain.reconstruct(image[None]), atol=1e-6)
   for size in (6, 5), (10, 10):
     one_line(plain.restore, pixels(1, *size, 1), match=r"takes \[n, 5, 5, 1\]; crop, resize")
-    one_line(plain.restore_image, pixels(*size, 1), match=r"takes \[n, 5, 5, 1\]")
+    one_line(plain.restore_image, pixels(*size, 1), match=r"takes \[5, 5, 1\]")
   one_line(plain.restore, image[None], key, match="no latents to draw")
   one_line(plain.restore_image, image, key, match="no latents to draw")
   one_line(plain.restore_image, image, ensemble=True, match="ensemble")

@@ -517,6 +517,50 @@ def test_webp_is_lossless_and_keeps_colour_behind_transparency(tmp_path):
   assert got.icc == SRGB and read_exif(got.exif)[1][0x9003]
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".bmp"])
+def test_resolution(tmp_path, suffix, bits):
+  """As Pillow reads it. JPEG holds whole dots per inch, PNG and BMP those per metre."""
+  given = photograph(1, False, bits)._replace(dpi=(300.0, 150.0), exif=None)
+  save_photograph(tmp_path / f"a{suffix}", given)
+  with Image.open(tmp_path / f"a{suffix}") as image:
+    np.testing.assert_allclose(np.array(image.info["dpi"], float), (300, 150), atol=0.02)
+  got = open_photograph(tmp_path / f"a{suffix}")
+  np.testing.assert_allclose(got.dpi, (300, 150), atol=0.02)
+  save_photograph(tmp_path / f"b{suffix}", got)
+  assert open_photograph(tmp_path / f"b{suffix}").dpi == got.dpi
+  save_photograph(tmp_path / f"c{suffix}", given._replace(dpi=None))
+  if suffix != ".bmp":  # which always has one
+    assert open_photograph(tmp_path / f"c{suffix}").dpi is None
+  save_photograph(tmp_path / "d.webp", given)
+
+
+@pytest.mark.parametrize("dpi", [(0, 300), (300, 1e7)])
+def test_a_resolution_that_is_none(tmp_path, dpi):
+  density = b"".join(struct.pack(">I", round(x / 0.0254)) for x in dpi) + b"\1"
+  (tmp_path / "a.png").write_bytes(png(GREY, 0, 8, extra=[(b"pHYs", density[:9])]))
+  assert open_photograph(tmp_path / "a.png").dpi is None
+
+
+def test_resolution_is_turned_with_the_picture(tmp_path):
+  exif = exif_bytes(6)
+  got = opened(tmp_path / "a.jpg", Image.fromarray(RGB), exif=exif, dpi=(300, 150))
+  assert got.dpi == (150, 300)
+
+
+def test_the_pictures_of_a_file_are_counted(tmp_path):
+  pictures = [Image.fromarray(np.full((3, 3), 60 * i, np.uint8)) for i in range(4)]
+  for name in ("a.gif", "a.png", "a.webp", "a.tif"):
+    got = opened(tmp_path / name, pictures[0], save_all=True, append_images=pictures[1:])
+    assert got.frames == 4 and got.pixels.max() < 0.1  # the first is black
+    assert opened(tmp_path / name, pictures[1]).frames == 1
+  data = (tmp_path / "a.gif").read_bytes()
+  opened(tmp_path / "a.gif", pictures[0], save_all=True, append_images=pictures[1:])
+  torn = (tmp_path / "a.gif").read_bytes()[: len(data) + 4]  # behind the first
+  (tmp_path / "a.gif").write_bytes(torn)
+  assert open_photograph(tmp_path / "a.gif").pixels.shape[:2] == (3, 3)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_and_bmp(tmp_path, channels):
   smooth = np.linspace(0, 1, 32 * 48, dtype=np.float32).reshape(32, 48, 1) * np.ones(channels, np.float32)

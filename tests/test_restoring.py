@@ -1,5 +1,6 @@
 """Files in, files out: what is written where, what is refused before work, and that no input is ever touched."""
 
+import io
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from vae_jax.errors import UserError
 from vae_jax.photographs import Photograph, open_photograph, save_photograph
-from vae_jax.restoring import Report, restore_files, uncertainty_picture
+from vae_jax.restoring import Meter, Report, restore_files, uncertainty_picture
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -21,7 +22,7 @@ class Model:
   def __init__(self, factor=1, channels=3):
     self.factor, self.channels, self.calls = factor, channels, []
 
-  def __call__(self, image, key_index):
+  def __call__(self, image, key_index, progress):
     assert isinstance(image, np.ndarray) and image.dtype == np.float32 and image.flags.c_contiguous
     assert image.shape[2] == self.channels and image.min() >= 0 and image.max() <= 1
     self.calls.append((image.copy(), key_index))
@@ -115,7 +116,7 @@ def test_colour_and_grey(tmp_path, grey, channels):
 def test_grey_comes_back_as_luma(tmp_path):
   source = write(tmp_path / "a.png", RGB[..., 0])
 
-  def tint(image, _):
+  def tint(image, _, progress):
     return image * np.array((1, 0.5, 0), np.float32)
 
   restore_files(tint, source, tmp_path / "out", factor=1, channels=3)
@@ -170,7 +171,7 @@ def test_uncertainty_is_the_deviation_of_what_is_seen(tmp_path, monkeypatch):
   draws = RNG.normal(0.5, 0.4, (5, 6, 8, 3)).astype(np.float32)
   for name, pixels in (("colour.png", RGB), ("grey.png", RGB[..., 0])):
     source = write(tmp_path / name, pixels)
-    restore_files(lambda image, k: draws[k or 0], source, tmp_path / "out", factor=1, channels=3, samples=5)
+    restore_files(lambda _, k, p: draws[k or 0], source, tmp_path / "out", factor=1, channels=3, samples=5)
     clipped = np.clip(draws.astype(np.float64), 0, 1)
     if name == "grey.png":
       clipped = (clipped * (0.299, 0.587, 0.114)).sum(axis=-1, keepdims=True)
@@ -208,7 +209,7 @@ def test_one_bad_file_does_not_stop_the_rest(tmp_path):
   with pytest.raises(UserError) as error:
     report.check()
   message = str(error.value)
-  assert "\n" not in message and "could not be restored: 4" in message and "and 1 more" in message
+  assert "\n" not in message and "4 images could not be restored: " in message and "and 1 more" in message
   assert all(name in message for name in names[:3])
 
 
@@ -216,6 +217,8 @@ def test_one_bad_file_alone(tmp_path):
   (tmp_path / "a.png").write_bytes(b"")
   report = Model().run(tmp_path / "a.png", tmp_path / "out.png")
   assert report.written == [] and not (tmp_path / "out.png").exists()
+  Model().run(tmp_path / "a.png", tmp_path / "new" / "folder")
+  assert not (tmp_path / "new").exists()
   with pytest.raises(UserError, match=r"a\.png \(.*the file is empty"):
     report.check()
 
@@ -224,7 +227,7 @@ def test_failures_of_the_model(tmp_path):
   for name in "abcd":
     write(tmp_path / "in" / f"{name}.png", np.full((3, 3, 3), ord(name), np.uint8))
 
-  def restore(image, _):
+  def restore(image, _, progress):
     which = chr(round(float(image[0, 0, 0]) * 255))
     if which == "a":
       raise UserError("too small for this model")
@@ -237,13 +240,13 @@ def test_failures_of_the_model(tmp_path):
   reasons = [reason for _, reason in report.failed]
   assert reasons[0] == "too small for this model" and "memory" in reasons[1] and "not finite" in reasons[2]
 
-  def broken(image, _):
+  def broken(image, _, progress):
     raise RuntimeError("a bug")
 
   with pytest.raises(RuntimeError, match="a bug"):
     restore_files(broken, tmp_path / "in", tmp_path / "out", factor=1, channels=3)
   with pytest.raises(ValueError, match=r"restore made \[3, 3, 3\] of \[3, 3, 3\], not \[6, 6, 3\]"):
-    restore_files(lambda image, _: image, tmp_path / "in", tmp_path / "out", factor=2, channels=3)
+    restore_files(lambda image, _, p: image, tmp_path / "in", tmp_path / "out", factor=2, channels=3)
 
 
 def test_what_the_format_cannot_hold_is_known_before_work(tmp_path):
@@ -350,6 +353,104 @@ def test_outputs_of_an_earlier_run_are_replaced(tmp_path):
   np.testing.assert_array_equal(grey_levels(tmp_path / "out" / "a.png"), half(RGB.astype(int)))
 
 
+def test_replaced_files_are_counted(tmp_path):
+  source = write(tmp_path / "in" / "a.png")
+  assert Model().run(source, tmp_path / "out").remarks() == []
+  write(tmp_path / "in" / "b.png")
+  write(tmp_path / "out" / "b_sample02.png")
+  report = Model().run(tmp_path / "in", tmp_path / "out", samples=2)
+  assert [path.name for path in report.replaced] == ["a.png", "b_sample02.png"]
+  assert report.remarks() == ["2 of 10 files replaced earlier ones"]
+  report = Model().run(source, tmp_path / "out", samples=2)  # the uncertainty too
+  assert report.remarks() == ["5 of 5 files replaced earlier ones"]
+
+
+def test_the_first_of_several_frames_is_restored_and_said(tmp_path):
+  frames = [Image.fromarray(np.full((4, 4), 10 + 60 * i, np.uint8)) for i in range(3)]
+  for name in ("a.gif", "b.webp", "c.png", "d.tif"):
+    (tmp_path / "in").mkdir(exist_ok=True)
+    options = {"lossless": True} if name == "b.webp" else {}
+    frames[0].save(tmp_path / "in" / name, save_all=True, append_images=frames[1:], **options)
+  write(tmp_path / "in" / "e.png")
+  report = Model().run(tmp_path / "in", tmp_path / "out")
+  report.check()
+  assert report.remarks() == [
+    f"{tmp_path / 'in' / name}: the first of 3 frames" for name in ("a.gif", "b.webp", "c.png", "d.tif")
+  ]
+  for name in ("a.png", "b.webp", "c.png", "d.tif"):
+    assert (grey_levels(tmp_path / "out" / name) == 5).all()
+
+
+def test_resolution_is_kept(tmp_path):
+  write(tmp_path / "a.jpg", dpi=(300, 300))
+  Model().run(tmp_path / "a.jpg", tmp_path / "out", samples=2)
+  for name in ("a.jpg", "a_sample01.jpg", "a_mean.jpg"):
+    with Image.open(tmp_path / "out" / name) as image:
+      assert image.info["dpi"] == (300, 300)
+
+
+# How far it is
+
+
+def test_a_line_now_and_then(capsys):
+  """At once; then when ten seconds have gone by, with the time left, which leaves out what was compiled."""
+  now = [0.0]
+
+  def shown(time, done, what="a.png", note=""):
+    now[0] = time
+    meter.update(what, done, 4, note)
+    return capsys.readouterr().err
+
+  with Meter(clock=lambda: now[0]) as meter:
+    assert shown(0, 0, note="compiling") == "a.png: 0 %, compiling\n"
+    assert shown(9, 0.5) == ""  # compiled
+    assert shown(12, 1) == "a.png: 25 %, 00:18 left\n"
+    assert shown(21, 2) == ""
+    assert shown(24, 2, note="compiling") == "a.png: 50 %, compiling\n"
+    assert shown(30, 2.5) == ""
+    assert shown(34, 3) == "a.png: 75 %, 00:08 left\n"
+    assert shown(35, 0, "b.png") == ""  # many small files do not make many lines
+    assert shown(50, 0, "b.png") == "b.png: 0 %\n"
+
+
+def test_a_bar_from_the_beginning_on_a_terminal(monkeypatch):
+  terminal = io.StringIO()
+  terminal.isatty = lambda: True
+  monkeypatch.setattr("sys.stderr", terminal)
+  with Meter() as meter:
+    meter.update("a.png", 0, 2, "compiling")
+    first = terminal.getvalue()
+    assert "a.png:   0%|" in first and "compiling" in first
+    meter.update("a.png", 2, 2)
+    terminal.truncate(0)
+    meter.update("b.png", 0, 2)
+    assert "b.png:   0%|" in terminal.getvalue() and "compiling" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_parts_of_each_restoration_count(tmp_path, monkeypatch, channels):
+  write(tmp_path / "in" / "a.png")
+  (tmp_path / "in" / "b.png").write_bytes(b"")
+  seen = []
+  monkeypatch.setattr(
+    Meter, "update", lambda self, what, done, total, note="": seen.append((what, done, total, note))
+  )
+
+  def restore(image, _, progress):
+    progress(1, 2)
+    progress(2, 2)
+    return image
+
+  restore_files(restore, tmp_path / "in", tmp_path / "out", factor=1, channels=channels, samples=1)
+  assert seen.pop() == ("restoring b.png (2 of 2)", 0, 2, "")
+  assert {(what, total) for what, _, total, _ in seen} == {("restoring a.png (1 of 2)", 2)}
+  # Estimate and draws are compiled apart.
+  assert [done for _, done, _, note in seen if note] == [0, 1]
+  parts = 2 * (3 if channels == 1 else 1)  # colour by channels, through a grey model
+  done = list(dict.fromkeys(done for _, done, _, _ in seen))
+  np.testing.assert_allclose(done, np.arange(2 * parts + 1) / parts)
+
+
 def test_bad_requests(tree, tmp_path):
   one = tree / "a b.png"
   (tmp_path / "file").write_bytes(b"")
@@ -369,7 +470,7 @@ def test_bad_requests(tree, tmp_path):
     ([one, tree / "d.gif"], out / "all.png", "one file for several inputs"),
     (one, out / "a.gif", r"write one of \.png"),
     (one, out / "a.pgn", r"end the name of a folder with /"),
-    (one, tmp_path / "file" / "sub", "cannot be made"),
+    (one, tmp_path / "file" / "sub", "sub cannot be made: .*file is no folder"),
     (one, tmp_path / "file" / "a.png", "cannot be made"),
   ):
     refused(tmp_path, inputs, output, match)
@@ -389,9 +490,9 @@ def test_a_disk_error_is_one_files_failure(tmp_path):
 
 
 def test_check_names_what_failed():
-  assert Report([Path("a")], []).check() is None
-  with pytest.raises(UserError, match=r"^images that could not be restored: 1: x\.png \(why\)$"):
-    Report([], [(Path("x.png"), "why")]).check()
+  assert Report([Path("a")], [], [], []).check() is None
+  with pytest.raises(UserError, match=r"^1 image could not be restored: x\.png \(why\)$"):
+    Report([], [(Path("x.png"), "why")], [], []).check()
 
 
 # The picture of uncertainty

@@ -22,7 +22,7 @@ import importlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -33,11 +33,13 @@ import numpy as np
 from vae_jax import metrics, pictures
 from vae_jax.data.degrade import DEGRADATIONS, Degrade, bicubic_up, make_degrade
 from vae_jax.data.images import decode
-from vae_jax.data.plans import list_images, progress
+from vae_jax.data.plans import list_images
 from vae_jax.errors import UserError
+from vae_jax.restoring import Meter
 from vae_jax.types import Array, ArrayLike
 
-DRAWS = 8  # random restorations of an image, for the correlation of their spread with the error
+COMPILED = ("ours", "bicubic")  # methods that JAX compiles, for each new size of image
+REPEATED = 3  # images of a new size that are restored again, to be timed
 LEAST_SIDE = 16  # pixels of a clean image
 SSIM_WINDOW = 11  # what the crop must leave
 LPIPS_SIDE = 32  # the deepest layer of AlexNet needs 31
@@ -92,6 +94,7 @@ def benchmark(
   lpips: Callable[..., Array] | None = None,
   limit: int = 0,
   draw: Draw | None = None,
+  samples: int = 8,
   sheet: int = 8,
 ) -> tuple[dict[str, Any], np.ndarray]:
   """Scores `restore` and the baselines on every image below `folder`.
@@ -110,6 +113,7 @@ def benchmark(
     lpips: a `perceptual.LPIPS`, to score with it too images from 32 x 32 pixels.
     limit: only the first images, in order of their paths; 0: all.
     draw: (degraded, n) -> n random restorations, float32 [n, h, w, c]; see "uncertainty".
+    samples: n, at least 2; without `draw` of no meaning.
     sheet: rows of the picture, at least 1.
 
   Returns:
@@ -119,7 +123,8 @@ def benchmark(
       images: [{name, height, width (of what is scored), ours: {psnr_rgb (of colour), psnr_y, ssim_y, lpips},
         bicubic: {...}, ...}].
       mean: {ours: {...}, ...}, in float64, over all images; of LPIPS over those large enough, `lpips_images`.
-      seconds: {ours: {mean, median, images}, ...}; the first image of a size may include compilation.
+      seconds: {ours: {mean, median, images}, ...}, without compilation, which the first image of a size may bring
+        about: that is restored again, or, once a few are timed, has None in `images` and no part in the rest.
       skipped: [{name, reason}]: files that cannot be decoded, and images below 16 pixels or too small for SSIM.
       nonfinite: the names of scores that are not finite. Each of them, and each mean with one in it, is None; output
         that is infinite or NaN anywhere has no finite score.
@@ -134,6 +139,8 @@ def benchmark(
   """
   if channels not in (1, 3) or limit < 0 or sheet < 1:
     raise UserError(f"channels={channels}, limit={limit}, sheet={sheet}: 1 or 3, 0 or more, 1 or more")
+  if draw is not None and samples < 2:
+    raise UserError(f"samples={samples}: a spread needs at least 2 draws; give more, or 0 to leave it out")
   degrade_image, degrade = make_degrade(degrade), dict(degrade)
   folder = Path(folder).expanduser()
   skipped: list[dict[str, str]] = []
@@ -144,13 +151,14 @@ def benchmark(
   task = Task(degrade_image, paired, factor, _sigma(degrade), baselines)
 
   entries: list[dict[str, Any]] = []
-  seconds: dict[str, list[float]] = {name: [] for name in ("ours", *baselines)}
+  seconds: dict[str, list[float | None]] = {name: [] for name in ("ours", *baselines)}
+  sizes: set[tuple[int, ...]] = set()
   rows: list[list[Panel]] = []
   pooled, correlations = Moments(), []
-  for case in progress(cases, len(cases), "scoring"):
+  for case in _shown(cases):
     opened = _open(case, task, channels, seed)
     if isinstance(opened, str):
-      skipped.append({"name": case.name, "reason": opened})
+      skipped.append(_skipped(case, opened))
       continue
     clean, degraded = opened
     degraded.setflags(write=False)  # what one method does to it, no other shall see
@@ -158,13 +166,19 @@ def benchmark(
     methods = {"ours": (restore, degraded)} | {n: (b.restore, degraded, told) for n, b in baselines.items()}
     raw, outputs = {}, {}
     for name, call in methods.items():
-      raw[name], taken = _timed("restore" if name == "ours" else name, clean.shape, *call)
-      seconds[name].append(taken)
+      timed = functools.partial(_timed, "restore" if name == "ours" else name, clean.shape, *call)
+      raw[name], taken = timed()
       outputs[name] = _eight_bits(raw[name])
+      if name in COMPILED and degraded.shape not in sizes:  # so `taken` may hold compilation
+        known = sum(one is not None for one in seconds[name])
+        seconds[name].append(timed()[1] if known < REPEATED else None)
+      else:
+        seconds[name].append(taken)
+    sizes.add(degraded.shape)
     scored = {name: _score(output, clean, task.crop, lpips) for name, output in outputs.items()}
     entry = {"name": case.name, "height": clean.shape[0], "width": clean.shape[1], **scored}
     if draw is not None:
-      own = Moments().add(*_spread_and_error(draw, degraded, raw["ours"], clean))
+      own = Moments().add(*_spread_and_error(draw, samples, degraded, raw["ours"], clean))
       pooled = pooled.merge(own)
       correlations.append(own.correlation)
       entry["correlation"] = own.correlation
@@ -184,15 +198,13 @@ def benchmark(
     **({"lpips_images": sum("lpips" in entry["ours"] for entry in entries)} if lpips is not None else {}),
     "mean": mean,
     "images": entries,
-    "seconds": {
-      name: {"mean": float(np.mean(some)), "median": float(np.median(some)), "images": some}
-      for name, some in seconds.items()
-    },
+    "seconds": {name: _typical(some) for name, some in seconds.items()},
     "skipped": skipped,
   }
   if draw is not None:
+    scores["protocol"]["samples"] = samples
     scores["uncertainty"] = {
-      "samples": DRAWS,
+      "samples": samples,
       "correlation": pooled.correlation,
       "correlation_per_image_mean": float(np.mean(correlations)),
       "mean_deviation": float(pooled.mean[0]),
@@ -201,6 +213,15 @@ def benchmark(
   bad: list[str] = []
   scores = _finite(scores, "", bad)
   return {**scores, "nonfinite": bad}, _sheet(rows, _caption(channels, task.crop))
+
+
+def _shown(cases: Sequence[Case]) -> Iterator[Case]:
+  """The cases, and how far they are on standard error."""
+  what = f"scoring {len(cases)} image{'s' if len(cases) > 1 else ''}"
+  with Meter() as meter:
+    for done, case in enumerate(cases):
+      meter.update(what, done, len(cases), note="" if done else "compiling")
+      yield case
 
 
 # --- files ---
@@ -248,7 +269,7 @@ def _check_pairs(
     try:
       (h, w), (low_h, low_w) = (decode(p, channels).shape[:2] for p in (case.high, case.low) if p is not None)
     except UserError as error:
-      skipped.append({"name": case.name, "reason": str(error)})
+      skipped.append(_skipped(case, str(error)))
       continue
     factor = wanted or max(1, h // low_h)
     if (h // factor, w // factor) != (low_h, low_w):
@@ -259,6 +280,11 @@ def _check_pairs(
     wanted = factor
     sound.append(case)
   return sound, max(1, wanted)
+
+
+def _skipped(case: Case, reason: str) -> dict[str, str]:
+  """An entry of `skipped`; what is wrong with the clean image does not name it twice."""
+  return {"name": case.name, "reason": reason.removeprefix(f"{case.high}: ").removeprefix(f"{case.name}: ")}
 
 
 def _open(case: Case, task: Task, channels: int, seed: int) -> tuple[np.ndarray, np.ndarray] | str:
@@ -432,6 +458,11 @@ def _timed(
   return output.astype(np.float32), taken
 
 
+def _typical(seconds: list[float | None]) -> dict[str, Any]:
+  known = [one for one in seconds if one is not None]
+  return {"mean": float(np.mean(known)), "median": float(np.median(known)), "images": seconds}
+
+
 @functools.partial(jax.jit, static_argnames="crop")
 def _fidelity(output: np.ndarray, clean: np.ndarray, crop: int) -> dict[str, Array]:
   scores = {"psnr_y": metrics.psnr_y(output, clean, crop), "ssim_y": metrics.ssim_y(output, clean, crop)}
@@ -503,6 +534,9 @@ def _protocol(
     "crop": task.crop,
     "channels": channels,
     "seed": seed,
+    "seconds": (
+      f"without compilation: the first image of a size is restored again for its time; null once {REPEATED} are timed"
+    ),
     "keys": "none" if pairs else "fold_in(key(seed), first 4 bytes of SHA-256 of the relative path)",
     "baselines": {name: baseline.words for name, baseline in task.baselines.items()},
     "missing": missing,
@@ -546,13 +580,13 @@ class Moments(NamedTuple):
 
 
 def _spread_and_error(
-  draw: Draw, degraded: np.ndarray, point: np.ndarray, clean: np.ndarray
+  draw: Draw, samples: int, degraded: np.ndarray, point: np.ndarray, clean: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Standard deviation of `DRAWS` restorations, and absolute error of the point estimate: float64 [h, w, c] each."""
-  draws, _ = _timed("draw", (DRAWS, *clean.shape), draw, degraded, DRAWS)
+  """Standard deviation of `samples` restorations, and absolute error of the point estimate: float64 [h, w, c] each."""
+  draws, _ = _timed("draw", (samples, *clean.shape), draw, degraded, samples)
   draws, point = _finite_or_nan(draws), _finite_or_nan(point)
   mean = draws.mean(axis=0, dtype=np.float64)
-  variance = sum(np.square(one - mean) for one in draws) / DRAWS
+  variance = sum(np.square(one - mean) for one in draws) / samples
   return np.sqrt(variance), np.abs(point.astype(np.float64) - clean)
 
 
@@ -560,6 +594,7 @@ def _spread_and_error(
 
 TITLES = {"psnr_rgb": "PSNR RGB", "psnr_y": "PSNR Y", "ssim_y": "SSIM Y", "lpips": "LPIPS"}
 NAMES = {"bm3d": "BM3D", "nlm": "NLM"}
+NAMED = 20  # skipped files in the table; the scores have all
 
 
 def table(scores: Mapping[str, Any]) -> str:
@@ -596,9 +631,12 @@ def table(scores: Mapping[str, Any]) -> str:
   notes = [f"differences to {NAMES.get(first, first)}"] if first and len(mean) > 1 else []
   notes += ["LPIPS: lower is better"] if "lpips" in shown else []
   notes += [f"not installed: {', '.join(protocol['missing'])}"] if protocol["missing"] else []
-  notes += [f"{len(scores['skipped'])} skipped"] if scores["skipped"] else []
+  skipped = scores["skipped"]
+  notes += [f"{len(skipped)} skipped"] if skipped else []
   notes += [f"{len(scores['nonfinite'])} not finite"] if scores["nonfinite"] else []
   text += [f"  ({'; '.join(notes)})"] if notes else []
+  text += [f"  skipped {one['name']}: {one['reason']}" for one in skipped[:NAMED]]
+  text += [f"  skipped {len(skipped) - NAMED} more"] if len(skipped) > NAMED else []
   if "uncertainty" in scores:
     u = scores["uncertainty"]
     value = "undefined" if u["correlation"] is None else f"{u['correlation']:.3f}"

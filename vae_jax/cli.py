@@ -18,7 +18,15 @@ from typing import Any, NoReturn
 from vae_jax import config as configs
 from vae_jax.errors import UserError, nearest
 
-MODES = ("score", "sample", "reconstruct", "interpolate", "restore", "benchmark", "export")
+MODES = {
+  "score": "ELBO, IWAE bound, PSNR, SSIM of a split, into metrics.json, with pictures",
+  "sample": "new images, in one picture",
+  "reconstruct": "images of a split, or yours (--input), above what the model makes of them",
+  "interpolate": "from one image to another, on a path between their latents",
+  "restore": "your photographs (--input), of any size: enlarged or denoised, as the model was trained to",
+  "benchmark": "a folder of clean photographs (--input), degraded and restored: PSNR, SSIM, beside baselines",
+  "export": "the run as one small folder, which --workdir and vae_jax.load take",
+}
 METHODS = ("spherical", "linear")
 DEFAULT_CONFIG = Path("configs/mnist_vae.py")
 RUNS = Path("runs")
@@ -78,17 +86,23 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser = _Parser(
     "evaluate.py", "Score a trained run, draw samples, reconstruct, interpolate; restore your photographs."
   )
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.epilog = _examples()
   add = parser.add_argument
   add("--workdir", metavar="DIR", help="folder of the run (this or --pretrained)")
   add("--pretrained", metavar="NAME", help="a model of the folder pretrained/, in place of a run")
-  add("--mode", default="score", choices=MODES, help="what to do (default score)")
+  add("--mode", default="score", choices=MODES, help="what to do, see below (default score)")
   add("--input", nargs="+", metavar="PATH", help="your image files or folders; benchmark: one folder")
-  add("--output", metavar="PATH", help="where to (a folder or file; default DIR/evaluation/...)")
+  add(
+    "--output",
+    metavar="PATH",
+    help="where to, a folder or file (default DIR/evaluation/..., or evaluation/NAME/... of a pretrained model)",
+  )
   add("--num", type=_number(int, 1), help="samples, reconstructions, pairs; benchmark: only the first images")
   add(
     "--samples",
     type=_number(int, 0),
-    help="score: K of the IWAE bound; restore, benchmark: random restorations",
+    help="score: K of the IWAE bound; restore, benchmark: random restorations (default 0; benchmark: at least 2)",
   )
   add("--seed", type=_number(int, 0), help="seed of all that is drawn (default 0)")
   add("--split", help="images to score or show, as in 'train[:100]' (default data.test)")
@@ -98,13 +112,15 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--temperature", type=_number(float, 0), help="sample: scales the prior's deviation (1)")
   add("--method", choices=METHODS, help="interpolate: path between latents (spherical)")
   add(
-    "--tile", type=_number(int, 16), help="restore: rows and columns at a time (256); less needs less memory"
+    "--tile",
+    type=_number(int, 16),
+    help="restore, benchmark: rows and columns at a time (256); less needs less memory",
   )
   add(
     "--ensemble",
     action="store_true",
     default=None,
-    help="restore: mean over 8 orientations; 8 times the time",
+    help="restore, benchmark: mean over 8 orientations; 8 times the time",
   )
   add("--lpips", choices=("alexnet", "vgg16", "squeezenet"), help="also score LPIPS (evaluation.lpips)")
   args = parser.parse(sys.argv[1:] if argv is None else argv)
@@ -151,6 +167,19 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
   return args
 
 
+def _examples() -> str:
+  """What --help of evaluate.py ends with."""
+  from vae_jax import pretrained
+
+  width = max(map(len, MODES))
+  lines = ["modes:", *(f"  {mode:{width}}  {words}" for mode, words in MODES.items())]
+  lines += ["", f"pretrained models: {', '.join(pretrained.names()) or 'none here'}", "", "examples:"]
+  lines += ["  python evaluate.py --workdir runs/mnist_vae"]
+  name = next((name for name in pretrained.names() if "superres" in name), "NAME")
+  lines += [f"  python evaluate.py --pretrained {name} --mode restore --input photo.jpg --output restored/"]
+  return "\n".join(lines)
+
+
 def _check_model(args: argparse.Namespace) -> None:
   """Sets `model`, `folder` and `config` of the run or the pretrained model that the flags name."""
   from vae_jax import pretrained
@@ -161,7 +190,8 @@ def _check_model(args: argparse.Namespace) -> None:
       if args.workdir
       else "--workdir or --pretrained is required"
     )
-    raise UserError(f"{both}: give the folder of a run, or the name of a model{_runs()}")
+    models = f" ({', '.join(pretrained.names())})" if pretrained.names() else ""
+    raise UserError(f"{both}: give the folder of a run, or the name of a model{models}{_runs()}")
   if args.pretrained is not None:
     known = pretrained.names()
     if args.pretrained not in known:

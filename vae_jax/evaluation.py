@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -244,14 +244,15 @@ def restore_photographs(
   ensemble: bool = False,
 ) -> Report:
   """Restores a person's photographs, whole, into `output`: see `restoring.restore_files`."""
+  model.can_restore()
   if samples:
     model.can_draw()
   key = jax.random.key(seed)
 
-  def restore(image: np.ndarray, index: int | None) -> np.ndarray:
+  def restore(image: np.ndarray, index: int | None, progress: Callable[[int, int], None]) -> np.ndarray:
     if index is None:
-      return model.restore_image(image, tile=tile, ensemble=ensemble)
-    return model.restore_image(image, jax.random.fold_in(key, index), tile=tile)
+      return model.restore_image(image, tile=tile, ensemble=ensemble, progress=progress)
+    return model.restore_image(image, jax.random.fold_in(key, index), tile=tile, progress=progress)
 
   return restore_files(
     restore, inputs, output, factor=model.factor, channels=model.input_shape[2], samples=samples
@@ -271,8 +272,9 @@ def benchmark_folder(
 ) -> dict[str, Any]:
   """Scores a folder of clean photographs into `output` (.json), a contact sheet beside it (.png); returns the scores.
 
-  See `benchmark.benchmark`. With samples > 0 also how well the spread of random restorations tells the error.
+  See `benchmark.benchmark`. With samples >= 2 also how well the spread of so many random restorations tells the error.
   """
+  model.can_restore()
   if samples:
     model.can_draw()
   key = jax.random.key(seed)
@@ -290,6 +292,7 @@ def benchmark_folder(
     lpips=load_scoring_network(model.config.evaluation),
     limit=limit,
     draw=draw if samples else None,
+    samples=samples,
   )
   write_json(output, scores)
   pictures.save_png(output.with_suffix(".png"), picture)

@@ -72,18 +72,27 @@ class TrainedVAE:
   def _method(self, name: str) -> Callable[..., Any]:
     return jax.jit(lambda params, *args: self.module.apply({"params": params}, *args, method=name))
 
-  def _inputs(self, images: ArrayLike) -> Array:
-    """float32 [b, h, w, c], or UserError: in [0, 1]; on average about there where the run degraded its images."""
+  def _inputs(self, images: ArrayLike, single: bool = False) -> Array:
+    """float32 [b, h, w, c], or UserError: in [0, 1]; on average about there where the run degraded its images.
+
+    single: `images` is one, [h, w, c].
+    """
     images = np.asarray(images) if not isinstance(images, jax.Array) else images
+    given, images = images.shape, images[None] if single else images
     # A model of one size takes that size; one that restores takes any.
     takes = self.input_shape if self.module.unconditional else ("h", "w", self.input_shape[2])
     fits = (
       images.shape[-len(takes) :] == takes if self.module.unconditional else images.shape[-1:] == takes[2:]
     )
     if images.ndim != 4 or 0 in images.shape or not fits:
+      remedy = "crop, resize or convert them"
+      if len(given) == 3 and not single:
+        remedy = "give one image as image[None]"
+      elif given[-1:] == (1,) and takes[-1] == 3:
+        remedy = "np.repeat(images, 3, axis=-1) makes grey ones so"
+      wanted = ", ".join(map(str, takes if single else ("n", *takes)))
       raise UserError(
-        f"images of shape {images.shape}: this model takes [n, {', '.join(map(str, takes))}]; "
-        "crop, resize or convert them"
+        f"{'an image' if single else 'images'} of shape {given}: this model takes [{wanted}]; {remedy}"
       )
     if images.dtype != np.uint8:
       if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -171,6 +180,15 @@ class TrainedVAE:
     eps = jax.vmap(lambda key: self.module.noise(key, size, origin))(keys)  # type: ignore[union-attr]
     return self.module.apply({"params": params}, images, eps, method="restore")  # type: ignore[return-value]
 
+  def can_restore(self) -> None:
+    """Raises UserError where the model is none that restores photographs."""
+    if self.module.unconditional:
+      known = f", or --pretrained {' | '.join(pretrained.names())}" if pretrained.names() else ""
+      raise UserError(
+        f"this run ({self.config.model.name} of {' x '.join(map(str, self.image_shape))}) does not restore "
+        f"photographs; use a restoration_vae or transformation_net run{known}"
+      )
+
   def can_draw(self) -> None:
     """Raises UserError where the model has no distribution of restorations to draw from."""
     if self.module.unconditional or not self.module.units:  # type: ignore[union-attr]
@@ -220,16 +238,19 @@ class TrainedVAE:
     """One image of any size, in tiles: the result is that of the whole image, the memory that of a tile.
 
     Args:
-      image: [h, w, c], as for `restore`.
+      image: [h, w, c], as for `restore`. Grey, [h, w] or [h, w, 1], is repeated for a model of colour.
       key: None for the estimate; a key for one draw, that of `restore(image[None], key)` up to the key's folding.
       tile: rows and columns at a time.
       ensemble: mean of the results for the image's 8 orientations, turned back (Timofte et al. 2016); estimates only.
-      progress: called with (tiles done, tiles in all).
+      progress: called with (tiles done, tiles in all) after each; all orientations count.
 
     Returns:
       float32 [factor * h, factor * w, c] in [0, 1], on the host.
     """
-    inputs = np.asarray(self._inputs(np.asarray(image)[None]))[0]
+    image = np.asarray(image)
+    if image.ndim in (2, 3) and image.shape[2:] in ((), (1,)):
+      image = np.repeat(np.atleast_3d(image), self.input_shape[2], axis=2)
+    inputs = np.asarray(self._inputs(image, single=True))[0]
     if key is not None:
       self.can_draw()
       if ensemble:
@@ -246,7 +267,11 @@ class TrainedVAE:
         return self._restore(self.params, pixels[None])[0]
       return self._restore_draw(self.params, pixels[None], key[None], jnp.asarray(origin))[0]
 
-    def whole(pixels: np.ndarray) -> np.ndarray:
+    def whole(pixels: np.ndarray, turn: int = 0) -> np.ndarray:
+      def show(done: int, total: int) -> None:
+        if progress is not None:
+          progress(turn * total + done, total * (8 if ensemble else 1))
+
       return tiled(
         window,
         pixels,
@@ -254,7 +279,7 @@ class TrainedVAE:
         tile=tile,
         halo=self.module.radius,  # type: ignore[union-attr]
         multiple=self.module.multiple,  # type: ignore[union-attr]
-        progress=progress,
+        progress=show,
       )
 
     if not ensemble:
@@ -263,7 +288,7 @@ class TrainedVAE:
     for turns in range(4):
       for mirror in (False, True):
         turned = np.rot90(inputs[:, ::-1] if mirror else inputs, turns)
-        back = np.rot90(whole(turned), -turns)
+        back = np.rot90(whole(turned, 2 * turns + mirror), -turns)
         total = total + (back[:, ::-1] if mirror else back)
     return total / 8
 

@@ -1,4 +1,4 @@
-"""A person's photograph as it is, in and out: bit depth, transparency, colour profile and EXIF survive."""
+"""A person's photograph as it is, in and out: bit depth, transparency, colour profile, resolution, EXIF survive."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ class Photograph(NamedTuple):
   icc: the colour profile of `pixels`, or None.
   exif: bytes that begin with "Exif\\0\\0", or None. Without orientation, pixel sizes and thumbnail, which would
     no longer be true.
+  dpi: dots per inch across and down, upright, or None.
+  frames: how many pictures the file holds, of which this is the first.
   """
 
   pixels: np.ndarray
@@ -56,15 +58,17 @@ class Photograph(NamedTuple):
   bits: int = 8
   icc: bytes | None = None
   exif: bytes | None = None
+  dpi: tuple[float, float] | None = None
+  frames: int = 1
 
 
 def open_photograph(path: str | os.PathLike) -> Photograph:
   """Reads a photograph without losing anything of its pixels.
 
-  PNG, JPEG, WebP, TIFF, BMP, GIF, PPM; the first picture of several. Grey or colour with 1 to 16 bits, palettes,
-  alpha or a transparent colour, CMYK. Grey stays grey, all else becomes RGB. The EXIF orientation is applied. CMYK
-  becomes sRGB, through its colour profile if it has one. Floating-point grey in [0, 1] is taken as 16 bits.
-  Premultiplied colours are divided by alpha. Colour with 16 bits is read with OpenCV (extra "photos16").
+  PNG, JPEG, WebP, TIFF, BMP, GIF, PPM; the first picture of several (`frames`). Grey or colour with 1 to 16 bits,
+  palettes, alpha or a transparent colour, CMYK. Grey stays grey, all else becomes RGB. The EXIF orientation is
+  applied. CMYK becomes sRGB, through its colour profile if it has one. Floating-point grey in [0, 1] is taken as 16
+  bits. Premultiplied colours are divided by alpha. Colour with 16 bits is read with OpenCV (extra "photos16").
 
   Raises:
     UserError: missing, unreadable, empty, truncated or no image; above images.MAX_PIXELS; a kind of which bits
@@ -107,7 +111,8 @@ def save_photograph(path: str | os.PathLike, photograph: Photograph) -> None:
 
   .png, .webp (lossless), .tif .tiff (deflate), .bmp, .jpg .jpeg (quality 95, no chroma subsampling). 16 bits stay 16
   in PNG and TIFF, and become 8 in the others, which have no more. ICC and EXIF are kept but in BMP; a profile
-  of another number of channels (RGB on grey pixels) is dropped, and so is EXIF above JPEG's 64 KB.
+  of another number of channels (RGB on grey pixels) is dropped, and so is EXIF above JPEG's 64 KB. Dots per inch are
+  kept but in WebP, which has no place for them outside EXIF.
 
   JPEG and BMP hold no transparency. A picture that is opaque everywhere loses nothing and is written without its alpha;
   any other is refused, because nothing says what lies behind it and a wrong guess shows only later.
@@ -143,7 +148,7 @@ def save_photograph(path: str | os.PathLike, photograph: Photograph) -> None:
   space = {1: b"GRAY", 3: b"RGB "}[pixels.shape[2]]
   icc = photograph.icc if photograph.icc and photograph.icc[16:20] == space else None
   try:
-    content = _encode(kind, samples, icc, photograph.exif)
+    content = _encode(kind, samples, icc, photograph.exif, photograph.dpi)
   except MemoryError:
     raise
   except Exception as error:
@@ -170,6 +175,7 @@ def _read(content: bytes) -> Photograph:
       f"{image.format} files are not read, for some hold more than 8 bits; convert it to PNG or TIFF"
     )
   exif, orientation = _exif(image), _orientation(image)
+  dpi, frames = _dpi(image, orientation), _frames(image, content)
   icc = image.info.get("icc_profile") or None
   depth, layout = _deep_colour(image, content)
   image.load()  # also where OpenCV reads: it may not notice a truncated file
@@ -194,7 +200,8 @@ def _read(content: bytes) -> Photograph:
   if alpha is not None and layout == "premultiplied":
     pixels = np.minimum(pixels / np.where(alpha > 0, alpha, 1), np.float32(1))
   pixels = _upright(pixels, orientation)
-  return Photograph(pixels, None if alpha is None else _upright(alpha, orientation), bits, icc, exif)
+  alpha = None if alpha is None else _upright(alpha, orientation)
+  return Photograph(pixels, alpha, bits, icc, exif, dpi, frames)
 
 
 def _samples(image: Any) -> tuple[np.ndarray, int, int]:
@@ -339,6 +346,27 @@ def _exif(image: Any) -> bytes | None:
     return None
 
 
+def _dpi(image: Any, orientation: int) -> tuple[float, float] | None:
+  """Dots per inch of the upright picture, where the file says so."""
+  try:
+    across, down = (float(value) for value in image.info["dpi"])
+  except Exception:  # none, or damaged
+    return None
+  if not (1 < across < 65536 and 1 < down < 65536):  # what every format holds; of a TIFF 1 means none
+    return None
+  return (down, across) if orientation >= 5 else (across, down)
+
+
+def _frames(image: Any, content: bytes) -> int:
+  """The pictures of an animation or of a TIFF. Those of a phone's JPEG (MPO) are previews and depth maps."""
+  if image.format not in ("GIF", "PNG", "WEBP", "TIFF"):
+    return 1
+  try:
+    return getattr(images.open_image(content), "n_frames", 1)  # counting moves to and fro in the file
+  except Exception:  # damaged behind the first
+    return 1
+
+
 def _rounded(values: np.ndarray, bits: int) -> np.ndarray:
   """[0, 1], clipped -> uint8 or uint16, rounded to the nearest level, halves up."""
   levels = np.float32(2**bits - 1)
@@ -346,14 +374,16 @@ def _rounded(values: np.ndarray, bits: int) -> np.ndarray:
   return np.floor(scaled).astype(np.uint8 if bits == 8 else np.uint16)
 
 
-def _encode(kind: str, samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
+def _encode(
+  kind: str, samples: np.ndarray, icc: bytes | None, exif: bytes | None, dpi: tuple[float, float] | None
+) -> bytes:
   """Samples uint8 or uint16 [h, w, 1..4] -> the bytes of a file."""
   from PIL import Image
 
   if kind == "TIFF":
-    return _tiff(samples, icc, exif)
+    return _tiff(samples, icc, exif, dpi)
   if samples.dtype == np.uint16:
-    return _png16(samples, icc, exif)
+    return _png16(samples, icc, exif, dpi)
   options: dict[str, Any] = {"icc_profile": icc} if icc else {}
   if exif and not (kind == "JPEG" and len(exif) > 65533):
     options["exif"] = exif
@@ -363,12 +393,16 @@ def _encode(kind: str, samples: np.ndarray, icc: bytes | None, exif: bytes | Non
     options |= {"lossless": True, "exact": True}
   elif kind == "BMP":
     options = {}
+  if dpi and kind != "WEBP":
+    options["dpi"] = dpi
   out = io.BytesIO()
   Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples).save(out, kind, **options)
   return out.getvalue()
 
 
-def _png16(samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
+def _png16(
+  samples: np.ndarray, icc: bytes | None, exif: bytes | None, dpi: tuple[float, float] | None
+) -> bytes:
   """A PNG of uint16 [h, w, 1..4]. Pillow has no colour of 16 bits, OpenCV no grey with alpha."""
 
   def chunk(name: bytes, data: bytes) -> bytes:
@@ -379,6 +413,8 @@ def _png16(samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
   chunks = [chunk(b"IHDR", header)]
   if icc:
     chunks.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
+  if dpi:  # dots per metre
+    chunks.append(chunk(b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1)))
   if exif:
     chunks.append(chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
   deflate, step = zlib.compressobj(6), 2 * channels
@@ -400,7 +436,9 @@ def _paeth(left: np.ndarray, up: np.ndarray, corner: np.ndarray) -> np.ndarray:
   return np.where((to_a <= to_b) & (to_a <= to_c), left, np.where(to_b <= to_c, up, corner))
 
 
-def _tiff(samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
+def _tiff(
+  samples: np.ndarray, icc: bytes | None, exif: bytes | None, dpi: tuple[float, float] | None
+) -> bytes:
   """A TIFF of one deflated strip. Pillow's has no 16-bit colour, and with compression no EXIF."""
   from PIL import Image
   from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -422,6 +460,8 @@ def _tiff(samples: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
           ifd[tag] = values
       elif tag in known:
         ifd[tag] = known[tag]
+  if dpi:
+    ifd[282], ifd[283], ifd[296] = *dpi, 2  # per inch
   ifd[256], ifd[257] = width, height
   ifd[258] = (8 * samples.dtype.itemsize,) * channels
   ifd[259], ifd[317] = 8, 2  # deflate, differences

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
+import sys
+import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,24 +26,100 @@ from vae_jax.photographs import (
 )
 from vae_jax.types import ArrayLike
 
-Restore = Callable[[np.ndarray, int | None], ArrayLike]
+Restore = Callable[[np.ndarray, int | None, Callable[[int, int], None]], ArrayLike]
 PathLike = str | os.PathLike
 
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601, as images.to_channels
 
 
 class Report(NamedTuple):
-  """What `restore_files` did. written: files on the disk; failed: (input, why)."""
+  """What `restore_files` did.
+
+  written: files on the disk. failed: (input, why). replaced: those of `written` that were there before. partial:
+  (input, its number of frames), where the first of several was restored.
+  """
 
   written: list[Path]
   failed: list[tuple[Path, str]]
+  replaced: list[Path]
+  partial: list[tuple[Path, int]]
+
+  def remarks(self) -> list[str]:
+    """Lines for a person about what was written."""
+    lines = [f"{path}: the first of {frames} frames" for path, frames in self.partial]
+    if self.replaced:
+      lines.append(f"{len(self.replaced)} of {len(self.written)} files replaced earlier ones")
+    return lines
 
   def check(self) -> None:
     """Raises UserError, one line with the number of failures and the first three, if there are any."""
     if self.failed:
       some = "; ".join(f"{path} ({reason})" for path, reason in self.failed[:3])
       more = f"; and {len(self.failed) - 3} more" if len(self.failed) > 3 else ""
-      raise UserError(f"images that could not be restored: {len(self.failed)}: {some}{more}")
+      count = f"{len(self.failed)} image{'s' if len(self.failed) > 1 else ''}"
+      raise UserError(f"{count} could not be restored: {some}{more}")
+
+
+class Meter:
+  """How far the work is, on one thing after the other; on standard error, as in training.
+
+  A bar on a terminal, from the beginning of each thing; elsewhere a line at the very beginning, then now and then.
+  """
+
+  def __init__(self, every: float = 10.0, clock: Callable[[], float] = time.monotonic):
+    """`every`: least number of seconds between two lines, where there is no terminal."""
+    self._every, self._clock = every, clock
+    self._what: str | None = None
+    self._bar: Any = None
+    self._first: tuple[float, float] | None = None  # (done, when) of this thing, compilation over
+    self._printed = -math.inf
+
+  def update(self, what: str, done: float, total: float, note: str = "") -> None:
+    """`done` of `total` parts of `what`; a fraction of a part counts. note: why it stands still now."""
+    fresh, self._what = what != self._what, what
+    if fresh or note:
+      self._first = None
+    if sys.stderr.isatty():
+      self._draw(what, done, total, note, fresh)
+      return
+    now = self._clock()
+    if note or now - self._printed >= self._every:
+      left = f", {note}" if note else ""
+      if self._first and done > self._first[0]:
+        from tqdm import tqdm
+
+        pace = (now - self._first[1]) / (done - self._first[0])
+        left = f", {tqdm.format_interval((total - done) * pace)} left"
+      self._printed = now
+      print(f"{what}: {100 * done / total:.0f} %{left}", file=sys.stderr, flush=True)
+    if done and not note and self._first is None:
+      self._first = (done, now)
+
+  def _draw(self, what: str, done: float, total: float, note: str, fresh: bool) -> None:
+    from tqdm import tqdm
+
+    if fresh:
+      self.close()
+      self._bar = tqdm(
+        total=total,
+        desc=what,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        leave=False,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
+      )
+    self._bar.set_postfix_str(note, refresh=bool(note))
+    self._bar.update(done - self._bar.n)
+
+  def close(self) -> None:
+    if self._bar is not None:
+      self._bar.close()
+
+  def __enter__(self) -> Meter:
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self.close()
 
 
 class _Job(NamedTuple):
@@ -71,7 +151,8 @@ def restore_files(
 
   A grey photograph stays grey and a colour one colour, whatever the model takes: grey is repeated and the luma
   (ITU-R BT.601) of the result taken; colour is restored channel by channel, each with the same `key_index`.
-  Bit depth, ICC and EXIF are kept, alpha is enlarged by `factor`.
+  Bit depth, ICC, dots per inch and EXIF are kept, alpha is enlarged by `factor`. Of an animation or a TIFF of several
+  pages the first is restored. Standard error shows how far it is (`Meter`).
 
   With samples = N > 0, beside NAME.EXT:
     NAME_sample01.EXT ...   N random restorations
@@ -79,11 +160,11 @@ def restore_files(
     NAME_uncertainty.png    their standard deviation, see `uncertainty_picture`, for N > 1
 
   Args:
-    restore: `(image float32 [h, w, channels] in [0, 1], key_index) -> float32 [factor * h, factor * w, channels]`.
-      key_index None: the mean restoration; k = 0..N-1: the k-th random one. A UserError or MemoryError is that
-      file's failure; any other exception ends the run.
+    restore: `(image float32 [h, w, channels] in [0, 1], key_index, progress) -> float32 [factor * h, factor * w,
+      channels]`. key_index None: the mean restoration; k = 0..N-1: the k-th random one. It may call
+      `progress(done, total)`. A UserError or MemoryError is that file's failure; any other exception ends the run.
     inputs: a file or folder, or several.
-    output: a folder, made if it is not there, or a file.
+    output: a folder, made with the first file if it is not there, or a file.
     factor: enlargement. channels: 1 or 3. samples: N.
 
   Returns:
@@ -100,16 +181,19 @@ def restore_files(
   if channels not in (1, 3):
     raise UserError(f"a model of {channels} channels cannot restore photographs; it needs 1 or 3")
   jobs = _plan(inputs, output, samples)
-  written: list[Path] = []
-  failed: list[tuple[Path, str]] = []
-  for job in plans.progress(jobs, len(jobs), "restoring"):
-    try:
-      _restore_one(restore, job, factor, channels, written)
-    except UserError as error:
-      failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
-    except MemoryError:
-      failed.append((job.source, "not enough memory; cut the picture into parts"))
-  return Report(written, failed)
+  report = Report([], [], [], [])
+  with Meter() as meter:
+    for number, job in enumerate(jobs, start=1):
+      place = f" ({number} of {len(jobs)})" if len(jobs) > 1 else ""
+      progress = functools.partial(meter.update, f"restoring {job.source.name}{place}", total=1 + samples)
+      progress(0, note=_note(report))
+      try:
+        _restore_one(restore, job, factor, channels, report, progress)
+      except UserError as error:
+        report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
+      except MemoryError:
+        report.failed.append((job.source, "not enough memory; cut the picture into parts"))
+  return report
 
 
 def uncertainty_picture(deviation: np.ndarray) -> np.ndarray:
@@ -159,7 +243,7 @@ def uncertainty_picture(deviation: np.ndarray) -> np.ndarray:
 
 
 def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int) -> list[_Job]:
-  """Which file becomes which. Makes the output folder; everything that can be refused is refused here."""
+  """Which file becomes which. Everything that can be refused is refused here, and nothing made."""
   given = [Path(p) for p in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
   if not given:
     raise UserError("no input: give image files or folders")
@@ -177,12 +261,11 @@ def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int)
       (source, folder / _written_name(name)) for path in given for source, name in _listed(path, folder)
     ]
   jobs = _without_clashes(pairs, samples)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"output {folder} cannot be made ({error.strerror}); name another folder") from error
-  if not os.access(folder, os.W_OK | os.X_OK):
-    raise UserError(f"output {folder} is not writable; name another folder")
+  there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+  if not there.is_dir():
+    raise UserError(f"output {folder} cannot be made: {there} is no folder; name another folder")
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise UserError(f"output {folder}: {there} is not writable; name another folder")
   return jobs
 
 
@@ -272,43 +355,79 @@ def _identity(path: Path) -> tuple[int, int] | None:
   return status.st_dev, status.st_ino
 
 
-def _restore_one(restore: Restore, job: _Job, factor: int, channels: int, written: list[Path]) -> None:
+def _restore_one(
+  restore: Restore,
+  job: _Job,
+  factor: int,
+  channels: int,
+  report: Report,
+  progress: Callable[..., None],
+) -> None:
+  note = _note(report)
   photograph = open_photograph(job.source)
   height, width = photograph.pixels.shape[:2]
   for path in job.targets():
     check_saveable(path, factor * height, factor * width, photograph.alpha)
   alpha = None if photograph.alpha is None else alpha_resized(photograph.alpha, factor)
 
-  def save(path: Path, pixels: np.ndarray) -> None:
-    save_photograph(path, photograph._replace(pixels=pixels, alpha=alpha))
-    written.append(path)
+  def save(path: Path, picture: Photograph) -> None:
+    replaced = os.path.lexists(path)
+    save_photograph(path, picture)
+    report.written.append(path)
+    if replaced:
+      report.replaced.append(path)
 
-  save(job.main, _restored(restore, photograph, None, factor, channels))
+  def kept(pixels: np.ndarray) -> Photograph:
+    return photograph._replace(pixels=pixels, alpha=alpha)
+
+  save(job.main, kept(_restored(restore, photograph, None, factor, channels, progress)))
+  if photograph.frames > 1:
+    report.partial.append((job.source, photograph.frames))
   mean = np.zeros((factor * height, factor * width, photograph.pixels.shape[2]), np.float32)
   squares = np.zeros_like(mean)
   for k, path in enumerate(job.samples):
-    pixels = _restored(restore, photograph, k, factor, channels)
-    save(path, pixels)
+    if k == 0:
+      progress(1, note=note)
+    pixels = _restored(restore, photograph, k, factor, channels, progress)
+    save(path, kept(pixels))
     # Welford's recurrence: as exact as two passes, without keeping the samples.
     step = pixels - mean
     mean += step / np.float32(k + 1)
     squares += step * (pixels - mean)
   if job.mean is not None and job.uncertainty is not None:
-    save(job.mean, mean)
+    save(job.mean, kept(mean))
     deviation = np.sqrt(squares / (len(job.samples) - 1)).mean(axis=-1)
-    save_photograph(job.uncertainty, Photograph(uncertainty_picture(deviation).astype(np.float32) / 255))
-    written.append(job.uncertainty)
+    save(job.uncertainty, Photograph(uncertainty_picture(deviation).astype(np.float32) / 255))
+
+
+def _note(report: Report) -> str:
+  """What takes so long at the first file: the estimate, then draws."""
+  return "" if report.written else "compiling"
 
 
 def _restored(
-  restore: Restore, photograph: Photograph, index: int | None, factor: int, channels: int
+  restore: Restore,
+  photograph: Photograph,
+  index: int | None,
+  factor: int,
+  channels: int,
+  progress: Callable[..., None],
 ) -> np.ndarray:
-  """The restoration float32 [factor * h, factor * w, c] with the photograph's own c, clipped to [0, 1]."""
+  """The restoration float32 [factor * h, factor * w, c] with the photograph's own c, clipped to [0, 1].
+
+  progress: gets the number of restorations of the photograph that are done, this one's part included.
+  """
   pixels = photograph.pixels
   height, width, own = pixels.shape
+  before = 0 if index is None else 1 + index
+  parts = own if channels == 1 else 1
 
-  def once(image: np.ndarray) -> np.ndarray:
-    result = np.asarray(restore(np.ascontiguousarray(image), index), np.float32)
+  def once(image: np.ndarray, part: int = 0) -> np.ndarray:
+    def show(done: int, total: int) -> None:
+      progress(before + (part + done / total) / parts)
+
+    result = np.asarray(restore(np.ascontiguousarray(image), index, show), np.float32)
+    show(1, 1)
     if result.shape != (factor * height, factor * width, channels):
       raise ValueError(
         f"restore made {list(result.shape)} of {list(image.shape)}, "
@@ -324,7 +443,7 @@ def _restored(
     return once(pixels)
   if own == 1:
     return (once(np.repeat(pixels, 3, axis=2)) @ _LUMA)[..., None]
-  return np.concatenate([once(pixels[..., c : c + 1]) for c in range(own)], axis=2)
+  return np.concatenate([once(pixels[..., c : c + 1], c) for c in range(own)], axis=2)
 
 
 def _round_number(value: float) -> float:
