@@ -4,8 +4,11 @@
     python evaluate.py --workdir runs/denoise_color --mode benchmark --input data/bsds/test
     python evaluate.py --workdir runs/denoise_color --mode restore --input photo.jpg --output restored/
 
-cost: to be measured.
-figure: to be measured (benchmark, mean over the 200 test photographs).
+cost: 70 minutes on one core of a busy 2-core CPU.
+figure: BM3D + 0.05 dB (RGB), mean over the first 8 test photographs (BM3D takes 78 s each). Spread of 16 draws against
+error: correlation 0.22.
+
+Wider than `denoise_grey`, on smaller crops: its channels (32, 48, 64) stayed 0.35 dB below BM3D after 8,500 steps.
 """
 
 from pathlib import Path
@@ -18,4 +21,7 @@ from vae_jax.config import load_config_file
 def get_config() -> ConfigDict:
   config = load_config_file(Path(__file__).with_name("denoise_grey.py"))
   config.data.channels = 3
+  config.data.size = (72, 72)
+  config.model.channels = (64, 64, 64)
+  config.training.steps = 9000
   return config

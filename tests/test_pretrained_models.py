@@ -12,7 +12,7 @@ import vae_jax
 from vae_jax import pretrained
 from vae_jax.data.degrade import bicubic_down, bicubic_up
 
-NAMES = ["denoise_grey", "superres_x2", "superres_x4"]
+NAMES = ["denoise_color", "denoise_grey", "superres_x2", "superres_x4", "superres_x4_perceptual"]
 MIB = 2**20
 
 
@@ -41,7 +41,7 @@ def psnr(image, clean):
   return peak_signal_noise_ratio(clean, image, data_range=1.0)
 
 
-@pytest.mark.parametrize(("name", "gain"), [("superres_x2", 1.0), ("superres_x4", 0.5)])
+@pytest.mark.parametrize(("name", "gain"), [("superres_x2", 1.0), ("superres_x4", 0.5), ("superres_x4_perceptual", 0.2)])
 def test_super_resolution_beats_bicubic_interpolation(photo, name, gain):
   model = vae_jax.load(name)
   low = bicubic_down(jax.random.key(0), photo, model.factor)
@@ -52,7 +52,8 @@ def test_super_resolution_beats_bicubic_interpolation(photo, name, gain):
   assert np.abs(np.asarray(first) - np.asarray(second)).mean() > 1e-3
 
 
-def test_denoising(photo):
-  clean = (photo @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+@pytest.mark.parametrize("name", ["denoise_grey", "denoise_color"])
+def test_denoising(photo, name):
+  clean = photo if name == "denoise_color" else (photo @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
   noisy = clean + np.random.default_rng(0).normal(scale=25 / 255, size=clean.shape).astype(np.float32)
-  assert psnr(vae_jax.load("denoise_grey").restore(noisy), clean) > psnr(noisy, clean) + 7
+  assert psnr(vae_jax.load(name).restore(noisy), clean) > psnr(noisy, clean) + 7
