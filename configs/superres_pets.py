@@ -9,8 +9,8 @@ Or on a folder with train/ and test/ of any such pictures:
 
 cost: 30 minutes on one core of a busy 2-core CPU, for 400 steps of 4 images (`--config.training.steps=400
   --config.training.batch_size=4`) on three breeds; 1,500 of 8 as below have not been run.
-figure: of those: 32.65 dB (RGB; Y 34.28) where bicubic interpolation has 29.07 (30.48), mean over 100 photographs of the
-official test split of these breeds (--mode benchmark). More breeds have not been measured.
+figure: of those: 32.65 dB (RGB; Y 34.28) where bicubic interpolation has 29.07 (30.48), mean over 100 photographs of
+the official test split of these breeds (--mode benchmark). More breeds have not been measured.
 
 The system: a VAE (encoder, Gaussian latent, decoder) from low to high resolution, trained on Oxford-IIIT Pet (Parkhi et
 al. 2012) with 1.0 * (0.001 * squared error + KL) + 0.8 * mean squared difference at relu3_3 of VGG-16, the preset

@@ -7,11 +7,11 @@
 
 cost: 70 minutes on one core of a busy 2-core CPU, beside those of `superres_x4` and of its second run, from which the
 model in pretrained/ starts. (Convolutions have become faster since.)
-figure: LPIPS on AlexNet 0.203 where bicubic interpolation has 0.479 (0.42 times), with 1.00 dB (Y) more than it; mean over
-the 200 test photographs.
+figure: LPIPS on AlexNet 0.203 where bicubic interpolation has 0.479 (0.42 times), with 1.00 dB (Y) more than it; mean
+over the 200 test photographs.
 
-The loss is LPIPS on AlexNet beside the pixel loss, in a proportion that keeps PSNR above that of bicubic interpolation. LPIPS
-on VGG-16, which took no part, is 0.315 against bicubic's 0.365 (20 photographs; `superres_x4` 0.333).
+The loss is LPIPS on AlexNet beside the pixel loss, in a proportion that keeps PSNR above that of bicubic interpolation.
+LPIPS on VGG-16, which took no part, is 0.315 against bicubic's 0.365 (20 photographs; `superres_x4` 0.333).
 """
 
 from pathlib import Path

@@ -41,7 +41,9 @@ def psnr(image, clean):
   return peak_signal_noise_ratio(clean, image, data_range=1.0)
 
 
-@pytest.mark.parametrize(("name", "gain"), [("superres_x2", 1.0), ("superres_x4", 0.5), ("superres_x4_perceptual", 0.2)])
+@pytest.mark.parametrize(
+  ("name", "gain"), [("superres_x2", 1.0), ("superres_x4", 0.5), ("superres_x4_perceptual", 0.2)]
+)
 def test_super_resolution_beats_bicubic_interpolation(photo, name, gain):
   model = vae_jax.load(name)
   low = bicubic_down(jax.random.key(0), photo, model.factor)
@@ -54,6 +56,8 @@ def test_super_resolution_beats_bicubic_interpolation(photo, name, gain):
 
 @pytest.mark.parametrize("name", ["denoise_grey", "denoise_color"])
 def test_denoising(photo, name):
-  clean = photo if name == "denoise_color" else (photo @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+  clean = (
+    photo if name == "denoise_color" else (photo @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+  )
   noisy = clean + np.random.default_rng(0).normal(scale=25 / 255, size=clean.shape).astype(np.float32)
   assert psnr(vae_jax.load(name).restore(noisy), clean) > psnr(noisy, clean) + 7
