@@ -43,6 +43,7 @@ class Convolutions(nn.Module):
   def conv(
     self, x: Array, features: int, name: str, zero: bool = False, size: int = 3, stride: int = 1
   ) -> Array:
+    """A "SAME" convolution of size x size pixels; `zero`: its kernel starts at zero."""
     init = nn.initializers.zeros_init() if zero else nn.initializers.he_normal()
     kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     window, strides = (size, size), (stride, stride)
@@ -67,9 +68,11 @@ class Convolutions(nn.Module):
     return maybe_remat(add, self.remat)(self, x)
 
   def down(self, x: Array, features: int, name: str) -> Array:
+    """Half the height and width."""
     return self.mix(pixel_unshuffle(x, 2), features, name)
 
   def up(self, x: Array, features: int, name: str) -> Array:
+    """Twice the height and width."""
     return pixel_shuffle(self.conv(x, 4 * features, name), 2)
 
 
