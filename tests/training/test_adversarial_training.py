@@ -110,13 +110,14 @@ def test_the_discriminator_learns_to_tell_two_distributions_apart():
   here = here.replace(
     params={"head": {"kernel": jnp.full((1, 1, 1, 1), 0.2), "bias": jnp.full((1, 1, 1, 1), 0.4)}}
   )
-  values = []
+  rows = []
   for i in range(50):
     here, got = step(here, images(i))
-    values.append(got["discriminator_loss"])
-  assert 1.5 < values[0] < 2.5 and np.mean(values[-20:]) < 0.1  # one batch alone may be hard
-  assert got["real_accuracy"] > 0.9 and got["fake_accuracy"] > 0.9
-  assert got["adversarial"] > 0  # it takes the reconstructions for what they are
+    rows.append(got)
+  late = jax.tree.map(lambda *x: np.mean(x), *rows[-20:])  # one batch alone may be hard
+  assert 1.5 < rows[0]["discriminator_loss"] < 2.5 and late["discriminator_loss"] < 0.1
+  assert late["real_accuracy"] > 0.9 and late["fake_accuracy"] > 0.9
+  assert late["adversarial"] > 0  # it takes the reconstructions for what they are
 
 
 # --- the weight ---
