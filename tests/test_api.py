@@ -14,7 +14,7 @@ from vae_jax import inference
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(["vae_jax", *(m.name for m in pkgutil.walk_packages(vae_jax.__path__, "vae_jax."))])
-LAZY = ["grain", "orbax", "PIL", "tensorboardX", "tensorflow_datasets", "tqdm"]
+LAZY = ["grain", "orbax", "PIL", "tensorboardX", "tensorflow_datasets", "tensorstore", "tqdm"]
 NEVER = ["tensorflow", "torch"]
 
 

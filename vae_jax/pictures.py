@@ -6,6 +6,7 @@ black. Small images are enlarged by an integer factor, each pixel to a square, s
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,12 +110,22 @@ def beside(images: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
   return images[:, rows][:, :, columns]
 
 
-def save_png(path: str | Path, picture: np.ndarray) -> None:
-  """Writes uint8 [H, W, 1 or 3] as PNG. The file appears whole or not at all; missing folders are made."""
+def to_png(picture: np.ndarray) -> bytes:
+  """The bytes of a PNG file of uint8 [H, W, 1 or 3]."""
   from PIL import Image
 
-  pixels = picture[..., 0] if picture.shape[-1] == 1 else picture
-  write_whole(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
+  file = io.BytesIO()
+  Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(file, format="PNG")
+  return file.getvalue()
+
+
+def save_png(path: str | Path, picture: np.ndarray) -> None:
+  """Writes uint8 [H, W, 1 or 3] as PNG. The file appears whole or not at all; missing folders are made.
+
+  Raises UserError where it cannot be written.
+  """
+  content = to_png(picture)  # not into the file itself: PIL would not say why it cannot be written
+  write_whole(path, lambda file: file.write(content))
 
 
 def _to_uint8(images: ArrayLike) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and lines that are added whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Callable
@@ -23,12 +25,29 @@ def write_whole(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
     try:
       with os.fdopen(handle, "wb") as file:
         fill(file)
+        file.flush()
+        os.fsync(file.fileno())  # or a crash after the renaming could leave an empty file under the name
       os.chmod(temporary, 0o644)
       os.replace(temporary, path)
     except BaseException:
-      os.unlink(temporary)
+      with contextlib.suppress(OSError):
+        os.unlink(temporary)
       raise
   except OSError as error:
-    raise UserError(
-      f"{path}: cannot be written ({error.strerror}); make room or choose another place"
-    ) from error
+    reason = error.strerror or error
+    raise UserError(f"{path}: cannot be written ({reason}); make room or choose another place") from error
+
+
+def append_whole(file: io.FileIO, data: bytes) -> None:
+  """Adds `data` at the end of a file that was opened with mode "ab" and buffering=0.
+
+  Raises OSError where it cannot be written, and then leaves the file as it was.
+  """
+  end = os.fstat(file.fileno()).st_size
+  left = memoryview(data)
+  try:
+    while left:
+      left = left[file.write(left) :]
+  except BaseException:  # a second Ctrl-C too
+    file.truncate(end)
+    raise

@@ -228,9 +228,9 @@ def test_every_damaged_file_is_noticed(tmp_path, written):
 
 
 def test_a_checksum_is_not_all_that_stands_between_us_and_garbage(tmp_path, written, monkeypatch):
-  """What Orbax itself cannot read is an error of ours too."""
+  """What the library of the arrays cannot read is an error of ours too."""
   folder = shutil.copytree(written, tmp_path / "c")
-  (folder / "200" / "_METADATA").write_text("{")
+  (folder / "200" / "manifest.ocdbt").write_text("{")
   monkeypatch.setattr(checkpoints, "_verify", checkpoints._read_header)
   with pytest.raises(UserError, match="200 is damaged"):
     Checkpoints(folder).restore(200)
