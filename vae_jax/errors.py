@@ -8,6 +8,11 @@ class UserError(Exception):
   """
 
 
+def printable(text: str) -> str:
+  """`text` on one line, with escapes for what a terminal would obey or is no Unicode, as a file's name can hold."""
+  return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def nearest(word: str, known, *, what: str) -> str:
   """A suggestion to append to an error about an unknown `word`: "; did you mean X?" or a short list of `known`."""
   import difflib

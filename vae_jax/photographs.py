@@ -6,7 +6,6 @@ import io
 import os
 import re
 import struct
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,22 +73,15 @@ def open_photograph(path: str | os.PathLike) -> Photograph:
     UserError: missing, unreadable, empty, truncated or no image; above images.MAX_PIXELS; a kind of which bits
       would be lost; 16-bit colour without OpenCV.
   """
+  content = images.read_file(path)
   try:
-    content = Path(path).read_bytes()
-  except OSError as error:
-    raise UserError(f"{path}: cannot be read ({error.strerror}); give an image file") from error
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # Pillow's, on damaged metadata, which is dropped
-      return _read(content)
+    return _read(content)
   except MemoryError:
     raise
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
   except Exception as error:  # Pillow's plugins raise nearly everything on a damaged file
     reason = " ".join(str(error).split()) or type(error).__name__
-    if "<_io.BytesIO" in reason:
-      reason = "no image format that Pillow knows"
     raise UserError(f"{path}: cannot be decoded as an image ({reason}); remove or replace it") from error
 
 
@@ -174,7 +166,7 @@ def _read(content: bytes) -> Photograph:
     raise UserError(
       f"{image.format} files are not read, for some hold more than 8 bits; convert it to PNG or TIFF"
     )
-  exif, orientation = _exif(image), _orientation(image)
+  exif, orientation = _exif(image), images.orientation(image)
   dpi, frames = _dpi(image, orientation), _frames(image, content)
   icc = image.info.get("icc_profile") or None
   depth, layout = _deep_colour(image, content)
@@ -182,7 +174,7 @@ def _read(content: bytes) -> Photograph:
   if depth:
     values, bits, levels = _read_deep(content, layout), 16, depth
   else:
-    orientation = _orientation(image)  # Pillow turns a TIFF while loading
+    orientation = images.orientation(image)  # Pillow turns a TIFF while loading
     if image.mode == "CMYK":
       image, icc = _cmyk_to_srgb(image, icc), None
     values, bits, levels = _samples(image)
@@ -199,8 +191,8 @@ def _read(content: bytes) -> Photograph:
     alpha = (colours != np.asarray(key).reshape(-1) * scale).any(axis=2, keepdims=True).astype(np.float32)
   if alpha is not None and layout == "premultiplied":
     pixels = np.minimum(pixels / np.where(alpha > 0, alpha, 1), np.float32(1))
-  pixels = _upright(pixels, orientation)
-  alpha = None if alpha is None else _upright(alpha, orientation)
+  pixels = images.upright(pixels, orientation)
+  alpha = None if alpha is None else images.upright(alpha, orientation)
   return Photograph(pixels, alpha, bits, icc, exif, dpi, frames)
 
 
@@ -209,19 +201,16 @@ def _samples(image: Any) -> tuple[np.ndarray, int, int]:
   mode = image.mode
   if mode.startswith("I"):
     values = np.asarray(image).astype(np.int64)[..., None]
-    tags = getattr(image, "tag_v2", {})
-    levels = 4095 if tags.get(258) == (12,) else 65535
+    levels = images.white_level(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > levels:
       raise UserError(f"pixel values from {low} to {high}, outside 0..{levels}; store it with 8 or 16 bits")
-    if tags.get(262) == 0:  # white is zero; Pillow turns that round for 8 bits only
-      values = levels - values
-    return values, 16, levels
+    return levels - values if images.white_is_zero(image) else values, 16, levels
   if mode == "F":
     values = np.asarray(image)[..., None]
     if not (values.min() >= 0 and values.max() <= 1):  # also true for NaN
       raise UserError("floating-point pixel values outside [0, 1]; scale it, or store it with 16 bits")
-    return values, 16, 1
+    return 1 - values if images.white_is_zero(image) else values, 16, 1
   if mode in ("P", "PA"):
     target = "RGBA" if mode == "PA" or "transparency" in image.info else "RGB"
   else:
@@ -302,27 +291,6 @@ def _unturned(content: bytes) -> bytes:
     if struct.unpack_from(order + "H", content, entry)[0] == _ORIENTATION:
       return b"".join((content[: entry + value], struct.pack(order + "H", 1), content[entry + value + 2 :]))
   return content
-
-
-def _orientation(image: Any) -> int:
-  try:
-    return image.getexif().get(_ORIENTATION, 1)
-  except Exception:  # damaged EXIF: upright is the best guess
-    return 1
-
-
-def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
-  """[h, w, c] stored with an EXIF orientation 1..8 -> as it is to be seen."""
-  turned = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a[::-1].swapaxes(0, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a[:, ::-1].swapaxes(0, 1),
-  }.get(orientation, lambda a: a)(values)
-  return np.ascontiguousarray(turned)
 
 
 def _exif(image: Any) -> bytes | None:

@@ -2,7 +2,8 @@
 
 `prepare(data)` returns a TFDS builder that can only read. A data set is prepared once: digits and photos
 under `data.dir`, or else the per-user cache; folders of images always in the cache, by a digest of what is in
-them, so that a changed folder is prepared anew and nothing is ever written beside a person's images.
+them, so that a changed folder is prepared anew and nothing is ever written beside a person's images. It is there whole
+or not at all, whatever ends the process.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import itertools
 import logging
 import math
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,16 +27,17 @@ from ml_collections import ConfigDict
 
 from vae_jax.data import plans
 from vae_jax.data.plans import Example, Plan, Split, progress
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, printable
 
-VERSION = "1.1.0"  # of the prepared form; a new one prepares everything anew
+VERSION = "1.2.0"  # of the prepared form; a new one prepares everything anew
 CACHE_VARIABLE = "VAE_JAX_DATA"
+INFO = "dataset_info.json"
 SHARD_BYTES = 128 * 2**20  # TFDS holds one shard in memory while it writes
 
 
 def cache_dir() -> Path:
   """The folder of prepared data: $VAE_JAX_DATA, else ~/.cache/vae_jax."""
-  return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/vae_jax").expanduser()
+  return plans.expanded(os.environ.get(CACHE_VARIABLE) or "~/.cache/vae_jax")
 
 
 @contextlib.contextmanager
@@ -61,7 +65,7 @@ def _shards(split: Split, what: str) -> list[Callable[[], Iterator[tuple[int, Ex
 
 
 def _write(name: str, root: Path, plan: Plan) -> None:
-  """Prepares `plan` in root/name/VERSION. TFDS writes into a temporary folder there and then renames it."""
+  """Prepares `plan` in root/name/VERSION."""
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core.dataset_builder import ShardBasedBuilder
 
@@ -96,6 +100,51 @@ def _write(name: str, root: Path, plan: Plan) -> None:
     builder.download_and_prepare(download_dir=os.fspath(root / name))
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+  """Makes `folder`, and has other processes wait here while one works in it; False where this cannot be had.
+
+  The lock ends with the process, however that ends, and is no file that could be left behind.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  if sys.platform == "win32":
+    yield False
+    return
+  import fcntl
+
+  handle = os.open(folder, os.O_RDONLY)
+  try:
+    locked = True
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f"{folder}: waiting for another process that prepares it", file=sys.stderr, flush=True)
+      fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:  # some network file systems
+      locked = False
+    yield locked
+  finally:
+    os.close(handle)
+
+
+def _store(data: ConfigDict, plan: Plan, files: dict[str, str], target: Path) -> None:
+  """Prepares `plan` in `target`, unless another process has meanwhile. `files`: what the plan was made of."""
+  with _alone(target.parent) as alone:
+    if (target / INFO).is_file():
+      return
+    if target.exists():
+      raise UserError(f"{target} is there but incomplete; delete this folder and run again")
+    for left in target.parent.glob("incomplete.*") if alone else ():  # by a process that was killed
+      shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+      dir=target.parent, prefix="incomplete.", ignore_cleanup_errors=True
+    ) as scratch:
+      _write(data.name, Path(scratch), plan)
+      if files:
+        plans.check_unchanged(data, files)
+      os.rename(Path(scratch, data.name, VERSION), target)
+
+
 def prepare(data: ConfigDict) -> Any:
   """The read-only TFDS builder of one of `plans.OWN`, prepared now if it was not before.
 
@@ -105,35 +154,44 @@ def prepare(data: ConfigDict) -> Any:
   the files left out, with the reasons.
 
   Raises:
-    UserError: if the data is missing, damaged beyond `data.max_bad` images, or the cache cannot be written.
+    UserError: if the data is missing, damaged beyond `data.max_bad` images, or changes meanwhile; if the cache cannot
+      be written or is damaged.
   """
   import tensorflow_datasets as tfds
 
   if data.name in ("digits", "photos"):
-    root = Path(data.dir).expanduser() if data.dir else cache_dir()
+    root, files = plans.expanded(data.dir) if data.dir else cache_dir(), {}
   else:
-    root = cache_dir() / plans.digest(data)
+    files = plans.state(data)
+    root = cache_dir() / plans.digest(data, files)
   target = root / data.name / VERSION
-  if not (target / "dataset_info.json").is_file():
+  if not os.path.isfile(target / INFO):
     plan = plans.plan(data)
     if not plan.splits:
       raise UserError(f"data.dir={data.dir}: no image could be decoded, e.g. {plan.skipped[0]}")
     try:
-      _write(data.name, root, plan)
-    except Exception as error:
-      # Another process may have prepared the same meanwhile; then its result is as good.
-      if not (target / "dataset_info.json").is_file():
-        if isinstance(error, OSError):
-          raise UserError(
-            f"{root}: cannot write prepared data ({error}); set {CACHE_VARIABLE} to another folder"
-          ) from error
-        raise
-    if not (target / "dataset_info.json").is_file():  # TFDS leaves a folder alone that is there already
-      raise UserError(f"{target} is there but incomplete; delete this folder and run again")
+      _store(data, plan, files, target)
+    except (OSError, RuntimeError) as error:  # ArrayRecord's writer raises RuntimeError on a full disk
+      if not os.path.isfile(target / INFO):  # without a lock, another process may have been faster
+        reason = " ".join(str(error).split())
+        raise UserError(
+          f"{root}: cannot write prepared data ({reason}); make room or set {CACHE_VARIABLE} to another folder"
+        ) from error
     if plan.skipped:
-      print(f"{data.dir}: {len(plan.skipped)} images skipped: {'; '.join(plan.skipped)}", file=sys.stderr)
-  with quiet(sys.stderr):
-    builder = tfds.builder_from_directory(os.fspath(target))
-  if len(skipped := builder.info.metadata["skipped"]) > data.max_bad:
+      line = f"{data.dir}: {len(plan.skipped)} images skipped: {'; '.join(plan.skipped)}"
+      print(printable(line), file=sys.stderr)
+  try:
+    with quiet(sys.stderr):
+      builder = tfds.builder_from_directory(os.fspath(target))
+    skipped = [str(reason) for reason in builder.info.metadata["skipped"]]
+  except Exception as error:  # of a damaged file nearly everything
+    raise damaged(target, error) from error
+  if len(skipped) > data.max_bad:
     raise plans.too_many(skipped, data.max_bad)
   return builder
+
+
+def damaged(folder: Any, error: Exception) -> UserError:
+  """For prepared data in `folder` that cannot be read back."""
+  reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+  return UserError(f"{folder}: prepared data cannot be read ({reason}); delete this folder and run again")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.config import KEYS
 from vae_jax.errors import UserError, nearest
 from vae_jax.types import Array, ArrayLike, Key
 
@@ -141,9 +143,10 @@ def bicubic_weights(n: int, n_out: int, scale: float) -> np.ndarray:
 @functools.lru_cache(maxsize=256)
 def gaussian_weights(n: int, sigma: float) -> np.ndarray:
   """The matrix [n, n], float64, of `gaussian_blur` along one axis; the identity for sigma 0."""
-  radius = math.ceil(4 * sigma)
+  radius = math.ceil(4 * _checked("blur", sigma))
   offsets = np.arange(-radius, radius + 1)
-  weights = np.exp(-0.5 * (offsets / sigma) ** 2) if sigma > 0 else np.ones(1)
+  with np.errstate(over="ignore"):  # a sigma of 1e-270 has weights of exp(-inf)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2) if sigma > 0 else np.ones(1)
   taps = np.arange(n)[:, None] + offsets
   return _scatter(taps, np.tile(weights / weights.sum(), (n, 1)), n)
 
@@ -151,6 +154,7 @@ def gaussian_weights(n: int, sigma: float) -> np.ndarray:
 @functools.lru_cache(maxsize=256)
 def _down_weights(n: int, factor: int, blur: float) -> np.ndarray:
   """Blur and bicubic down-sampling of one axis as one matrix, float32 [ceil(n / factor), n]."""
+  factor = _checked("factor", factor)
   weights = bicubic_weights(n, -(-n // factor), 1.0 / factor)
   if blur > 0:
     weights = weights @ gaussian_weights(n, blur)
@@ -190,6 +194,8 @@ def _float_image(image: ArrayLike) -> Array:
       f"image {image.dtype}{list(np.shape(image))}: degradations take float32 [h, w, c] in [0, 1]; "
       "divide uint8 by 255, give grey images a last axis of 1"
     )
+  if 0 in np.shape(image)[-3:]:
+    raise UserError(f"image {image.dtype}{list(np.shape(image))} has no pixels; degradations take [h, w, c]")
   return jnp.asarray(image, jnp.float32)
 
 
@@ -220,22 +226,24 @@ def degraded_shape(config_degrade: Mapping[str, Any], shape: tuple[int, int, int
   return -(-h // factor), -(-w // factor), c
 
 
+def _checked(name: str, value: Any) -> Any:
+  """`value` in the type of `data.degrade.<name>`; UserError where it breaks that key's rule."""
+  default, _, rule = KEYS[f"data.degrade.{name}"]
+  whole = isinstance(default, int)
+  fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+  if rule is None or not fits or not rule.holds(value):
+    what = f"{'a whole number' if whole else 'a number'} {rule.words if rule else ''}"
+    raise UserError(f"data.degrade.{name}={value!r} must be {what}")
+  return type(default)(value)
+
+
 def _resolve(config: Mapping[str, Any]) -> tuple[Callable[..., Array], dict[str, Any]]:
   name = config["name"]
   if name not in DEGRADATIONS:
     hint = nearest(name, DEGRADATIONS, what="degradations")
     raise UserError(f"data.degrade.name={name!r} is not a degradation{hint}")
   function, keys = DEGRADATIONS[name]
-  values = {key: config[key] for key in keys}
-  for key, value in values.items():
-    if not math.isfinite(value):
-      raise UserError(f"data.degrade.{key}={value}: give a finite number")
-    if key in ("sigma", "sigma_max", "blur") and value < 0:
-      raise UserError(f"data.degrade.{key}={value}: a standard deviation is 0 or more")
-    if key == "peak" and value <= 0:
-      raise UserError(f"data.degrade.peak={value}: the photon count of a white pixel must be above 0")
-    if key == "factor" and (value != int(value) or value < 2):
-      raise UserError(f"data.degrade.factor={value}: {name} needs a whole factor of 2 or more")
+  values = {key: _checked(key, config[key]) for key in keys}
   if 0 < values.get("sigma_max", 0) < values["sigma"]:
     raise UserError(
       f"data.degrade.sigma_max={values['sigma_max']} is below data.degrade.sigma={values['sigma']}: "

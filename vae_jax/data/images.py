@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-from pathlib import Path
-from typing import Any
+import re
+import stat
+import threading
+import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vae_jax.errors import UserError
 
 MAX_PIXELS = 200_000_000  # refuse images that decode to more: a few kilobytes can claim terabytes
+MAX_BYTES = 2**31  # refuse longer files: MAX_PIXELS of four 16-bit channels are shorter
+LARGE = 2**25  # pixels above which images are decoded one after the other, whatever the number of threads
+# What Pillow may try. Among the rest are formats that it gives to other programs: EPS goes to Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
+
+_SILENT: Any = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -38,29 +48,96 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
   raise UserError(f"cannot turn images of {stored} channels into {channels}; set data.channels=0")
 
 
-def open_image(data: bytes | str | os.PathLike) -> Any:
-  """The opened, not yet decoded, `PIL.Image.Image`. Raises as Pillow does; ValueError above MAX_PIXELS."""
-  from PIL import Image
+def read_file(path: str | os.PathLike) -> bytes:
+  """The content of an ordinary file. A pipe, which could be waited for for ever, a device or a folder is none.
 
-  # Pillow warns above MAX_IMAGE_PIXELS and refuses above twice that. Our limit is the one that counts.
+  Raises:
+    UserError: for those, and for a file that is missing, unreadable or longer than MAX_BYTES.
+  """
+
+  def unblocked(name: str, flags: int) -> int:  # to open a pipe that nobody writes to would wait, too
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+  try:
+    with open(path, "rb", opener=unblocked) as file:
+      status = os.fstat(file.fileno())
+      if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: is no ordinary file; remove it, or copy what it gives into one")
+      if status.st_size > MAX_BYTES:
+        raise UserError(
+          f"{path}: {status.st_size} bytes, above the limit of {MAX_BYTES} for an image; remove or replace it"
+        )
+      return file.read()
+  except OSError as error:
+    reason = error.strerror or type(error).__name__
+    raise UserError(f"{path}: cannot be read ({reason}); replace it or change its permissions") from error
+
+
+def open_image(data: bytes | str | os.PathLike) -> Any:
+  """The opened, not yet decoded, `PIL.Image.Image`. Raises as `read_file` and Pillow; ValueError above MAX_PIXELS."""
+  from PIL import Image, UnidentifiedImageError
+
+  # Pillow refuses above twice this. Our limit is the one that counts.
   if Image.MAX_IMAGE_PIXELS is not None and Image.MAX_IMAGE_PIXELS < MAX_PIXELS:
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+  # Its warnings, about many pixels and damaged metadata, name no file. (`catch_warnings` is not for threads.)
+  if _SILENT not in warnings.filters:
+    warnings.filterwarnings("ignore", module=_SILENT[3].pattern)
   # A file's content comes through memory, so that no handle is left open whatever happens later.
-  content = data if isinstance(data, bytes) else Path(data).read_bytes()
+  content = data if isinstance(data, bytes) else read_file(data)
   if not content:
     raise ValueError("the file is empty")
-  image = Image.open(io.BytesIO(content))
+  try:
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+  except UnidentifiedImageError:
+    raise ValueError(f"none of {', '.join(FORMATS)}") from None
+  except Image.DecompressionBombError:
+    raise ValueError(f"pixels above the limit of {MAX_PIXELS}") from None
   if image.width * image.height > MAX_PIXELS:
     raise ValueError(f"{image.width} x {image.height} pixels, above the limit of {MAX_PIXELS}")
   return image
 
 
-def _grey16(values: np.ndarray) -> np.ndarray:
-  """Integers 0..65535 -> round(v / 257), so that 65535 is 255. (257 is odd: no ties.)"""
+def orientation(image: Any) -> int:
+  """EXIF's, 1..8, of a `PIL.Image.Image`; 1, upright, where EXIF is damaged or absent."""
+  try:
+    value = image.getexif().get(0x0112, 1)
+  except Exception:
+    return 1
+  return value if value in range(1, 9) else 1
+
+
+def upright(values: np.ndarray, orientation: int) -> np.ndarray:
+  """[h, w, ...] stored with an EXIF orientation 1..8 -> as it is to be seen."""
+  turned = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a[:, ::-1].swapaxes(0, 1),
+  }.get(orientation, lambda a: a)(values)
+  return np.ascontiguousarray(turned)
+
+
+def white_level(image: Any) -> int:
+  """What a grey image of mode "I" or "I;16" stores for white, where black is 0: 4095 in a TIFF of 12 bits."""
+  return 4095 if getattr(image, "tag_v2", {}).get(258) == (12,) else 65535
+
+
+def white_is_zero(image: Any) -> bool:
+  """Whether a TIFF stores white as 0; of one or eight bits Pillow turns the values round, of more it does not."""
+  deep = image.mode.startswith("I") or image.mode == "F"
+  return deep and getattr(image, "tag_v2", {}).get(262) == 0
+
+
+def _grey_integers(values: np.ndarray, white: int) -> np.ndarray:
+  """Integers 0..white -> round(255 v / white). (No ties: it is v / 257 or 17 v / 273.)"""
   low, high = int(values.min()), int(values.max())
-  if low < 0 or high > 65535:
-    raise ValueError(f"pixel values from {low} to {high}, outside 0..65535; store it with 8 or 16 bits")
-  return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+  if low < 0 or high > white:
+    raise ValueError(f"pixel values from {low} to {high}, outside 0..{white}; store it with 8 or 16 bits")
+  return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
 
 
 def _grey_float(values: np.ndarray) -> np.ndarray:
@@ -72,37 +149,58 @@ def _grey_float(values: np.ndarray) -> np.ndarray:
   return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
 
 
-def _pixels(image: Any) -> np.ndarray:
-  from PIL import ImageOps
-
-  image.load()
-  ImageOps.exif_transpose(image, in_place=True)
+def _samples(image: Any) -> np.ndarray:
+  """A loaded image -> uint8 [h, w, 1 or 3], as it is stored."""
   mode = image.mode
-  if mode.startswith("I"):
-    return _grey16(np.asarray(image))[..., None]
-  if mode == "F":
-    return _grey_float(np.asarray(image))[..., None]
+  if mode.startswith("I") or mode == "F":
+    values = np.asarray(image)
+    grey = _grey_float(values) if mode == "F" else _grey_integers(values, white_level(image))
+    return (255 - grey if white_is_zero(image) else grey)[..., None]
   if mode in ("1", "L", "LA"):
     return np.array(image if mode == "L" else image.convert("L"))[..., None]
-  if mode in (
-    "P",
-    "PA",
-    "RGBa",
-  ):  # through RGBA: a palette with transparency has no other way that keeps its colours
+  if mode in ("P", "PA", "RGBa"):
+    # Through RGBA: a palette with transparency has no other way that keeps its colours.
     image = image.convert("RGBA")
   elif mode not in ("RGB", "RGBA"):
     image = image.convert("RGB")
-  return np.ascontiguousarray(np.asarray(image)[..., :3])
+  return np.asarray(image)[..., :3]
+
+
+class Decoded(NamedTuple):
+  """pixels: uint8 [h, w, 1 or 3]. plain: an upright PNG or JPEG of grey or RGB, which can be stored as it is."""
+
+  pixels: np.ndarray
+  plain: bool
+
+
+_one_at_a_time = threading.Lock()
+
+
+def examine(data: bytes | str | os.PathLike, *, name: str = "") -> Decoded:
+  """As `decode` with channels = 0, and whether the file is `plain`."""
+  name = name or ("image bytes" if isinstance(data, bytes) else str(data))
+  try:
+    image = open_image(data)
+    with _one_at_a_time if image.width * image.height > LARGE else contextlib.nullcontext():
+      image.load()
+      turn = orientation(image)
+      plain = image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB") and turn == 1
+      return Decoded(upright(_samples(image), turn), plain)
+  except (UserError, MemoryError):
+    raise
+  except Exception as error:  # Pillow's plugins raise nearly everything on a damaged file
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise UserError(f"{name}: cannot be decoded as an image ({reason}); remove or replace it") from error
 
 
 def decode(data: bytes | str | os.PathLike, channels: int = 0, *, name: str = "") -> np.ndarray:
   """Decodes an image file to uint8 [h, w, c].
 
-  PNG, JPEG, WebP, TIFF and whatever else Pillow reads; the first frame of several. The EXIF orientation is
-  applied. Grey (1, 8 or 16 bits) has c = 1, everything else, palettes included, c = 3. Alpha is dropped and
-  the stored colour kept, as nothing says what lies behind. 16-bit grey and integer images are v / 257
-  rounded, never clipped; floating-point images must lie in [0, 1]. Pillow reads RGB with 16 bits per channel
-  as its upper 8 bits. Colour profiles are ignored.
+  What it is, of FORMATS, its content says and not its name; of several frames it is the first. The EXIF
+  orientation is applied. Grey (1 to 16 bits) has c = 1, everything else, palettes included, c = 3. Alpha is
+  dropped and the stored colour kept, as nothing says what lies behind. 16-bit grey and integer images are
+  v / 257 rounded, never clipped; floating-point images must lie in [0, 1]. Pillow reads RGB with 16 bits per
+  channel as its upper 8 bits. Colour profiles are ignored.
 
   Args:
     data: the file's bytes, or its path.
@@ -110,19 +208,9 @@ def decode(data: bytes | str | os.PathLike, channels: int = 0, *, name: str = ""
     name: what to call the image in an error; a path names itself.
 
   Raises:
-    UserError: if it is missing, empty, truncated, no image, out of range, or above MAX_PIXELS.
+    UserError: if it is missing, no ordinary file, empty, truncated, no image, out of range, or above MAX_PIXELS.
   """
-  name = name or ("image bytes" if isinstance(data, bytes) else str(data))
-  try:
-    image = _pixels(open_image(data))
-  except MemoryError:
-    raise
-  except Exception as error:  # Pillow's plugins raise nearly everything on a damaged file
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if "<_io.BytesIO" in reason:
-      reason = "no image format that Pillow knows"
-    raise UserError(f"{name}: cannot be decoded as an image ({reason}); remove or replace it") from error
-  return to_channels(image, channels)
+  return to_channels(examine(data, name=name).pixels, channels)
 
 
 def encode_png(image: np.ndarray) -> bytes:

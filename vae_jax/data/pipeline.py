@@ -63,6 +63,10 @@ def image_shape(data: ConfigDict, source: Source) -> Shape:
       f"{source.name}: its images differ in size and data.size is (0, 0); set the size to crop or resize to, "
       "e.g. --config.data.size=64,64"
     )
+  if getattr(source, "mixed", False):  # else a batch with both would end the run, sooner or later
+    raise UserError(
+      f"{source.name}: some images are grey, some in colour; set data.channels=1 or data.channels=3"
+    )
   height, width = size if size != (0, 0) else stored[:2]  # type: ignore[index]
   channels = data.channels or (stored[2] if stored else source[0]["image"].shape[2])
   return height, width, channels

@@ -1,6 +1,6 @@
 """What the data sets of our own are made of: which examples, in which order, in which split. Nothing is written here.
 
-`plan(data)` gives encoded images, example by example, for `builders` to store; `digest(data)` tells when the files of a
+`plan(data)` gives encoded images, example by example, for `builders` to store; `state(data)` tells when the files of a
 folder have changed.
 """
 
@@ -134,31 +134,44 @@ def _photos(data: ConfigDict) -> Plan:
 def _idx_file(folder: Path, prefixes: Sequence[str], kind: str, rank: int) -> Path:
   names = [f"{p}-{kind}{dot}idx{rank}-ubyte{gz}" for p in prefixes for dot in "-." for gz in ("", ".gz")]
   for name in names:
-    if (folder / name).is_file():
+    if os.path.isfile(folder / name):
       return folder / name
   raise UserError(
     f"data.dir={folder}: {names[0]}[.gz] is missing; idx needs the four files of the MNIST family"
   )
 
 
+def check_memory(path: Path, size: int) -> None:
+  """Raises UserError if `size` bytes, which a small compressed file may claim, are more than this machine's memory."""
+  if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+    return
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  if size > memory:
+    raise UserError(
+      f"{path}: claims {size} bytes of data, and this machine has {memory} of memory; use images in a folder"
+    )
+
+
 def _read_idx(path: Path, rank: int) -> np.ndarray:
   """An IDX file of unsigned bytes (magic 0, 0, 8, rank; big-endian sizes; data)."""
+  start = 4 + 4 * rank
   try:
     with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as f:
-      content = f.read()
+      head = f.read(start)
+      if len(head) < start or head[:4] != bytes((0, 0, 8, rank)):
+        raise UserError(
+          f"{path}: starts with {head[:4].hex(' ')}, not with 00 00 08 {rank:02x}: not an IDX file of bytes"
+        )
+      shape = struct.unpack(f">{rank}I", head[4:])
+      size = math.prod(shape)
+      check_memory(path, size)
+      content = f.read(size + 1)
   except (OSError, EOFError, zlib.error) as error:
     raise UserError(f"{path}: cannot be read ({error}); download it again") from error
-  start = 4 + 4 * rank
-  if len(content) < start or content[:4] != bytes((0, 0, 8, rank)):
-    raise UserError(
-      f"{path}: starts with {content[:4].hex(' ')}, not with 00 00 08 {rank:02x}: not an IDX file of bytes"
-    )
-  shape = struct.unpack(f">{rank}I", content[4:start])
-  if len(content) - start != math.prod(shape):
-    raise UserError(
-      f"{path}: {len(content) - start} bytes of data instead of {math.prod(shape)}; download it again"
-    )
-  return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+  if len(content) != size:
+    more = " or more" if len(content) > size else ""
+    raise UserError(f"{path}: {len(content)} bytes{more} of data instead of {size}; download it again")
+  return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _idx_paths(data: ConfigDict) -> dict[str, tuple[Path, Path]]:
@@ -181,9 +194,17 @@ def _idx(data: ConfigDict) -> Plan:
   return Plan(splits, label=True)
 
 
+def expanded(path: str) -> Path:
+  """With ~ as the home folder. Raises UserError where there is none of that name."""
+  found = os.path.expanduser(path)
+  if found.startswith("~"):
+    raise UserError(f"{path}: there is no such home folder; write it without ~ (VAE_JAX_DATA for the cache)")
+  return Path(found)
+
+
 def _folder(data: ConfigDict) -> Path:
-  folder = Path(data.dir).expanduser()
-  if not data.dir or not folder.is_dir():
+  folder = expanded(data.dir)
+  if not data.dir or not os.path.isdir(folder):  # Path.is_dir raises where a folder above may not be entered
     raise UserError(
       f"data.dir={data.dir!r} is no folder; set it to the one with your data (data.name={data.name})"
     )
@@ -194,6 +215,9 @@ def list_images(folder: Path) -> list[str]:
   """Sorted relative paths of the image files (by suffix) below `folder`, hidden ones left out.
 
   Links are followed; a folder that was seen already, as in a loop of links, is not entered again.
+
+  Raises:
+    UserError: a folder cannot be listed.
   """
 
   def unreadable(error: OSError) -> None:
@@ -238,10 +262,10 @@ def split_by_name(names: Sequence[str]) -> dict[str, list[str]]:
 
 def _split_folders(folder: Path) -> dict[str, Path]:
   """The folders of the splits where there is a "train" among them, else nothing."""
-  if not (folder / "train").is_dir():
+  if not os.path.isdir(folder / "train"):
     return {}
   found = {
-    split: [folder / n for n in names if (folder / n).is_dir()] for split, names in SPLIT_FOLDERS.items()
+    split: [folder / n for n in names if os.path.isdir(folder / n)] for split, names in SPLIT_FOLDERS.items()
   }
   return {split: paths[0] for split, paths in found.items() if paths}
 
@@ -258,7 +282,7 @@ def _folder_records(data: ConfigDict) -> dict[str, list[Record]]:
 def _pairs(low: Path, high: Path) -> list[Record]:
   """Images of the same relative name in both folders; suffixes may differ where the stems are unique."""
   for path in (low, high):
-    if not path.is_dir():
+    if not os.path.isdir(path):
       raise UserError(
         f"{path} is no folder; set data.low and data.high to the names of the two folders of pairs"
       )
@@ -276,7 +300,7 @@ def _pairs(low: Path, high: Path) -> list[Record]:
 
 def _paired_records(data: ConfigDict) -> dict[str, list[Record]]:
   folder = _folder(data)
-  bases = {"": folder} if (folder / data.high).is_dir() else _split_folders(folder) or {"": folder}
+  bases = {"": folder} if os.path.isdir(folder / data.high) else _split_folders(folder) or {"": folder}
   return {split: _pairs(base / data.low, base / data.high) for split, base in bases.items()}
 
 
@@ -285,26 +309,22 @@ def _inspect(record: Record) -> Seen:
   shapes: dict[str, Shape] = {}
   as_is, size = {}, 0
   for feature, path in record.files.items():
-    try:
-      content = path.read_bytes()
-    except OSError as error:
-      raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    pixels = images.decode(content, name=str(path))
-    shapes[feature] = pixels.shape
-    opened = images.open_image(content)
-    upright = opened.getexif().get(0x0112, 1) == 1
-    as_is[feature] = opened.format in ("PNG", "JPEG") and opened.mode in ("L", "RGB") and upright
-    size += len(content) if as_is[feature] else pixels.nbytes
+    content = images.read_file(path)
+    decoded = images.examine(content, name=str(path))
+    shapes[feature], as_is[feature] = decoded.pixels.shape, decoded.plain
+    size += len(content) if decoded.plain else decoded.pixels.nbytes
   return Seen(shapes, as_is, size)
 
 
-def _check_scale(record: Record, shapes: dict[str, Shape]) -> None:
+def _scale(record: Record, shapes: dict[str, Shape]) -> int:
+  """How many times larger the clean image of a pair is. Raises UserError where this is no whole number."""
   (h, w), (low_h, low_w) = shapes["image"][:2], shapes["degraded"][:2]
   if h % low_h or w % low_w or h // low_h != w // low_w:
     raise UserError(
       f"{record.files['image']} has {h} x {w} pixels and its partner {record.files['degraded']} "
       f"{low_h} x {low_w}; the clean image must be as large or a whole number of times larger"
     )
+  return h // low_h
 
 
 def _plan_files(records: dict[str, list[Record]], max_bad: int) -> Plan:
@@ -330,9 +350,16 @@ def _plan_files(records: dict[str, list[Record]], max_bad: int) -> Plan:
         pool.shutdown(wait=False, cancel_futures=True)
         raise too_many(skipped, max_bad)
 
+  scales: dict[int, Record] = {}
   for record, seen in (entry for some in sound.values() for entry in some):
     if "degraded" in seen.shapes:
-      _check_scale(record, seen.shapes)
+      scales.setdefault(_scale(record, seen.shapes), record)
+  if len(scales) > 1:
+    (a, first), (b, other) = list(scales.items())[:2]
+    raise UserError(
+      f"{first.files['image']} is {a} times as large as its partner and {other.files['image']} {b} times; "
+      "keep one scale in a data set"
+    )
   if "" in sound:
     by_name = {entry[0].name: entry for entry in sound[""]}
     sound = {split: [by_name[n] for n in names] for split, names in split_by_name(list(by_name)).items()}
@@ -343,7 +370,7 @@ def _files(chosen: Sequence[tuple[Record, Seen]]) -> Split:
   def example(i: int) -> Example:
     record, seen = chosen[i]
     return {
-      feature: path.read_bytes() if seen.as_is[feature] else images.encode_png(images.decode(path))
+      feature: images.read_file(path) if seen.as_is[feature] else images.encode_png(images.decode(path))
       for feature, path in record.files.items()
     }
 
@@ -370,9 +397,8 @@ def plan(data: ConfigDict) -> Plan:
   return {"digits": _digits, "photos": _photos, "idx": _idx}[data.name](data)
 
 
-def digest(data: ConfigDict) -> str:
-  """Of the path and of the names, sizes and times of the files that the data set is made of."""
-  folder = _folder(data).resolve()
+def state(data: ConfigDict) -> dict[str, str]:
+  """The files that the data set is made of, by path, each with its size and time: equal as long as they are."""
   if data.name == "idx":
     paths = [path for pair in _idx_paths(data).values() for path in pair]
   else:
@@ -383,13 +409,30 @@ def digest(data: ConfigDict) -> str:
       raise UserError(
         f"data.dir={data.dir}: no image files ({known}) below this folder; set it to one with some"
       )
-  words = [str(folder), data.low, data.high] if data.name == "paired_folder" else [str(folder)]
-  total = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape"))
+  found = {}
   for path in paths:
     try:
-      stat = path.stat()
-      entry = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
+      status = path.stat()
+      found[str(path)] = f"{status.st_size}\0{status.st_mtime_ns}"
     except OSError:  # a dangling link; it is named when it fails to decode
-      entry = f"{path}\0-"
-    total.update(b"\0" + entry.encode("utf-8", "surrogateescape"))
+      found[str(path)] = "-"
+  return found
+
+
+def digest(data: ConfigDict, files: dict[str, str]) -> str:
+  """Of the path of the data set, and of its `state`."""
+  folder = str(_folder(data).resolve())
+  words = [folder, data.low, data.high] if data.name == "paired_folder" else [folder]
+  total = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape"))
+  for path, entry in files.items():
+    total.update(f"\0{path}\0{entry}".encode("utf-8", "surrogateescape"))
   return total.hexdigest()[:20]
+
+
+def check_unchanged(data: ConfigDict, before: dict[str, str]) -> None:
+  """Raises UserError if the files of the data set are no longer those of `before`, naming one."""
+  changed = sorted(set(before.items()) ^ set(state(data).items()))
+  if changed:
+    raise UserError(
+      f"data.dir={data.dir}: {changed[0][0]} changed while the folder was read; run again when nothing writes there"
+    )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,6 +44,7 @@ class Source:
   split: as asked for, slice included.
   uniform_shape: (h, w, c) of every "image", or None if they differ or this is not known beforehand; also None
     where the "degraded" ones differ, so that `load_all` works wherever it is not None.
+  mixed: whether some images are known to be grey and others in colour.
   """
 
   name: str
@@ -53,6 +54,7 @@ class Source:
   stop: int
   full: _Full
   channels: int
+  mixed: bool = False
 
   def __len__(self) -> int:
     return self.stop - self.start
@@ -129,7 +131,8 @@ def open_source(data: ConfigDict, split: str) -> Source:
   if len(full.shapes) > 1 and not data.channels and not all(shape[2] for shape in full.shapes.values()):
     whole = False
   uniform = (int(h), int(w), int(c)) if whole and h and w and c else None
-  return Source(data.name, split, uniform, start, stop, full, data.channels)
+  mixed = not data.channels and any(shape[2] == 0 for shape in full.shapes.values())
+  return Source(data.name, split, uniform, start, stop, full, data.channels, mixed)
 
 
 def list_splits(data: ConfigDict) -> dict[str, int]:
@@ -213,10 +216,20 @@ def _tfds_split(
       f"{builder.data_dir} holds {builder.name} in a format without random access; "
       "set data.dir to another folder, where it will be prepared as ArrayRecord"
     ) from error
+  except Exception as error:  # a file is missing or damaged
+    raise builders.damaged(builder.data_dir, error) from error
 
   def read(indices: Sequence[int]) -> list[Record]:
-    found = records.__getitems__(list(indices))
-    return [{key: record[stored] for key, stored in wanted.items()} for record in found]
+    try:
+      found = records.__getitems__(list(indices))
+    except MemoryError:
+      raise
+    except Exception as error:  # whatever the reader and protobuf raise on a damaged file
+      raise builders.damaged(builder.data_dir, error) from error
+    rows = [{key: record[stored] for key, stored in wanted.items()} for record in found]
+    if any(None in row.values() for row in rows):  # so it reads some files that were cut short
+      raise builders.damaged(builder.data_dir, ValueError("a record is empty"))
+    return rows
 
   return _Full(len(records), read, shapes)
 
@@ -241,7 +254,7 @@ def _tfds_images(name: str, features: Any) -> dict[str, str]:
 def _tfds_builder(data: ConfigDict) -> Any:
   import tensorflow_datasets as tfds
 
-  where = str(Path(data.dir).expanduser()) if data.dir else None
+  where = str(plans.expanded(data.dir)) if data.dir else None
   try:
     with builders.quiet(sys.stderr):
       builder = tfds.builder(data.name, data_dir=where, file_format="array_record")
@@ -286,12 +299,12 @@ def _one_line(error: Exception) -> str:
 
 
 def _npz_splits(data: ConfigDict) -> dict[str, Callable[[], _Full]]:
-  path = Path(data.dir).expanduser()
-  if path.is_dir():
+  path = plans.expanded(data.dir)
+  if os.path.isdir(path):
     files = {name: path / f"{name}.npz" for name in ("train", "validation", "test")}
-    files = {name: file for name, file in files.items() if file.is_file()}
+    files = {name: file for name, file in files.items() if os.path.isfile(file)}
   else:
-    files = {"train": path} if path.is_file() else {}
+    files = {"train": path} if os.path.isfile(path) else {}
   if not data.dir or not files:
     raise UserError(
       f"data.dir={data.dir!r} is neither a .npz file nor a folder with train.npz (validation.npz, test.npz); "
@@ -306,11 +319,19 @@ def _npz_split(path: Path) -> _Full:
     with open(path, "rb") as opened:  # np.load leaves a damaged file open that it opened itself
       if opened.read(2) != b"PK":
         raise UserError(f"{path} is no .npz file; save one with numpy.savez(path, image=...)")
+      with zipfile.ZipFile(opened) as archive:
+        plans.check_memory(path, sum(member.file_size for member in archive.infolist()))
       opened.seek(0)
       file = np.load(opened, allow_pickle=False)
       arrays = {key: file[key] for key in ("image", "label") if key in file.files}
       keys = ", ".join(file.files) or "nothing"
-  except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+  except UserError:
+    raise
+  except MemoryError as error:
+    raise UserError(
+      f"{path}: its arrays do not fit into memory; make it smaller, or use images in a folder"
+    ) from error
+  except Exception as error:  # whatever zipfile and numpy raise on a damaged file
     raise UserError(
       f"{path}: cannot be read as .npz ({_one_line(error)}); save it with numpy.savez"
     ) from error
@@ -325,6 +346,8 @@ def _npz_split(path: Path) -> _Full:
     raise UserError(
       f"{path}: 'label' is {label.dtype} {list(label.shape)}; it must be integers [{len(image)}]"
     )
+  if label is not None and (label.min() < -(2**31) or label.max() >= 2**31):
+    raise UserError(f"{path}: 'label' is from {label.min()} to {label.max()}; labels must be 32-bit integers")
 
   def read(indices: Sequence[int]) -> list[Record]:
     return [{"image": image[i]} if label is None else {"image": image[i], "label": label[i]} for i in indices]
