@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from vae_jax import cli
+from vae_jax.errors import printable
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     output = args.output or args.folder / "restored"
     report = evaluation.restore_photographs(model, args.input, output, **how)
     for path in report.written:
-      print(f"wrote {path}")
+      print(f"wrote {printable(str(path))}")
     for line in report.remarks():
       print(line)
     report.check()
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     picture = evaluation.interpolations(model, ends, args.method)
   output = args.output or args.folder / f"{args.mode}.png"
   pictures.save_png(output, picture)
-  print(f"wrote {output}")
+  print(f"wrote {printable(str(output))}")
 
 
 if __name__ == "__main__":

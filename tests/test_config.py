@@ -176,7 +176,7 @@ def test_what_describe_shows_can_be_given_as_overrides(data):
     (["data.degrade.name=snow"], "data.degrade.name=snow must be identity"),
     (["data.degrade.sigma=-0.1"], "data.degrade.sigma=-0.1 must be >= 0"),
     (["data.degrade.sigma_max=0.05"], "data.degrade.sigma_max=0.05 must be 0 or >= sigma=0.1"),
-    (["data.degrade.peak=0"], "data.degrade.peak=0.0 must be > 0"),
+    (["data.degrade.peak=0"], "data.degrade.peak=0.0 must be >= 1e-06 and <= 1000000"),
     (["data.degrade.factor=1"], "data.degrade.factor=1 must be >= 2"),
     (["data.degrade.blur=-1"], "data.degrade.blur=-1.0 must be >= 0"),
     (["model.name=gan"], "model.name=gan must be mlp_vae | conv_vae"),
@@ -333,7 +333,29 @@ BASE = "from vae_jax.config import base_config\ndef get_config():\n  config = ba
     ("\nimport no_such_module\n", "some.py:2: ModuleNotFoundError: No module named 'no_such_module'"),
     ("def get_config():\n  return 1 / 0\n", "some.py:2: ZeroDivisionError"),
     ("raise SystemExit(0)\n", "some.py:1: SystemExit"),
-    (BASE + "  config.training.stepss = 3\n  return config\n", 'some.py:4: AttributeError: \'Key "stepss"'),
+    (
+      BASE + "  config.training.stepss = 3\n  return config\n",
+      "some.py:4: there is no config key 'stepss' here; did you mean 'training.steps'",
+    ),
+    (
+      BASE + "  config.trainning.steps = 3\n  return config\n",
+      "some.py:4: there is no config key 'trainning' here; did you mean 'training' or 'data.train'?",
+    ),
+    (
+      BASE + "  config['data'].update({'degrade': {'sgima': 3}})\n  return config\n",
+      "there is no config key 'sgima' here; did you mean 'data.degrade.sigma' or 'model.sigma'",
+    ),
+    (
+      BASE + "  config.zzz = 3\n  return config\n",
+      "no config key 'zzz' here; train.py --help lists all keys",
+    ),
+    (BASE + "  del config.training.steps\n  return config\n", "some.py:4: AttributeError"),
+    (BASE + "  config.training.steps = 10**5000\n  return config\n", "training.steps=<int> must be a 31-bit"),
+    (
+      BASE + "  config.model.hidden = ((1, 2), 3)\n  return config\n",
+      "model.hidden=((1, 2), 3) must be integers",
+    ),
+    (BASE + "  return config.data\n", "some.py: unknown config key"),
     (BASE + "  config.training.steps = 3.5\n  return config\n", "some.py:4: TypeError"),
     (BASE + "  config.training.steps = True\n  return config\n", "some.py: training.steps=True must be"),
     (

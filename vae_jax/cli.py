@@ -6,7 +6,10 @@ Light at import: JAX is not needed to print help or to refuse a flag.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import errno
+import io
 import json
 import math
 import os
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vae_jax import config as configs
-from vae_jax.errors import UserError, nearest
+from vae_jax.errors import UserError, nearest, printable
 
 MODES = {
   "score": "ELBO, IWAE bound, PSNR, SSIM of a split, into metrics.json, with pictures",
@@ -30,6 +33,11 @@ MODES = {
 METHODS = ("spherical", "linear")
 DEFAULT_CONFIG = Path("configs/mnist_vae.py")
 RUNS = Path("runs")
+# Of pictures, whether or not we write them: an --output that ends like one of these was meant to be a file.
+IMAGE_SUFFIXES = (
+  ".png .jpg .jpeg .webp .tif .tiff .bmp .gif .ppm .pgm .avif .heic .heif .jp2 .jxl .exr .hdr .tga .psd .dng .raw "
+  ".cr2 .nef .arw .svg .pdf .ico"
+)
 
 
 def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,15 +48,19 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """
   parser = _Parser("train.py", "Train a VAE in a workdir, or continue the run that is there.")
   add = parser.add_argument
-  add("--config", metavar="FILE", help=f"Python file with get_config() (default {DEFAULT_CONFIG})")
-  add("--workdir", metavar="DIR", help="folder of the run (default runs/<name of the config file>)")
+  add(
+    "--config", type=_path, metavar="FILE", help=f"Python file with get_config() (default {DEFAULT_CONFIG})"
+  )
+  add(
+    "--workdir", type=_path, metavar="DIR", help="folder of the run (default runs/<name of the config file>)"
+  )
   add(
     "--coordinator",
     metavar="HOST:PORT",
     help="several processes: where process 0 listens; auto: JAX asks the cluster. SLURM and TPU pods need no flag",
   )
-  add("--processes", type=int, metavar="N", help="how many processes share the run")
-  add("--process", type=int, metavar="I", help="which of them this is, from 0")
+  add("--processes", type=_number(int, 1), metavar="N", help="how many processes share the run")
+  add("--process", type=_number(int, 0), metavar="I", help="which of them this is, from 0")
   parser.epilog = "Any key of the config: --config.KEY=VALUE or --config.KEY VALUE."
   overrides, rest = _split_overrides(sys.argv[1:] if argv is None else argv)
   args = parser.parse(rest, [f"--config.{key}" for key in configs.KEYS])
@@ -56,7 +68,9 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
   config = configs.apply_overrides(configs.load_config_file(path), overrides)
   if args.help:
     keys = configs.describe(config, configs.base_config())
-    _print_and_exit(f"{parser.format_help()}\nThe keys and their values in {path}:\n\n{keys}\n")
+    _print_and_exit(
+      f"{parser.format_help()}\nThe keys and their values in {configs.show(str(path))}:\n\n{keys}\n"
+    )
   configs.validate(config)
   workdir = RUNS / path.stem if args.workdir is None else Path(args.workdir)
   _check_folder(workdir)
@@ -89,16 +103,27 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.epilog = _examples()
   add = parser.add_argument
-  add("--workdir", metavar="DIR", help="folder of the run (this or --pretrained)")
+  add("--workdir", type=_path, metavar="DIR", help="folder of the run (this or --pretrained)")
   add("--pretrained", metavar="NAME", help="a model of the folder pretrained/, in place of a run")
   add("--mode", default="score", choices=MODES, help="what to do, see below (default score)")
-  add("--input", nargs="+", metavar="PATH", help="your image files or folders; benchmark: one folder")
+  add(
+    "--input",
+    type=_path,
+    nargs="+",
+    metavar="PATH",
+    help="your image files or folders; benchmark: one folder",
+  )
   add(
     "--output",
+    type=_path,
     metavar="PATH",
     help="where to, a folder or file (default DIR/evaluation/..., or evaluation/NAME/... of a pretrained model)",
   )
-  add("--num", type=_number(int, 1), help="samples, reconstructions, pairs; benchmark: only the first images")
+  add(
+    "--num",
+    type=_number(int, 1, configs.MOST_PICTURES),
+    help="samples, reconstructions, pairs; benchmark: only the first images",
+  )
   add(
     "--samples",
     type=_number(int, 0),
@@ -108,7 +133,7 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--split", help="images to score or show, as in 'train[:100]' (default data.test)")
   add("--batch_size", type=_number(int, 1), help="images per batch (default evaluation.batch_size)")
   add("--checkpoint", type=_checkpoint, default="newest", help="newest, best or a step (default newest)")
-  add("--data_dir", metavar="DIR", help="where the data lie now, in place of the run's data.dir")
+  add("--data_dir", type=_path, metavar="DIR", help="where the data lie now, in place of the run's data.dir")
   add("--temperature", type=_number(float, 0), help="sample: scales the prior's deviation (1)")
   add("--method", choices=METHODS, help="interpolate: path between latents (spherical)")
   add(
@@ -137,7 +162,7 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     raise UserError(f"--mode {args.mode} needs --input: your image files or folders")
   for item in args.input or ():
     if not Path(item).exists():
-      raise UserError(f"--input {item} does not exist; give image files or folders")
+      raise UserError(f"--input {configs.show(item)} does not exist; give image files or folders")
   if args.mode == "benchmark" and (len(args.input) > 1 or not Path(args.input[0]).is_dir()):
     raise UserError(f"--input {' '.join(args.input)}: --mode benchmark takes one folder of clean images")
   suffix = {"restore": "", "export": "", "benchmark": ".json"}.get(args.mode, ".png")
@@ -146,6 +171,8 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
   )
   if suffix and wrong:
     raise UserError(f"--output {args.output!r} must be the name of a {suffix} file")
+  if args.mode == "restore" and args.output is not None and _is_dotted_folder(args.output):
+    args.output = os.path.join(args.output, "")  # the "/" at its end says so
   args.input = None if args.input is None else [Path(item) for item in args.input]
   defaults = args.config.evaluation
   if args.mode != "benchmark":
@@ -196,7 +223,7 @@ def _check_model(args: argparse.Namespace) -> None:
     known = pretrained.names()
     if args.pretrained not in known:
       raise UserError(
-        f"--pretrained {args.pretrained} is unknown{nearest(args.pretrained, known, what='models')}"
+        f"--pretrained {configs.show(args.pretrained)} is unknown{nearest(args.pretrained, known, what='models')}"
       )
     args.model, args.folder = pretrained.FOLDER / args.pretrained, Path("evaluation") / args.pretrained
   else:
@@ -209,18 +236,33 @@ def _check_model(args: argparse.Namespace) -> None:
     return
   path = args.model / "config.json"
   if not path.is_file():
-    raise UserError(f"--workdir {args.model} is no run, it has no config.json{_runs()}")
-  args.config = configs.from_json(path.read_text(errors="replace"), str(path))
+    raise UserError(f"--workdir {configs.show(args.workdir)} is no run, it has no config.json{_runs()}")
+  try:
+    text = path.read_text(errors="replace")
+  except OSError as error:
+    raise UserError(
+      f"{path}: cannot be read ({error.strerror}); restore it or use another workdir"
+    ) from error
+  args.config = configs.from_json(text, str(path))
 
 
 def run(main: Callable[[], Any]) -> None:
-  """Calls `main`. A UserError becomes one line on standard error and status 2, an interrupt one line and 130, or the
-  `status` that it has. Any other exception is a bug, and keeps its traceback.
+  """Calls `main`. A UserError, or output to a full disk, becomes one line on standard error and status 2, an interrupt
+  one line and 130, or the `status` that it has. Any other exception is a bug, and keeps its traceback.
   """
+  if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    # The name of a file may be no text; it is printed all the same.
+    sys.stdout.reconfigure(errors="backslashreplace")
   try:
     main()
   except UserError as error:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    print("error:", one_line(error), file=sys.stderr)
+    sys.exit(2)
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    with contextlib.suppress(OSError):
+      print(f"error: {one_line(error)}; make room", file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt as stop:
     print(str(stop) or "interrupted", file=sys.stderr, flush=True)
@@ -228,6 +270,11 @@ def run(main: Callable[[], Any]) -> None:
     os._exit(
       getattr(stop, "status", 130)
     )  # an orderly exit while XLA computes can end in a segmentation fault
+
+
+def one_line(error: object) -> str:
+  """An error's text without line breaks, and with what a terminal would obey (escape sequences) spelt out."""
+  return printable(" ".join(str(error).split()))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -294,7 +341,9 @@ def _default_config() -> Path:
 def _check_folder(folder: Path) -> None:
   for path in (folder, *folder.parents):
     if path.exists() and not path.is_dir():
-      raise UserError(f"--workdir {str(folder)!r} cannot be made: {path} is a file; name another folder")
+      raise UserError(
+        f"--workdir {str(folder)!r} cannot be made: {configs.show(str(path))} is a file; name another folder"
+      )
 
 
 def _runs() -> str:
@@ -303,17 +352,42 @@ def _runs() -> str:
   return f"; runs here: {', '.join(found)}" if found else "; train.py makes one, there is none under runs/"
 
 
-def _number(kind: type, least: int) -> Callable[[str], Any]:
-  """An argparse type: a number of type `kind`, at least `least` and below 2**31."""
+def _path(text: str) -> str:
+  """An argparse type: a path that may be there or not, but that the system takes, names below it included."""
+  try:
+    os.lstat(os.path.join(text, "_" * 64))
+  except (FileNotFoundError, NotADirectoryError):
+    pass
+  except OSError as error:
+    raise argparse.ArgumentTypeError(f"{_cut(text)} cannot be used ({error.strerror})") from error
+  except ValueError as error:  # NUL, or what no file name can be encoded to
+    raise argparse.ArgumentTypeError(f"{_cut(text)} is no name of a file or folder") from error
+  if not text:
+    raise argparse.ArgumentTypeError("'' is no name of a file or folder")
+  return text
+
+
+def _cut(text: str) -> str:
+  return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def _is_dotted_folder(output: str) -> bool:
+  """Whether a name with a suffix, such as outdir.v2, is a folder's: no format of images has a suffix like it."""
+  suffix = Path(output).suffix.lower()
+  return bool(suffix) and not difflib.get_close_matches(suffix, IMAGE_SUFFIXES.split(), n=1, cutoff=0.75)
+
+
+def _number(kind: type, least: int, most: int = 2**31 - 1) -> Callable[[str], Any]:
+  """An argparse type: a number of type `kind`, at least `least` and at most `most`."""
 
   def parse(text: str) -> Any:
     try:
       value = kind(text)
     except ValueError:
       value = math.nan
-    if not least <= value < 2**31:
+    if not least <= value <= most:
       what = "an integer" if kind is int else "a number"
-      raise argparse.ArgumentTypeError(f"{text!r} must be {what} >= {least}")
+      raise argparse.ArgumentTypeError(f"{_cut(text)} must be {what} >= {least} and <= {most}")
     return value
 
   return parse
@@ -322,6 +396,7 @@ def _number(kind: type, least: int) -> Callable[[str], Any]:
 def _checkpoint(text: str) -> str | int:
   if text in ("newest", "best"):
     return text
-  if not text.isdecimal():
-    raise argparse.ArgumentTypeError(f"{text!r} must be newest, best or a step")
-  return int(text)
+  try:
+    return _number(int, 0)(text)
+  except argparse.ArgumentTypeError:
+    raise argparse.ArgumentTypeError(f"{_cut(text)} must be newest, best or a step") from None

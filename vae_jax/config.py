@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import shutil
 import textwrap
 import traceback
@@ -41,14 +42,30 @@ def one_of(*choices: Any) -> Rule:
   return Rule(" | ".join(map(str, choices)), lambda v: v in choices)
 
 
+def between(least: float, most: float) -> Rule:
+  return Rule(f">= {least:g} and <= {most}", lambda v: least <= v <= most)
+
+
+def counted(most: int) -> Rule:
+  """A number of things that are held in memory or built one by one: what is above `most` would end in neither."""
+  return Rule(f"> 0 and <= {most}", lambda v: 0 < v <= most)
+
+
+WIDEST, DEEPEST, LONGEST_SIDE, MOST_PICTURES = 2**16, 16, 2**12, 2**16
+
 ABOVE_0 = Rule("> 0", lambda v: v > 0)
 MIN_0 = Rule(">= 0", lambda v: v >= 0)
-MIN_2 = Rule(">= 2", lambda v: v >= 2)
 BELOW_1 = Rule(">= 0 and < 1", lambda v: 0 <= v < 1)
-UP_TO_1 = Rule(">= 0 and <= 1", lambda v: 0 <= v <= 1)
 NAME = Rule("not empty", lambda v: bool(v.strip()))
-WIDTHS = Rule("one or more widths > 0", lambda v: len(v) > 0 and min(v) > 0)
-SIZE = Rule("0,0 or height,width > 0", lambda v: len(v) == 2 and (v == (0, 0) or min(v) > 0))
+NAMES = Rule("comma-separated names", lambda v: bool(words(v)))
+WIDTHS = Rule(
+  f"one or more widths > 0, at most {DEEPEST} of at most {WIDEST}",
+  lambda v: 0 < len(v) <= DEEPEST and min(v) > 0 and max(v) <= WIDEST,
+)
+SIZE = Rule(
+  f"0,0 or height,width > 0 and <= {LONGEST_SIDE}",
+  lambda v: len(v) == 2 and (v == (0, 0) or (min(v) > 0 and max(v) <= LONGEST_SIDE)),
+)
 BINARIZE = one_of("none", "dynamic", "threshold")
 DEGRADATIONS = one_of("identity", "gaussian_noise", "poisson_gaussian", "blur_down", "bicubic_down")
 LIKELIHOODS = one_of("bernoulli", "gaussian", "laplace", "logistic_mixture")
@@ -86,17 +103,27 @@ KEYS: dict[str, Key] = {
   "data.binarize": Key("none", "dynamic: Bernoulli(value) at each use; threshold: value > 0.5", BINARIZE),
   "data.dequantize": Key(False, "add uniform noise within a grey level, for continuous likelihoods"),
   "data.resident_mb": Key(1024, "up to this size in uint8, data are decoded once and kept on device", MIN_0),
-  "data.workers": Key(2, "threads that decode images of larger data sets", ABOVE_0),
+  "data.workers": Key(2, "threads that decode images of larger data sets", counted(1024)),
   "data.max_bad": Key(10, "images that may fail to decode (named, skipped) before the run is refused", MIN_0),
   "data.degrade.name": Key("identity", "what the encoder sees in place of the clean image", DEGRADATIONS),
-  "data.degrade.sigma": Key(0.1, "gaussian_noise, poisson_gaussian: std of the noise, for white = 1", MIN_0),
-  "data.degrade.sigma_max": Key(0.0, "gaussian_noise: sigma ~ U[sigma, sigma_max] per image; 0: off", MIN_0),
-  "data.degrade.peak": Key(30.0, "poisson_gaussian: expected photon count of a white pixel", ABOVE_0),
-  "data.degrade.factor": Key(2, "blur_down, bicubic_down: down-sampling factor", MIN_2),
-  "data.degrade.blur": Key(1.0, "blur_down: std of the Gaussian blur, in pixels of the clean image", MIN_0),
+  "data.degrade.sigma": Key(
+    0.1, "gaussian_noise, poisson_gaussian: std of the noise, for white = 1", between(0, 100)
+  ),
+  "data.degrade.sigma_max": Key(
+    0.0, "gaussian_noise: sigma ~ U[sigma, sigma_max] per image; 0: off", between(0, 100)
+  ),
+  "data.degrade.peak": Key(
+    30.0, "poisson_gaussian: expected photon count of a white pixel", between(1e-6, 10**6)
+  ),
+  "data.degrade.factor": Key(2, "blur_down, bicubic_down: down-sampling factor", between(2, 64)),
+  "data.degrade.blur": Key(
+    1.0, "blur_down: std of the Gaussian blur, in pixels of the clean image", between(0, 100)
+  ),
   "model.name": Key("mlp_vae", "family", one_of(*FAMILIES)),
   "model.latent_dim": Key(
-    16, "size of the latent vector; of maps: at each position (restoration_vae: 0 for none)", MIN_0
+    16,
+    "size of the latent vector; of maps: at each position (restoration_vae: 0 for none)",
+    between(0, WIDEST),
   ),
   "model.hidden": Key((512,), "mlp_vae: widths of the encoder's layers; the decoder mirrors them", WIDTHS),
   "model.channels": Key(
@@ -104,11 +131,15 @@ KEYS: dict[str, Key] = {
     "widths at 1/2, 1/4, ... (conv_vae), 1, 1/2, ... (restoration_vae) of the size; transformation_net: one",
     WIDTHS,
   ),
-  "model.blocks": Key(1, "residual blocks; conv_vae, restoration_vae: at each resolution", MIN_0),
+  "model.blocks": Key(1, "residual blocks; conv_vae, restoration_vae: at each resolution", between(0, 256)),
   "model.dense": Key(
-    256, "conv_vae: width of the layer between feature map and latents; 0: a map of latents", MIN_0
+    256,
+    "conv_vae: width of the layer between feature map and latents; 0: a map of latents",
+    between(0, WIDEST),
   ),
-  "model.unshuffle": Key(1, "restoration_vae: works at 1/this of the degraded image's resolution", ABOVE_0),
+  "model.unshuffle": Key(
+    1, "restoration_vae: works at 1/this of the degraded image's resolution", counted(16)
+  ),
   "model.remat": Key(
     False, "residual blocks are computed again in the backward pass: less memory, more time"
   ),
@@ -119,9 +150,9 @@ KEYS: dict[str, Key] = {
     "gaussian, laplace: one scale; restoration_vae: in units of its spread; optimal: Rybkin et al. 2021, gaussian",
     SIGMA,
   ),
-  "model.mixtures": Key(10, "logistic_mixture: number of components", ABOVE_0),
+  "model.mixtures": Key(10, "logistic_mixture: number of components", counted(1000)),
   "objective.name": Key("elbo", "evidence bound, or that of Burda et al. 2016", one_of("elbo", "iwae")),
-  "objective.samples": Key(1, "posterior samples per image; K of iwae", ABOVE_0),
+  "objective.samples": Key(1, "posterior samples per image; K of iwae", counted(10**5)),
   "objective.beta": Key(1.0, "weight of the rate (KL, nats); 1 is the evidence bound", MIN_0),
   "objective.beta_schedule": Key("constant", "linear, cyclical: ramp from 0 to beta", BETA_SCHEDULES),
   "objective.beta_steps": Key(0, "length of the linear ramp, or of a cycle (its first half: ramp)", MIN_0),
@@ -136,7 +167,7 @@ KEYS: dict[str, Key] = {
   "objective.total_variation": Key(0.0, "weight of the reconstruction's total variation, summed", MIN_0),
   "objective.perceptual.weight": Key(0.0, "weight of the perceptual loss; 0: off", MIN_0),
   "objective.perceptual.network": Key("vgg16", "frozen feature network", NETWORKS),
-  "objective.perceptual.layers": Key("relu3_3", "its layers to compare, comma-separated", NAME),
+  "objective.perceptual.layers": Key("relu3_3", "its layers to compare, comma-separated", NAMES),
   "objective.perceptual.layer_weights": Key("", "one number a layer, comma-separated; '': 1 each", NUMBERS),
   "objective.perceptual.distance": Key(
     "squared", "mean squared or absolute difference, or LPIPS (its own layers)", DISTANCES
@@ -156,7 +187,7 @@ KEYS: dict[str, Key] = {
   "objective.style.layers": Key(
     "relu1_2,relu2_2,relu3_3,relu4_3",
     "layers of objective.perceptual.network whose Gram matrices to match",
-    NAME,
+    NAMES,
   ),
   "objective.adversarial.weight": Key(
     0.0, "weight of the adversarial term, times the adaptive weight (Esser et al. 2021, eq. 7); 0: off", MIN_0
@@ -170,12 +201,12 @@ KEYS: dict[str, Key] = {
   "objective.adversarial.learning_rate": Key(2e-4, "of the discriminator", ABOVE_0),
   "objective.adversarial.max_weight": Key(1e6, "most that the adaptive weight may be", ABOVE_0),
   "training.steps": Key(2000, "optimiser steps", ABOVE_0),
-  "training.batch_size": Key(128, "global batch size", ABOVE_0),
+  "training.batch_size": Key(128, "global batch size", counted(2**20)),
   "training.init_from": Key(
     "", "workdir of a run of the same model whose parameters to start from; '': fresh"
   ),
   "training.seed": Key(0, "seed of initialisation, data order and noise", MIN_0),
-  "training.steps_per_call": Key(50, "most optimiser steps per dispatch; hides transfers", ABOVE_0),
+  "training.steps_per_call": Key(50, "most optimiser steps per dispatch; hides transfers", counted(10**5)),
   "training.log_every": Key(100, "steps between rows of metrics.jsonl", ABOVE_0),
   "training.eval_every": Key(1000, "steps between validation scores and picture grids", ABOVE_0),
   "training.checkpoint_every": Key(1000, "steps between checkpoints", ABOVE_0),
@@ -183,23 +214,25 @@ KEYS: dict[str, Key] = {
     "jit", "jit: one program over all devices; pmap: one program a device", one_of("jit", "pmap")
   ),
   "training.fsdp": Key(False, "jit: each device keeps a part of the parameters and the optimiser's state"),
-  "training.accumulate": Key(1, "parts of a batch that go through the model one after the other", ABOVE_0),
+  "training.accumulate": Key(
+    1, "parts of a batch that go through the model one after the other", counted(1024)
+  ),
   "training.dtype": Key("float32", "type of computation, not of parameters", one_of("float32", "bfloat16")),
   "training.optimizer": Key(
     "adam", "muon: orthogonalised momentum; for large batches", one_of("adam", "muon")
   ),
   "training.learning_rate": Key(1e-3, "peak learning rate", ABOVE_0),
   "training.warmup_steps": Key(100, "steps of linear warm-up, before the cosine decay", MIN_0),
-  "training.final_learning_rate": Key(0.0, "that of the last step, as a fraction of the peak", UP_TO_1),
+  "training.final_learning_rate": Key(0.0, "that of the last step, as a fraction of the peak", between(0, 1)),
   "training.adam_eps": Key(1e-8, "epsilon of Adam", ABOVE_0),
   "training.weight_decay": Key(0.0, "decoupled weight decay", MIN_0),
   "training.clip_norm": Key(0.0, "clip gradients to this global norm; 0: off", MIN_0),
   "training.ema_decay": Key(0.999, "of the averaged parameters, which are scored; 0: off", BELOW_1),
   "training.max_skipped": Key(20, "non-finite steps in a row (all skipped) before the run aborts", ABOVE_0),
   "training.keep": Key(2, "newest checkpoints to keep, beside the best one", ABOVE_0),
-  "evaluation.batch_size": Key(256, "images per evaluation batch", ABOVE_0),
+  "evaluation.batch_size": Key(256, "images per evaluation batch", counted(2**20)),
   "evaluation.samples": Key(100, "K of the IWAE bound that evaluate.py computes", ABOVE_0),
-  "evaluation.pictures": Key(64, "images in a picture grid", ABOVE_0),
+  "evaluation.pictures": Key(64, "images in a picture grid", counted(MOST_PICTURES)),
   "evaluation.lpips": Key(
     "none", "score reconstructions by LPIPS too", one_of("none", "alexnet", "vgg16", "squeezenet")
   ),
@@ -226,7 +259,7 @@ def load_config_file(path: str | Path) -> ConfigDict:
   Raises UserError: the file is missing, does not run, has no `get_config()`, or returns something else.
   """
   path = Path(path)
-  if not path.is_file():
+  if not _is_file(path):
     files = sorted({*path.parent.glob("*.py"), *Path("configs").glob("*.py")})
     hint = nearest(str(path), files, what="files") if files else "; give one with --config"
     raise UserError(f"there is no config file {str(path)!r}{hint}")
@@ -237,16 +270,23 @@ def load_config_file(path: str | Path) -> ConfigDict:
     if not callable(get_config):
       raise UserError(f"{path} has no function get_config(); write one that returns a changed base_config()")
     config = get_config()
+    if not isinstance(config, ConfigDict):
+      raise UserError(
+        f"{path}: get_config() returned {type(config).__name__}; return a changed base_config()"
+      )
+    return _config(_values(config, f"{path}: "))
   except UserError:
     raise
   except (Exception, SystemExit) as error:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    where = f"{path}:{frames[-1].lineno}" if frames else str(path)
-    message = " ".join(str(error).split(" Other fields present")[0].split())  # ConfigDict would list them all
-    raise UserError(f"{where}: {type(error).__name__}: {textwrap.shorten(message, 200)}; mend it") from error
-  if not isinstance(config, ConfigDict):
-    raise UserError(f"{path}: get_config() returned {type(config).__name__}; return a changed base_config()")
-  return _config(_values(config, f"{path}: "))
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f"{path}:{lines[-1]}" if lines else str(path)
+    message = _brief(" ".join(str(error).split()), 200)
+    asked_for = _MISSING.match(message) if frames and "ml_collections" in frames[-1].filename else None
+    fault = (
+      _misspelt(asked_for[1] or asked_for[2]) if asked_for else f"{type(error).__name__}: {message}; mend it"
+    )
+    raise UserError(f"{where}: {fault}") from error
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
@@ -274,16 +314,20 @@ def validate(config: ConfigDict, where: str = "") -> None:
 
 
 def _faults(config: ConfigDict) -> Iterator[str]:
-  for key, value in _values(config).items():
+  values = _values(config)
+  config = _config(values)  # whole, and of the right types
+  for key, value in values.items():
     rule = KEYS[key].rule
     if rule and not rule.holds(value):
-      yield f"{key}={show(value)} must be {rule.words}"
+      yield f"{key}={_brief(show(value))} must be {rule.words}"
+    if isinstance(value, str) and "\0" in value:
+      yield f"{key}={_brief(show(value))} must be text without NUL"
   data, degrade, objective = config.data, config.data.degrade, config.objective
   likelihood = config.model.likelihood
   if data.name in ("idx", "folder", "paired_folder", "npz") and not data.dir:
     yield f"data.name={data.name} needs data.dir; set it to the place of the data"
   if data.name == "paired_folder" and data.low == data.high:
-    yield f"data.low={data.low} and data.high={data.high} must be two folders; change one"
+    yield f"data.low={show(data.low)} and data.high={show(data.high)} must be two folders; change one"
   if data.dequantize and data.binarize != "none":
     yield f"data.dequantize=true contradicts data.binarize={data.binarize}; choose one"
   if data.dequantize and likelihood in ("bernoulli", "logistic_mixture"):
@@ -308,8 +352,8 @@ def _faults(config: ConfigDict) -> Iterator[str]:
   given, wanted = len(words(perceptual.layer_weights)), len(words(perceptual.layers))
   if perceptual.weight and perceptual.distance != "lpips" and given not in (0, wanted):
     yield (
-      f"objective.perceptual.layer_weights={perceptual.layer_weights} has {given} numbers for {wanted} layers "
-      f"({perceptual.layers}); give one a layer"
+      f"objective.perceptual.layer_weights={show(perceptual.layer_weights)} has {given} numbers for {wanted} layers "
+      f"({show(perceptual.layers)}); give one for each of objective.perceptual.layers"
     )
   if perceptual.weight and perceptual.distance == "lpips" and perceptual.network not in LPIPS_NETWORKS:
     yield (
@@ -334,11 +378,6 @@ def _faults(config: ConfigDict) -> Iterator[str]:
     yield (
       f"training.accumulate={t.accumulate} must be 1 with an adversarial term, whose weight is one of the whole batch"
     )
-  if config.training.checkpoint_every % config.training.log_every:
-    yield (
-      f"training.checkpoint_every={config.training.checkpoint_every} must be a multiple of "
-      f"training.log_every={config.training.log_every}, so that a resumed run logs the same rows"
-    )
   for name in ("beta", "beta_schedule", "free_bits", "alpha") if objective.name == "iwae" else ():
     default = KEYS[f"objective.{name}"].default
     if objective[name] != default:
@@ -351,17 +390,56 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str, where: str = "config.json") -> ConfigDict:
-  """The validated config of `to_json`; a key that the text lacks gets its default.
+  """The validated config of `to_json`; a key that the text lacks gets its default. The text may be a stranger's.
 
   Raises UserError, beginning with `where`: not JSON, a key of a newer version, a wrong value.
   """
   try:
-    tree = json.loads(text)
-  except (ValueError, RecursionError) as error:
-    raise UserError(f"{where} is not valid JSON ({error}); restore it or use another workdir") from None
+    tree = parse_json(text)
+  except ValueError as error:
+    raise UserError(
+      f"{where} is not valid JSON ({_brief(str(error), 200)}); restore it or use another workdir"
+    ) from None
   config = _config(_values(tree, f"{where}: "))
   validate(config, f"{where}: ")
   return config
+
+
+MAX_JSON, MAX_NESTED = 2**20, 20  # a config has some 6,000 characters and nests 3 deep
+
+
+def parse_json(text: str | bytes) -> Any:
+  """What a short JSON text of unknown origin holds. Raises ValueError, with one line, for any other.
+
+  Python's parser would take a key twice in one object (the last one wins), and brackets until the stack ends. It takes
+  NaN and infinity too, and so does this: who asked for a number says where.
+  """
+  if len(text) > MAX_JSON:
+    raise ValueError(f"of {len(text)} characters, at most {MAX_JSON} are read")
+  try:
+    tree = json.loads(text, object_pairs_hook=_object)
+  except RecursionError:
+    raise ValueError("nested without end") from None
+  level = [tree]
+  for _ in range(MAX_NESTED):
+    level = [
+      inner
+      for node in level
+      if isinstance(node, (dict, list))
+      for inner in (node.values() if isinstance(node, dict) else node)
+    ]
+    if not level:
+      return tree
+  raise ValueError(f"nested more than {MAX_NESTED} deep")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found: dict[str, Any] = {}
+  for name, value in pairs:
+    if name in found:
+      raise ValueError(f"{_represented(name)} is there twice")
+    found[name] = value
+  return found
 
 
 def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
@@ -396,7 +474,10 @@ def show(value: Any) -> str:
   """A value as an override writes it."""
   if isinstance(value, tuple):
     return ",".join(map(str, value)) or "()"
-  return str(value).lower() if isinstance(value, bool) else str(value) or "''"
+  text = str(value)
+  if isinstance(value, str):
+    return text if text and text.isprintable() else repr(text)  # a newline would make two lines of one
+  return text.lower() if isinstance(value, bool) else text
 
 
 def _config(values: Mapping[str, Any]) -> ConfigDict:
@@ -440,12 +521,13 @@ def _typed(key: str, value: Any, where: str = "") -> Any:
   kind = type(default)
   typed: Any = tuple(value) if isinstance(value, list) else value
   numbers = typed if isinstance(typed, tuple) else (typed,) if kind in (int, float) else ()
-  fits = all(type(n) in (int, kind) and abs(n) < 2**31 for n in numbers)
-  if fits and kind is float:
+  fits = all(type(n) in ((int, float) if kind is float else (int,)) and abs(n) < 2**31 for n in numbers)
+  if fits and kind is float and not isinstance(typed, tuple):
     typed = float(typed)  # from an int
   if not fits or type(typed) is not kind:
-    given = textwrap.shorten(repr(value), 80, placeholder="...")
-    raise UserError(f"{where}{key}={given} must be {_TYPES[kind]}; its default is {show(default)}")
+    raise UserError(
+      f"{where}{key}={_represented(value)} must be {_TYPES[kind]}; its default is {show(default)}"
+    )
   return typed
 
 
@@ -461,6 +543,43 @@ def _parse(kind: type, text: str) -> Any:
 
 
 def _unknown(key: str) -> str:
-  close = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.5)
+  close = difflib.get_close_matches(key[:80], KEYS, n=1, cutoff=0.5)
   hint = f"did you mean {close[0]!r}?" if close else "train.py --help lists all keys"
-  return f"unknown config key {key!r}; {hint}"
+  return f"unknown config key {_represented(key)}; {hint}"
+
+
+# How a ConfigDict complains of a key or section that it does not have, set or read.
+_MISSING = re.compile(r"""\W*Key "(\w+)" does not exist|\W*(\w+)(?:\W+n?Did you mean|\W*$)""")
+
+
+def _misspelt(name: str) -> str:
+  """A config file's word that is no key or section, and those that it may have meant."""
+  places: dict[str, list[str]] = {}  # of keys and sections by their last word
+  for key in KEYS:
+    parts = key.split(".")
+    for end in range(1, len(parts) + 1):
+      place = ".".join(parts[:end])
+      if place not in (known := places.setdefault(parts[end - 1], [])):
+        known.append(place)
+  close = [place for word in difflib.get_close_matches(name, places, n=2) for place in places[word]]
+  hint = f"did you mean {' or '.join(map(repr, close[:4]))}?" if close else "train.py --help lists all keys"
+  return f"there is no config key {name!r} here; {hint}"
+
+
+def _represented(value: Any) -> str:
+  try:
+    return _brief(repr(value))
+  except Exception:  # an integer of too many digits, lists in lists without end
+    return f"<{type(value).__name__}>"
+
+
+def _brief(text: str, most: int = 80) -> str:
+  return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _is_file(path: Path) -> bool:
+  """`path.is_file()`; False too where the name is longer than any file's, or where it may not be looked at."""
+  try:
+    return path.is_file()
+  except OSError:
+    return False

@@ -17,6 +17,7 @@ from vae_jax import losses
 from vae_jax.config import words
 from vae_jax.data.images import decode
 from vae_jax.errors import UserError, nearest
+from vae_jax.metrics.structure import LEAST_SIDE, WINDOW
 from vae_jax.perceptual import LPIPS, Extractor, load, load_lpips
 from vae_jax.types import Array, ArrayLike, VAEOutput
 
@@ -86,6 +87,7 @@ IMAGE_TERMS = {
   "ms_ssim": losses.ms_ssim_loss,
   "total_variation": lambda reconstruction, image: losses.total_variation(reconstruction),
 }
+LEAST_SIDES = {"ssim": WINDOW, "ms_ssim": LEAST_SIDE, "total_variation": 1}
 
 
 def apply_preset(config: ConfigDict, name: str) -> None:
@@ -207,6 +209,12 @@ def make_objective(config: ConfigDict) -> Objective:
       value = _perceptual(config.perceptual, perceptual, output.reconstruction, jnp.asarray(image))
       add("perceptual", config.perceptual.weight, value)
     for name, term in image_terms.items():
+      height, width = output.reconstruction.shape[1:3]
+      if min(height, width) < LEAST_SIDES[name]:
+        raise UserError(
+          f"objective.{name}={config[name]} needs sides of at least {LEAST_SIDES[name]} pixels, and images have "
+          f"{height} x {width}; set it to 0, or give a larger data.size"
+        )
       add(name, config[name], term(output.reconstruction, jnp.asarray(image)))
     return loss, parts
 

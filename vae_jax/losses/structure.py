@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from vae_jax.distributions import absolute, safe_sqrt
 from vae_jax.errors import UserError, nearest
+from vae_jax.metrics.colour import float_image
 from vae_jax.metrics.structure import ms_ssim, ssim
 from vae_jax.types import Array, ArrayLike
 
@@ -37,14 +38,14 @@ def total_variation(image: ArrayLike, kind: Literal["isotropic", "anisotropic"] 
 
   With forward differences down and across, 0 beyond the border (as in Chambolle 2004): "isotropic" sums
   sqrt(down^2 + across^2) (Rudin et al. 1992), "anisotropic" sums |down| + |across|. Channels are separate. Exact,
-  not smoothed: the gradient at a flat pixel is the subgradient 0. Raises ValueError for fewer than three axes,
-  UserError for another kind.
+  not smoothed: the gradient at a flat pixel is the subgradient 0. Raises ValueError for fewer than three axes and for
+  integers, UserError for another kind.
   """
   if jnp.ndim(image) < 3:
     raise ValueError(f"image of shape {jnp.shape(image)}; expected [..., h, w, c]")
   if kind not in KINDS:
     raise UserError(f"total_variation of kind {kind!r} is unknown{nearest(kind, KINDS, what='kinds')}")
-  image = jnp.asarray(image, jnp.float32)
+  image = float_image(image)
   down = jnp.diff(image, axis=-3, append=image[..., -1:, :, :])
   across = jnp.diff(image, axis=-2, append=image[..., -1:, :])
   if kind == "anisotropic":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from vae_jax.metrics.colour import luma
+from vae_jax.metrics.colour import float_image, luma
 from vae_jax.types import Array, ArrayLike
 
 MSE_FLOOR = 1e-10  # 100 dB
@@ -46,13 +46,15 @@ def psnr_y(prediction: ArrayLike, target: ArrayLike, crop: int = 0) -> Array:
 
 
 def image_pair(prediction: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
-  """Both in float32. Raises ValueError where they are not images, [..., h, w, c], of one shape."""
+  """Both in float32. Raises ValueError unless they are images of floats, [..., h, w, c], of one shape, with pixels."""
   if jnp.ndim(target) < 3 or jnp.shape(prediction) != jnp.shape(target):
     raise ValueError(
       f"prediction of shape {jnp.shape(prediction)} and target of shape {jnp.shape(target)} "
       "must be equal, [..., h, w, c]"
     )
-  return jnp.asarray(prediction, jnp.float32), jnp.asarray(target, jnp.float32)
+  if 0 in jnp.shape(target)[-3:]:
+    raise ValueError(f"images of shape {jnp.shape(target)} have no pixels")
+  return float_image(prediction), float_image(target)
 
 
 def shave(image: Array, crop: int, least: int = 1) -> Array:

@@ -2,7 +2,7 @@
 
 Both were published as formulas, and the programs in use fill their gaps differently, so scores compare only
 under one protocol; each function names its own. All take [..., h, w, 3] sRGB in [0, 1], give [...], round
-nothing, and raise ValueError for other channel counts and for images that are too small.
+nothing, and raise ValueError for other channel counts, for integers and for images that are too small.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.distributions import safe_sqrt
+from vae_jax.metrics.colour import float_image
 from vae_jax.types import Array, ArrayLike
 
 BLOCK = 8
@@ -51,8 +52,8 @@ def uicm(image: ArrayLike) -> Array:
   """
   red, green, blue = jnp.moveaxis(255.0 * _rgb(image), -1, 0)
   opponent = jnp.stack([red - green, (red + green) / 2.0 - blue], axis=-3)
-  values = opponent.reshape(*opponent.shape[:-2], -1)
-  pixels = values.shape[-1]
+  pixels = opponent.shape[-2] * opponent.shape[-1]
+  values = opponent.reshape(*opponent.shape[:-2], pixels)
   kept = jnp.sort(values, axis=-1)[..., -(-pixels // 10) : pixels - pixels // 10]
   mean = jnp.mean(kept, axis=-1, keepdims=True)
   variance = jnp.mean(jnp.square(values - mean), axis=-1)
@@ -94,7 +95,7 @@ def uiconm(image: ArrayLike) -> Array:
   top, bottom = _extremes(_luma(jnp.moveaxis(255.0 * _rgb(image, BLOCK), -1, 0)))
   total = top + bottom - top * bottom / PLIP
   contrast = PLIP * (top - bottom) / (PLIP - bottom) / jnp.where(total > 0.0, total, 1.0)
-  contrast = jnp.where(contrast > 0.0, contrast, 1.0)  # flat or black: as m = 1, 0
+  contrast = jnp.where(contrast <= 0.0, 1.0, contrast)  # flat or black: as m = 1, 0; a nan stays one
   entropy = -contrast * jnp.log(contrast)
   return -PLIP * jnp.expm1(jnp.mean(jnp.log1p(-entropy / PLIP), axis=(-2, -1)))
 
@@ -119,7 +120,7 @@ def uciqe(image: ArrayLike) -> Array:
   chroma = safe_sqrt(jnp.square(a) + jnp.square(b))
   radius = safe_sqrt(jnp.square(chroma) + jnp.square(lightness))
   saturation = jnp.where(radius > 0.0, chroma / jnp.where(radius > 0.0, radius, 1.0), 0.0)
-  pixels = lightness.reshape(*lightness.shape[:-2], -1)
+  pixels = lightness.reshape(*lightness.shape[:-2], lightness.shape[-2] * lightness.shape[-1])
   low, high = jnp.quantile(pixels, jnp.array([0.01, 0.99]), axis=-1)
   spread = safe_sqrt(jnp.var(chroma, axis=(-2, -1)))
   return 0.4680 * spread + 0.2745 * (high - low) + 0.2576 * jnp.mean(saturation, axis=(-2, -1))
@@ -136,7 +137,7 @@ def _rgb(image: ArrayLike, side: int = 1) -> Array:
       f"images of {shape[-3]} x {shape[-2]} are too small for this measure; it needs "
       + (f"{side} x {side}" if side > 1 else "2 pixels")
     )
-  return jnp.asarray(image, jnp.float32)
+  return float_image(image)
 
 
 def _luma(channels: Array) -> Array:

@@ -53,15 +53,33 @@ def _conv_vae(
   return VAE(encoder, decoder, likelihood, height * width * config.latent_dim)
 
 
+def _factor(shape: Shape, input_shape: Shape) -> int:
+  """The least whole number by which sides of `input_shape` were divided, rounding up, from those of `shape`."""
+  sides = list(zip(shape[:2], input_shape[:2], strict=True))
+  for factor in range(1, max(shape[:2]) + 1):
+    if all(-(-side // factor) == small for side, small in sides):
+      return factor
+  raise UserError(
+    f"degraded images of {input_shape[0]} x {input_shape[1]} for clean ones of {shape[0]} x {shape[1]}: "
+    "they must be smaller by one whole factor; give another data.size or data.degrade.factor"
+  )
+
+
 def _restoration_vae(
   config: ConfigDict, shape: Shape, input_shape: Shape, likelihood: Likelihood, kinds: dict[str, Any]
 ) -> RestorationVAE:
+  multiple, side = config.unshuffle * 2 ** (len(config.channels) - 1), max(input_shape[:2])
+  if multiple > 16 * side:
+    raise UserError(
+      f"model.channels={','.join(map(str, config.channels))} with model.unshuffle={config.unshuffle} would pad "
+      f"images of {input_shape[0]} x {input_shape[1]} to multiples of {multiple}; give fewer widths, or larger images"
+    )
   return RestorationVAE(
     channels=tuple(config.channels),
     blocks=config.blocks,
     latent_channels=tuple(max(c // 3, 8) for c in config.channels),
     latent_dim=config.latent_dim,
-    factor=-(-shape[0] // input_shape[0]),
+    factor=_factor(shape, input_shape),
     unshuffle=config.unshuffle,
     likelihood=likelihood,
     point_likelihood=make_likelihood(config.likelihood, shape[-1]),
@@ -78,7 +96,7 @@ def _transformation_net(
   return TransformationNet(
     channels=tuple(config.channels),
     blocks=config.blocks,
-    factor=-(-shape[0] // input_shape[0]),
+    factor=_factor(shape, input_shape),
     likelihood=likelihood,
     image_channels=shape[-1],
     activation=config.activation,
