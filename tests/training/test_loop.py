@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -261,6 +262,17 @@ def test_a_stopped_run_continues_bit_for_bit(run, data, tmp_path, monkeypatch, s
   assert_equal_runs(tmp_path, train(tiny(data), tmp_path), run)
 
 
+def test_a_checkpoint_between_two_rows_keeps_the_steps_since_the_first(data, tmp_path, monkeypatch):
+  config = tiny(data, "training.steps_per_call=1", "training.log_every=5", "training.eval_every=12")
+  with monkeypatch.context() as patch:
+    stop_at(patch, 5)
+    with pytest.raises(Stop):
+      train(config, tmp_path / "stopped")
+  assert Checkpoints(tmp_path / "stopped" / "checkpoints").steps() == [4]
+  train(config, tmp_path / "stopped"), train(config, tmp_path / "whole")
+  assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+
+
 def signal_at(monkeypatch, step, number):
   """Sends a signal, once, when this many steps are known to be done."""
   original, sent = Writers.progress, []
@@ -487,7 +499,7 @@ def test_a_run_of_bad_steps_is_given_up(data, tmp_path):
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
-def test_a_batch_that_is_not_a_number_is_given_up_before_any_checkpoint(data, tmp_path, monkeypatch):
+def test_a_batch_that_is_not_a_number_is_given_up_before_any_checkpoint(data, tmp_path, monkeypatch, capsys):
   def make_prepare(config, training):
     prepare = original(config, training)
 
@@ -502,10 +514,90 @@ def test_a_batch_that_is_not_a_number_is_given_up_before_any_checkpoint(data, tm
   config = tiny(data, "training.max_skipped=2")
   for _ in range(2):  # a second start finds a workdir without a checkpoint
     with pytest.raises(
-      UserError, match=r"for 2 steps in a row, up to step 2; the last checkpoint: none; lower"
+      UserError, match=r"for 2 steps in a row, up to step 2; the last checkpoint: none; their .*; lower"
     ):
       train(config, tmp_path)
     assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(2, None)]
+  bad = json.loads((tmp_path / "nonfinite.json").read_text())
+  assert bad == {
+    "split": "train",
+    "steps": [0, 1],
+    "index": order(0, 20, np.arange(16)).reshape(2, 8).tolist(),
+  }
+  assert "warning: loss or gradients were not finite: 2 steps skipped so far" in capsys.readouterr().err
+
+
+def test_a_checkpoint_keeps_a_bad_step_since_the_last_row(data, tmp_path, monkeypatch):
+  values = [{"loss": np.array([1.5, np.nan, 0.1], np.float32)}, {"loss": np.array([-np.inf], np.float32)}]
+  stored = json.loads(json.dumps(loop._packed(values), allow_nan=False))
+  np.testing.assert_array_equal(
+    loop._unpacked(stored)[0]["loss"], np.concatenate([v["loss"] for v in values])
+  )
+  assert loop._unpacked(loop._packed([])) == []
+  for bad in ({"loss": ["x"]}, ["loss"], {"loss": {}}):
+    with pytest.raises(UserError, match="holds no numbers; delete"):
+      loop._unpacked(bad)
+
+
+def test_a_workdir_that_lost_its_config_is_compared_by_its_checkpoint(run, data, tmp_path):
+  workdir = shutil.copytree(run[0], tmp_path / "copy")
+  (workdir / "config.json").unlink()
+  with pytest.raises(UserError, match=r"another config \(model.latent_dim differ\)"):
+    train(tiny(data, "model.latent_dim=4"), workdir)
+  assert same(train(tiny(data), workdir), run[1]) and (workdir / "config.json").exists()
+
+
+def test_a_single_bad_step_is_skipped_and_the_run_goes_on(data, tmp_path, monkeypatch, capsys):
+  def make_prepare(config, training):
+    prepare = original(config, training)
+
+    def spoiled(keys, batch):  # where image 7 is in the batch
+      bad = jnp.where((batch["index"] == 7).any(), jnp.nan, 1.0) if training else 1.0
+      batch = prepare(keys, batch)
+      return {**batch, "image": batch["image"] * bad}
+
+    return spoiled
+
+  original = loop.make_prepare
+  monkeypatch.setattr(loop, "make_prepare", make_prepare)
+  state = train(tiny(data), tmp_path)
+  times = int((order(0, 20, np.arange(8 * STEPS)).reshape(STEPS, 8) == 7).any(axis=1).sum())
+  assert 0 < times < STEPS and int(state.skipped) == times and int(state.step) == STEPS
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+  assert f"{times} steps skipped so far" in capsys.readouterr().err
+  assert not (tmp_path / "nonfinite.json").exists()
+
+
+def test_parameters_that_are_not_finite_never_replace_a_good_checkpoint(data, tmp_path, monkeypatch, capsys):
+  def compiled(call, placement, like):
+    good = original(call, placement, like)
+
+    def spoiling(state, *rest):
+      state, got = good(state, *rest)
+      spoiled = jax.tree.map(lambda x: x * jnp.where(state.step > 4, jnp.inf, 1.0), state.params)
+      return state._replace(params=spoiled) if hasattr(state, "_replace") else state.replace(
+        params=spoiled
+      ), got
+
+    return spoiling
+
+  original = loop.parallel.compile_train_call
+  monkeypatch.setattr(loop.parallel, "compile_train_call", compiled)
+  train(tiny(data), tmp_path)
+  assert Checkpoints(tmp_path / "checkpoints").steps() == [4]
+  assert "step 8 is not saved: its parameters are not finite" in capsys.readouterr().err
+
+
+def test_posterior_collapse_is_told_with_its_remedy(data, tmp_path, capsys):
+  ramp = ("objective.beta_schedule=linear", "objective.beta_steps=6")
+  train(tiny(data, "objective.beta=1000", "training.learning_rate=0.1", *ramp), tmp_path)
+  said = [line for line in capsys.readouterr().err.splitlines() if "collapse" in line]
+  assert len(said) == 1 and "at step 6: 0 of 3 latent units" in said[0] and "free_bits" in said[0]
+  model = build(base_config().model, (5, 4, 1))
+  quiet = base_config().objective
+  assert loop._collapse(model.units, model, 10, quiet) is None and loop._collapse(0, model, 10, quiet)
+  quiet.beta_steps = 11
+  assert loop._collapse(0, model, 10, quiet) is None  # the KL does not count yet
 
 
 # --- data ---

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
+import json
 import math
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax import metrics, pictures
-from vae_jax.config import differences, from_json, to_json, validate
+from vae_jax.config import to_json, validate
 from vae_jax.data import pipeline
 from vae_jax.data.degrade import degraded_shape
 from vae_jax.data.prepare import check_first_batch, make_prepare
@@ -26,36 +29,15 @@ from vae_jax.models import Model, Shape, build
 from vae_jax.objectives import load_perceptual, load_scoring_network, make_objective
 from vae_jax.saving import write_whole
 from vae_jax.training import parallel, state, steps
+from vae_jax.training import workdir as workdirs
 from vae_jax.training.adversarial import make_adversarial
 from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.stopping import Request, Stopped
 from vae_jax.training.writers import Writers
 from vae_jax.types import Batch, Params
 
-# What may differ between two starts of one run: where and how it runs, not what it computes.
-FREE_KEYS = (
-  "data.dir",
-  "data.resident_mb",
-  "data.workers",
-  "data.max_bad",
-  "training.steps_per_call",
-  "training.log_every",
-  "training.eval_every",
-  "training.checkpoint_every",
-  "training.keep",
-  "training.parallel",
-  "training.fsdp",
-  "training.accumulate",
-  "evaluation.batch_size",
-  "evaluation.samples",
-  "evaluation.pictures",
-  "evaluation.lpips",
-  "evaluation.lpips_weights",
-  "evaluation.lpips_heads",
-)
-
-
 SLOW_DATA = 0.05  # share of a run's time above which it says so
+COLLAPSED = 0.1  # share of the latent units that must be active for a run not to be warned
 
 
 class Split(NamedTuple):
@@ -93,7 +75,7 @@ def calls(step: int, total: int, longest: int, *intervals: int) -> Iterator[int]
 
 
 def train_batches(
-  config: ConfigDict, split: Split, step: int, sizes: list[int], placement: parallel.Placement
+  config: ConfigDict, split: Split, step: int, sizes: Iterable[int], placement: parallel.Placement
 ) -> Iterator[Batch]:
   """Per dispatch, its batches with a leading axis of steps, on the devices. Resident splits send indices alone."""
   t = config.training
@@ -113,7 +95,7 @@ def train_batches(
     training=True,
     seed=t.seed,
     start=step,
-    steps=sum(sizes),
+    steps=t.steps - step,
     shard=placement.shard,
   )
   for size in sizes:
@@ -130,6 +112,18 @@ def window_values(window: list[steps.Metrics]) -> dict[str, np.ndarray]:
 def window_means(window: list[steps.Metrics]) -> dict[str, float]:
   """Means over all steps of some dispatches, in float64 on the host."""
   return {name: float(values.mean(dtype=np.float64)) for name, values in window_values(window).items()}
+
+
+def _packed(window: list[steps.Metrics]) -> dict[str, list[str]]:
+  """The steps since the last row of training, for a checkpoint between two rows. As text: JSON has no NaN."""
+  return {name: [str(v) for v in values.tolist()] for name, values in window_values(window).items()}
+
+
+def _unpacked(stored: Any) -> list[Any]:
+  try:
+    return [{name: np.asarray(values, np.float32) for name, values in stored.items()}] if stored else []
+  except (AttributeError, TypeError, ValueError):
+    raise UserError("the newest checkpoint's 'window' holds no numbers; delete that checkpoint") from None
 
 
 def score(
@@ -176,21 +170,37 @@ class _Clock:
     return share
 
 
-def _check_workdir(config: ConfigDict, workdir: Path, latest: int | None) -> None:
-  """Refuses a workdir where a run that computes something else has begun; `latest`: its newest checkpoint."""
-  path = workdir / "config.json"
-  if latest is not None and path.exists():
-    there = from_json(path.read_text(), str(path))
-    keys = [key for key in differences(there, config) if key not in FREE_KEYS]
-    if keys:
-      raise UserError(
-        f"{workdir} holds a run with another config ({', '.join(keys)} differ); "
-        "give the same config to continue it, or another --workdir"
-      )
-    if latest >= config.training.steps and there.data.dir != config.data.dir:
-      raise UserError(
-        f"{workdir} holds a finished run of data.dir={there.data.dir}, not of {config.data.dir}; give another --workdir"
-      )
+def _warn(line: str) -> None:
+  """On standard error, by the first process; above the progress bar where there is one."""
+  if jax.process_index() == 0:
+    from tqdm import tqdm
+
+    with contextlib.suppress(OSError):  # standard error on a full disk
+      tqdm.write(f"warning: {line}", file=sys.stderr)
+
+
+def _collapse(active: float, model: Model, step: int, objective: ConfigDict) -> str | None:
+  """The warning of posterior collapse: that too few units of a latent vector tell of the image, once the KL counts."""
+  units = model.units
+  if not (model.unconditional and active < COLLAPSED * units and step >= objective.beta_steps):
+    return None
+  return (
+    f"posterior collapse at step {step}: {active:.0f} of {units} latent units are active; warm the KL up "
+    "(objective.beta_schedule=linear, objective.beta_steps=10000), set objective.free_bits=0.1, or lower objective.beta"
+  )
+
+
+@jax.jit
+def _finite(tree: Any) -> jax.Array:
+  return jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
+
+
+def _keep_bad_batches(path: Path, config: ConfigDict, count: int, steps_: range) -> None:
+  """Writes which images were in the batches of some steps, to look at them: {"split", "steps", "index"}."""
+  t = config.training
+  index = pipeline.order(t.seed, count, pipeline.positions(steps_.start, len(steps_), t.batch_size))
+  bad = {"split": config.data.train, "steps": list(steps_), "index": index.tolist()}
+  write_whole(path, lambda file: file.write(json.dumps(bad).encode()))
 
 
 def draw_pictures(
@@ -231,10 +241,16 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   """Trains `config` in `workdir`, continuing from its newest good checkpoint if there is one.
 
   Writes config.json, metrics.jsonl, tensorboard/, images/ and checkpoints/. Raises UserError for a bad config, bad
-  data, a workdir of another config, and when `training.max_skipped` steps in a row were not finite.
+  data, a workdir of another config or in use, and when `training.max_skipped` steps in a row were not finite: which
+  images they had is in nonfinite.json then. Raises Stopped when Ctrl-C or SIGTERM asked for it, once all is saved.
   """
   validate(config)
-  t, data, workdir = config.training, config.data, Path(workdir)
+  with workdirs.alone(Path(workdir)) if jax.process_index() == 0 else contextlib.nullcontext():
+    return _train(config, Path(workdir))
+
+
+def _train(config: ConfigDict, workdir: Path) -> state.TrainState:
+  t, data = config.training, config.data
 
   # Data.
   placement = parallel.make_placement(t.batch_size, way=t.parallel, fsdp=t.fsdp)
@@ -245,7 +261,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   first = next(pipeline.batches(data, held_out.source, batch_size=eval_size, training=False))
   check_first_batch(first, data, shape)
   checkpoints = Checkpoints(workdir / "checkpoints", keep=t.keep)
-  _check_workdir(config, workdir, checkpoints.latest())
+  workdirs.check(config, workdir, checkpoints)
 
   # Model, optimiser, state.
   init_key, train_key, eval_key = jax.random.split(jax.random.key(t.seed), 3)
@@ -270,8 +286,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
       train_state = jax.device_put(state.start_from(train_state, source), where)
   else:
     train_state, restored = checkpoints.restore(like=like)
-    # The steps since the last row, where the run was stopped between two.
-    window = [{name: np.asarray(values, np.float32) for name, values in restored.get("window", {}).items()}]
+    window = _unpacked(restored.get("window", {}))
   step = int(train_state.step)
 
   # Compiled functions.
@@ -309,7 +324,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   draw = draw_pictures(model, config, eval_prepare, first, placement)
   meta = {"config": config.to_dict(), "image_shape": list(shape), "input_shape": list(encoder_shape)}
 
-  def evaluate(writers: Writers, step: int, params: Params, started: float) -> float:
+  def evaluate(writers: Writers, step: int, params: Params, started: float) -> tuple[float, float]:
     stream = pipeline.batches(
       data, held_out.source, batch_size=eval_size, training=False, shard=placement.shard
     )
@@ -319,7 +334,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
     rows["input"] = pictures.beside(rows["input"], shape)
     writers.image(step, "reconstructions", pictures.compare(*rows.values(), labels=tuple(rows)))
     writers.image(step, "samples", pictures.grid(generated))
-    return scores["iwae_nll" if samples else "loss"]
+    return scores["iwae_nll" if samples else "loss"], scores["active_units"]
 
   # All that could refuse the config has been built.
   main = jax.process_index() == 0
@@ -330,12 +345,11 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
 
   # The loop: steps, then log, then evaluate, then save.
   stored = placement.put(split.arrays if split.arrays is not None else {})
-  sizes = list(calls(step, t.steps, t.steps_per_call, t.log_every, t.eval_every, t.checkpoint_every))
+  sizes = calls(step, t.steps, t.steps_per_call, t.log_every, t.eval_every, t.checkpoint_every)
   started = time.monotonic()
-  alone = jax.process_count() == 1  # several would have to agree on the step
-  with checkpoints, Writers(workdir, step, t.steps, t.batch_size) as writers, Request(alone) as request:
-    window = [values for values in window if values]
-    clock = _Clock()
+  several = jax.process_count() > 1
+  with checkpoints, Writers(workdir, step, t.steps, t.batch_size) as writers, Request(several) as request:
+    clock, skipped, collapsed = _Clock(), int(train_state.skipped), False
     for batches in clock.waits(train_batches(config, split, step, sizes, placement)):
       train_state, got = train_call(train_state, stored, batches, frozen)
       if window:  # one call ahead of the device, no more: speed and memory stay known
@@ -349,28 +363,41 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
         window = []
         writers.scalars(step, "train", row, time.monotonic() - started, clock.share())
         writers.progress(step, loss=row["loss"])
+        if row["skipped"] > skipped:
+          skipped = int(row["skipped"])
+          _warn(f"loss or gradients were not finite: {skipped} steps skipped so far, up to step {step}")
         if (bad := int(train_state.skipped_in_a_row)) >= t.max_skipped:
+          if main:
+            steps_ = range(step - bad, step)
+            with contextlib.suppress(UserError):  # a full disk is not what ends this run
+              _keep_bad_batches(workdir / "nonfinite.json", config, len(split.source), steps_)
           raise UserError(
             f"loss or gradients were not finite for {bad} steps in a row, up to step {step}; the last checkpoint: "
-            f"{checkpoints.latest() or 'none'}; lower training.learning_rate, set training.clip_norm=1, or check "
-            "the data"
+            f"{checkpoints.latest() or 'none'}; their images are listed in {workdir / 'nonfinite.json'}; lower "
+            "training.learning_rate, set training.clip_norm=1, or check the data"
           )
       else:
         writers.progress(step - len(got["loss"]))  # what is done, not what was sent off
       value = None
       if step % t.eval_every == 0 or last:
-        value = evaluate(writers, step, train_state.averaged, started)
-      if step % t.checkpoint_every == 0 or last:
-        checkpoints.save(step, train_state, meta=meta, score=value)
+        value, active = evaluate(writers, step, train_state.averaged, started)
+        if not collapsed and (warning := _collapse(active, model, step, config.objective)):
+          collapsed = True
+          _warn(warning)
+      stop = None if last else request.stops()
+      if step % t.checkpoint_every == 0 or last or stop:
+        if _finite(train_state.params):
+          checkpoints.save(step, train_state, meta=meta | {"window": _packed(window)}, score=value)
+        else:
+          _warn(f"step {step} is not saved: its parameters are not finite")
       if value is not None:
         clock.share()  # the next row tells of training alone
-      if request.signal and not last:
-        values = {name: value.tolist() for name, value in window_values(window).items()}
-        checkpoints.save(step, train_state, meta=meta | {"window": values}, score=value)
+      if stop:
         checkpoints.wait()
+        saved = "which" if (latest := checkpoints.latest()) == step else f"step {latest}"
         raise Stopped(
-          f"stopped at step {step} of {t.steps}, which is saved in {workdir}; the same command continues",
-          128 + request.signal,
+          f"stopped at step {step} of {t.steps}, {saved} is saved in {workdir}; the same command continues",
+          128 + stop,
         )
   waited = clock.total / (time.monotonic() - started)
   if main and waited > SLOW_DATA:

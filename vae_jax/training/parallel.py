@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vae_jax.errors import UserError
 from vae_jax.training.steps import NOTHING
+from vae_jax.training.stopping import Stopped
 
 AXIS = "data"
 SMALL = 2**10  # arrays of fewer elements are not worth dividing
@@ -160,6 +161,12 @@ def processes(
     yield
   except BaseException as error:
     if jax.process_count() == 1:
+      raise
+    if isinstance(error, Stopped):  # all of them have, at the same step
+      main = jax.process_index() == 0
+      jax.distributed.shutdown()
+      if not main:
+        os._exit(error.status)
       raise
     status = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
     line = " ".join(str(error).split()) or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -20,15 +21,29 @@ class Stopped(KeyboardInterrupt):
 
 
 class Request:
-  """Within `with`, the first signal sets `signal`; a second one stops at once. Off the main thread nothing changes."""
+  """Within `with`, the first signal asks to stop; a second one stops at once. Off the main thread nothing changes.
 
-  def __init__(self, enabled: bool = True) -> None:
-    self.signal: int | None = None
-    self._enabled = enabled and threading.current_thread() is threading.main_thread()
+  several: whether several processes share the run. JAX then listens for SIGTERM to any of them, and has all agree on
+  the dispatch after which they stop; Ctrl-C ends them at once.
+  """
+
+  def __init__(self, several: bool = False) -> None:
+    self._signal: int | None = None
+    self._several, self._calls = several, 0
+    self._listens = not several and threading.current_thread() is threading.main_thread()
     self._before: dict[int, Any] = {}
 
+  def stops(self) -> int | None:
+    """The signal, if the run shall stop now. To be called after every dispatch, by all processes."""
+    self._calls += 1
+    if self._several:
+      from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+      return signal.SIGTERM if reached_preemption_sync_point(self._calls) else None
+    return self._signal
+
   def __enter__(self) -> Request:
-    if self._enabled:
+    if self._listens:
       self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
     return self
 
@@ -37,9 +52,10 @@ class Request:
       signal.signal(number, handler)
 
   def _ask(self, number: int, frame: FrameType | None) -> None:
-    if self.signal is not None:
+    if self._signal is not None:
       raise KeyboardInterrupt
-    self.signal = number
-    print(
-      "\nstopping after this step, and saving; Ctrl-C once more stops at once", file=sys.stderr, flush=True
-    )
+    self._signal = number
+    with contextlib.suppress(OSError):  # standard error on a full disk
+      print(
+        "\nstopping after this step, and saving; Ctrl-C once more stops at once", file=sys.stderr, flush=True
+      )
