@@ -618,7 +618,7 @@ def test_correlation_of_spread_and_error(tmp_path, no_packages):
   spread, error = [], []
   for i, name in enumerate(("a.png", "b.png")):
     clean = np.asarray(Image.open(folder / name)) / np.float32(255)
-    spread.append(drawn[i].astype(np.float64).std(axis=0).ravel())
+    spread.append(drawn[i].astype(np.float64).std(axis=0, ddof=1).ravel())
     error.append(
       np.abs(soften(ours.seen[i]).astype(np.float64) - clean).ravel()
     )  # neither clipped nor rounded
@@ -631,7 +631,9 @@ def test_correlation_of_spread_and_error(tmp_path, no_packages):
   assert found["correlation_per_image_mean"] == pytest.approx(np.mean(each), rel=1e-9)
   assert found["mean_deviation"] == pytest.approx(spread.mean(), rel=1e-9)
   assert found["mean_error"] == pytest.approx(error.mean(), rel=1e-9)
-  assert f"spread of 5 draws and error of a pixel: correlation {found['correlation']:.3f}" in table(scores)
+  assert f"uncertainty (5 draws) and error of a pixel: correlation {found['correlation']:.3f}" in table(
+    scores
+  )
   with pytest.raises(UserError, match="samples=1: a spread needs at least 2 draws"):
     benchmark(ours, folder, NOISE, channels=3, draw=draw, samples=1)
 

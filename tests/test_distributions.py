@@ -267,6 +267,14 @@ def test_bernoulli_gradient_at_zero_is_exact():
   np.testing.assert_allclose(gradient[0, 0, 0], 0.4, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+@pytest.mark.parametrize("sigma", ["learned", "0.05"])
+def test_deviation_is_that_of_draws(name, sigma, key):
+  likelihood, log_scale = dist.make_likelihood(name, 1, sigma=sigma), jnp.log(0.05)
+  draws = likelihood.sample(key, jnp.zeros((200, 200, 1)), log_scale)
+  assert float(likelihood.deviation(log_scale)) == pytest.approx(float(draws.std()), rel=0.02)
+
+
 def test_laplace_gradient_at_the_kink_is_zero():
   gradient = jax.grad(lambda p: dist.laplace(1).log_prob(p, jnp.full((1, 1, 1), 0.5), 0.0))(
     jnp.zeros((1, 1, 1))

@@ -63,6 +63,23 @@ def plain():
   )
 
 
+# --- pixel noise ---
+
+
+def test_pixel_noise_is_the_deviation_of_pixels_about_a_draw():
+  """In tiles as in whole; in units of the spread, it is that of the likelihood, of which draws are taken."""
+  model = make(channels=3, factor=2, sigma=0.1)
+  image = pixels(9, 7, 3)
+  found = model.pixel_noise(image, tile=16)
+  np.testing.assert_allclose(found, model.pixel_noise(image), rtol=1e-4)
+  assert found.shape == (18, 14, 3) and found.min() > 0 and found.max() > 1.01 * found.min()
+  twice = make(channels=3, factor=2, sigma=0.2)
+  np.testing.assert_allclose(twice.pixel_noise(image), 2 * found, rtol=1e-4)
+  assert np.exp(-7) * 0.1 <= found.min() and found.max() <= 0.1
+  with pytest.raises(UserError, match="no latents to draw"):
+    make(latent_dim=0).pixel_noise(pixels(8, 8, 1))
+
+
 # --- restore ---
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vae_jax.errors import UserError
 from vae_jax.photographs import Photograph, open_photograph, save_photograph
-from vae_jax.restoring import Meter, Report, restore_files, uncertainty_picture
+from vae_jax.restoring import Meter, Report, restore_files, total_deviation, uncertainty_picture
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -504,6 +504,36 @@ def lightness(rgb):
   linear = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
   y = linear @ (0.2126729, 0.7151522, 0.0721750)
   return 116 * np.where(y > (6 / 29) ** 3, np.cbrt(y), y / (3 * (6 / 29) ** 2) + 4 / 29) - 16
+
+
+def test_the_total_deviation_is_that_of_draws_and_of_what_they_leave_out():
+  noise = np.random.default_rng(0).uniform(0.01, 0.2, (9, 8, 3))
+  np.testing.assert_allclose(total_deviation(3 * noise**2, noise), 2 * noise, rtol=1e-9)
+  np.testing.assert_allclose(total_deviation(noise**2), noise)
+  np.testing.assert_allclose(total_deviation(np.zeros((9, 8, 3)), noise), noise, rtol=1e-9)
+  flat, few = (
+    np.full((40, 40, 1), 0.1),
+    np.random.default_rng(1).normal(0, 0.1, (4, 40, 40, 1)).var(0, ddof=1),
+  )
+  found, alone = total_deviation(few, flat), np.sqrt(few + flat**2)
+  assert found.std() < 0.2 * alone.std() and found.mean() == pytest.approx(0.1 * np.sqrt(2), rel=0.03)
+
+
+def test_pixel_noise_is_added_to_the_variance_of_samples(tmp_path, monkeypatch):
+  seen = []
+  monkeypatch.setattr(
+    "vae_jax.restoring.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
+  )
+  Image.fromarray(np.full((6, 5, 3), 99, np.uint8)).save(tmp_path / "a.png")
+
+  def restore(image, index, progress):
+    return image + (0.1 if index == 1 else 0.0)  # deviation 0.1 / sqrt(2)
+
+  sizes = {"factor": 1, "channels": 3, "samples": 2}
+  restore_files(
+    restore, tmp_path / "a.png", tmp_path / "out", **sizes, pixel_noise=lambda x: np.full_like(x, 0.1)
+  )
+  np.testing.assert_allclose(seen[0], np.full((6, 5), 0.1 * np.sqrt(1.5)), rtol=1e-5)
 
 
 def test_uncertainty_lightness_is_linear():

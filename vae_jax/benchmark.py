@@ -35,7 +35,7 @@ from vae_jax.data.degrade import DEGRADATIONS, Degrade, bicubic_up, make_degrade
 from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
 from vae_jax.errors import UserError
-from vae_jax.restoring import Meter
+from vae_jax.restoring import Meter, total_deviation
 from vae_jax.types import Array, ArrayLike
 
 COMPILED = ("ours", "bicubic")  # methods that JAX compiles, for each new size of image
@@ -95,6 +95,7 @@ def benchmark(
   limit: int = 0,
   draw: Draw | None = None,
   samples: int = 8,
+  pixel_noise: Callable[[np.ndarray], ArrayLike] | None = None,
   sheet: int = 8,
 ) -> tuple[dict[str, Any], np.ndarray]:
   """Scores `restore` and the baselines on every image below `folder`.
@@ -114,6 +115,8 @@ def benchmark(
     limit: only the first images, in order of their paths; 0: all.
     draw: (degraded, n) -> n random restorations, float32 [n, h, w, c]; see "uncertainty".
     samples: n, at least 2; without `draw` of no meaning.
+    pixel_noise: degraded -> the standard deviation that draws leave out, float32 [h, w, c], see
+      `restoring.total_deviation`.
     sheet: rows of the picture, at least 1.
 
   Returns:
@@ -129,8 +132,9 @@ def benchmark(
       nonfinite: the names of scores that are not finite. Each of them, and each mean with one in it, is None; output
         that is infinite or NaN anywhere has no finite score.
       uncertainty (with `draw`): `correlation`, Pearson's over all pixels and channels of all images, of the standard
-        deviation of `samples` draws with the absolute error of `restore`'s output (both unrounded);
-        `correlation_per_image_mean`; the means of both, `mean_deviation` and `mean_error`, in units of [0, 1].
+        deviation (of `samples` draws, and `pixel_noise`) with the absolute error of `restore`'s output (both
+        unrounded); `correlation_per_image_mean`; the means of both, `mean_deviation` and `mean_error`, in units of
+        [0, 1].
 
   Raises:
     UserError: no such folder, no image in it that can be scored, pairs that are incomplete, ambiguous or of another
@@ -178,7 +182,8 @@ def benchmark(
     scored = {name: _score(output, clean, task.crop, lpips) for name, output in outputs.items()}
     entry = {"name": case.name, "height": clean.shape[0], "width": clean.shape[1], **scored}
     if draw is not None:
-      own = Moments().add(*_spread_and_error(draw, samples, degraded, raw["ours"], clean))
+      noise = None if pixel_noise is None else np.asarray(pixel_noise(degraded))
+      own = Moments().add(*_spread_and_error(draw, samples, degraded, raw["ours"], clean, noise))
       pooled = pooled.merge(own)
       correlations.append(own.correlation)
       entry["correlation"] = own.correlation
@@ -580,14 +585,19 @@ class Moments(NamedTuple):
 
 
 def _spread_and_error(
-  draw: Draw, samples: int, degraded: np.ndarray, point: np.ndarray, clean: np.ndarray
+  draw: Draw,
+  samples: int,
+  degraded: np.ndarray,
+  point: np.ndarray,
+  clean: np.ndarray,
+  noise: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Standard deviation of `samples` restorations, and absolute error of the point estimate: float64 [h, w, c] each."""
+  """Standard deviation by `samples` draws, and absolute error of the point estimate: float64 [h, w, c] each."""
   draws, _ = _timed("draw", (samples, *clean.shape), draw, degraded, samples)
   draws, point = _finite_or_nan(draws), _finite_or_nan(point)
   mean = draws.mean(axis=0, dtype=np.float64)
-  variance = sum(np.square(one - mean) for one in draws) / samples
-  return np.sqrt(variance), np.abs(point.astype(np.float64) - clean)
+  variance = sum(np.square(one - mean) for one in draws) / (samples - 1)
+  return total_deviation(np.asarray(variance), noise), np.abs(point.astype(np.float64) - clean)
 
 
 # --- table ---
@@ -640,7 +650,7 @@ def table(scores: Mapping[str, Any]) -> str:
   if "uncertainty" in scores:
     u = scores["uncertainty"]
     value = "undefined" if u["correlation"] is None else f"{u['correlation']:.3f}"
-    text.append(f"  spread of {u['samples']} draws and error of a pixel: correlation {value}")
+    text.append(f"  uncertainty ({u['samples']} draws) and error of a pixel: correlation {value}")
   return "\n".join(text)
 
 

@@ -229,6 +229,8 @@ def _check_model(args: argparse.Namespace) -> None:
   else:
     args.model = Path(args.workdir)
     args.folder = args.model / "evaluation"
+    if args.folder.is_symlink() and args.output is None:
+      raise UserError(f"{args.folder} is a link, which may lead anywhere; remove it, or give --output")
   if pretrained.is_model(args.model):  # also a folder that --mode export wrote
     if args.mode == "export":
       raise UserError(f"--mode export needs the --workdir of a run: {args.model} is exported already")
@@ -238,7 +240,8 @@ def _check_model(args: argparse.Namespace) -> None:
   if not path.is_file():
     raise UserError(f"--workdir {configs.show(args.workdir)} is no run, it has no config.json{_runs()}")
   try:
-    text = path.read_text(errors="replace")
+    with path.open(errors="replace") as file:
+      text = file.read(configs.MAX_JSON + 1)  # more is refused by its length
   except OSError as error:
     raise UserError(
       f"{path}: cannot be read ({error.strerror}); restore it or use another workdir"

@@ -134,6 +134,7 @@ class Likelihood:
     to count in grey levels.
   has_scale: whether `log_scale`, a scalar parameter of the model, is used. The others ignore it.
   describe: the likelihood in words, for logs and tables.
+  deviation: log_scale -> the standard deviation of a pixel, where it is the same for all.
   """
 
   name: str
@@ -144,6 +145,7 @@ class Likelihood:
   continuous: bool
   has_scale: bool
   describe: str
+  deviation: Callable[[ArrayLike | float], Array] | None = None
 
 
 def bernoulli(c: int) -> Likelihood:
@@ -202,7 +204,17 @@ def gaussian(c: int, sigma: str | float = "learned") -> Likelihood:
     return jnp.clip(centre + jnp.exp(log_sigma(log_scale)) * jax.random.normal(key, centre.shape), 0.0, 1.0)
 
   words = f"Gaussian (sigma {sigma})" if fixed is None else f"Gaussian (sigma {fixed:g})"
-  return Likelihood("gaussian", c, log_prob, _location_mean, sample, True, fixed is None, words)
+  return Likelihood(
+    "gaussian",
+    c,
+    log_prob,
+    _location_mean,
+    sample,
+    True,
+    fixed is None,
+    words,
+    lambda s: jnp.exp(log_sigma(s)),
+  )
 
 
 def laplace(c: int, sigma: str | float = "learned") -> Likelihood:
@@ -231,7 +243,17 @@ def laplace(c: int, sigma: str | float = "learned") -> Likelihood:
     return jnp.clip(centre + noise, 0.0, 1.0)
 
   words = "Laplace (scale learned)" if fixed is None else f"Laplace (scale {fixed:g})"
-  return Likelihood("laplace", c, log_prob, _location_mean, sample, True, fixed is None, words)
+  return Likelihood(
+    "laplace",
+    c,
+    log_prob,
+    _location_mean,
+    sample,
+    True,
+    fixed is None,
+    words,
+    lambda s: math.sqrt(2) * jnp.exp(log_b(s)),
+  )
 
 
 def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
@@ -271,7 +293,7 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
         location = location + coefficients[i, j] * x[j]
       joint = joint + _log_bin_mass(x[i], location, scales[i])
     pixels = jax.nn.logsumexp(joint, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
-    return jnp.sum(pixels.reshape(*pixels.shape[:-2], -1), axis=-1)
+    return jnp.sum(pixels.reshape(*pixels.shape[:-2], math.prod(pixels.shape[-2:])), axis=-1)
 
   def mean(params, log_scale):
     logits, means, _, coefficients = split(_float32(params))
@@ -339,7 +361,8 @@ def _flat(params: ArrayLike, image: ArrayLike, c: int) -> tuple[Array, Array]:
   XLA on CPUs sums a function of the pixels over three short axes up to 40 times slower than over one long axis.
   """
   params, image = _fit(params, image, c, c)
-  return params.reshape(*params.shape[:-3], -1), image.reshape(*image.shape[:-3], -1)
+  flat = math.prod(image.shape[-3:])  # not -1, which no images have no length for
+  return params.reshape(*params.shape[:-3], flat), image.reshape(*image.shape[:-3], flat)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

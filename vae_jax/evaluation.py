@@ -20,7 +20,7 @@ from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
 from vae_jax.data.prepare import check_first_batch, make_prepare
 from vae_jax.data.sources import open_source
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, printable
 from vae_jax.inference import TILE, TrainedVAE
 from vae_jax.objectives import load_scoring_network
 from vae_jax.restoring import Report, restore_files
@@ -153,7 +153,7 @@ def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
   if not cut and failed:
     raise failed[0]
   for reason in failed:
-    print(f"skipped: {reason}", file=sys.stderr)
+    print(printable(f"skipped: {reason}"), file=sys.stderr)
   if not cut:
     raise UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
   return {"image": np.stack(cut).astype(np.float32) / 255}
@@ -255,7 +255,13 @@ def restore_photographs(
     return model.restore_image(image, jax.random.fold_in(key, index), tile=tile, progress=progress)
 
   return restore_files(
-    restore, inputs, output, factor=model.factor, channels=model.input_shape[2], samples=samples
+    restore,
+    inputs,
+    output,
+    factor=model.factor,
+    channels=model.input_shape[2],
+    samples=samples,
+    pixel_noise=lambda image: model.pixel_noise(image, tile=tile),
   )
 
 
@@ -272,7 +278,7 @@ def benchmark_folder(
 ) -> dict[str, Any]:
   """Scores a folder of clean photographs into `output` (.json), a contact sheet beside it (.png); returns the scores.
 
-  See `benchmark.benchmark`. With samples >= 2 also how well the spread of so many random restorations tells the error.
+  See `benchmark.benchmark`. With samples >= 2 also how well the map of uncertainty, of so many draws, tells the error.
   """
   model.can_restore()
   if samples:
@@ -293,6 +299,7 @@ def benchmark_folder(
     limit=limit,
     draw=draw if samples else None,
     samples=samples,
+    pixel_noise=lambda degraded: model.pixel_noise(degraded, tile=tile),
   )
   write_json(output, scores)
   pictures.save_png(output.with_suffix(".png"), picture)

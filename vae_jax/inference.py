@@ -16,20 +16,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from vae_jax import pretrained
 from vae_jax.config import from_json
+from vae_jax.data.images import MAX_PIXELS
 from vae_jax.data.prepare import to_float
 from vae_jax.distributions import Gaussian
 from vae_jax.errors import UserError
 from vae_jax.models import Shape, build
 from vae_jax.tiling import tiled
 from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.training.state import init_params
 from vae_jax.training.steps import example_keys
 from vae_jax.types import Array, ArrayLike, Key, Params
 
 PRIOR_STREAM, PIXEL_STREAM = 0, 1
+MAX_SIDE, MAX_CHANNELS = 2**16, 16  # of images that a file may speak of
+MAX_FACTOR, MAX_MULTIPLE = 64, 4096
 TILE = 256  # rows and columns, in pixels of the degraded image, that are restored at once
 
 
@@ -68,6 +73,7 @@ class TrainedVAE:
     self._latents = self._method("prior_sample")
     self._restore = self._method("restore")
     self._restore_draw = jax.jit(self._restored_draw)
+    self._pixel_noise = self._method("pixel_noise")
 
   def _method(self, name: str) -> Callable[..., Any]:
     return jax.jit(lambda params, *args: self.module.apply({"params": params}, *args, method=name))
@@ -247,10 +253,7 @@ class TrainedVAE:
     Returns:
       float32 [factor * h, factor * w, c] in [0, 1], on the host.
     """
-    image = np.asarray(image)
-    if image.ndim in (2, 3) and image.shape[2:] in ((), (1,)):
-      image = np.repeat(np.atleast_3d(image), self.input_shape[2], axis=2)
-    inputs = np.asarray(self._inputs(image, single=True))[0]
+    inputs = self._photograph(image)
     if key is not None:
       self.can_draw()
       if ensemble:
@@ -272,15 +275,7 @@ class TrainedVAE:
         if progress is not None:
           progress(turn * total + done, total * (8 if ensemble else 1))
 
-      return tiled(
-        window,
-        pixels,
-        factor=self.factor,
-        tile=tile,
-        halo=self.module.radius,  # type: ignore[union-attr]
-        multiple=self.module.multiple,  # type: ignore[union-attr]
-        progress=show,
-      )
+      return self._tiled(window, pixels, tile, show)
 
     if not ensemble:
       return whole(inputs)
@@ -292,12 +287,49 @@ class TrainedVAE:
         total = total + (back[:, ::-1] if mirror else back)
     return total / 8
 
+  def pixel_noise(self, image: ArrayLike, *, tile: int = TILE) -> np.ndarray:
+    """How far pixels are from a draw of `restore_image`: the standard deviation of p(x | y, z) at each.
+
+    With the variance of draws it makes that of p(x | y): deviation^2 = variance of draws + pixel_noise^2.
+
+    Args:
+      image, tile: as for `restore_image`.
+
+    Returns:
+      float32 [factor * h, factor * w, c] in units of [0, 1], on the host.
+    """
+    self.can_draw()
+    return self._tiled(
+      lambda x, origin: self._pixel_noise(self.params, x[None])[0], self._photograph(image), tile
+    )
+
+  def _photograph(self, image: ArrayLike) -> np.ndarray:
+    """float32 [h, w, c] of one image; grey is repeated for a model of colour."""
+    image = np.asarray(image)
+    if image.ndim in (2, 3) and image.shape[2:] in ((), (1,)):
+      image = np.repeat(np.atleast_3d(image), self.input_shape[2], axis=2)
+    return np.asarray(self._inputs(image, single=True))[0]
+
+  def _tiled(
+    self,
+    window: Callable[[np.ndarray, tuple[int, int]], Any],
+    pixels: np.ndarray,
+    tile: int,
+    progress: Callable[[int, int], None] | None = None,
+  ) -> np.ndarray:
+    where: Any = self.module
+    sizes = {"factor": self.factor, "tile": tile, "halo": where.radius, "multiple": where.multiple}
+    return tiled(window, pixels, **sizes, progress=progress)
+
 
 def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
   """The model of a run: weights of its newest good checkpoint, or of its "best" one, or of a given step.
 
   `workdir` may also be a folder that `export` wrote, or the name of a model that comes with the project, such as
   "superres_x2"; these have one set of weights. A name stands for a folder of that name where there is one.
+
+  Nothing in the folder is run, whoever made it: weights and their description are data, compared with one another
+  before they take memory.
 
   Raises UserError where there is no such run or checkpoint, or it is damaged; "best" needs a scored checkpoint.
   """
@@ -315,10 +347,52 @@ def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
     params, meta = _from_checkpoint(folder, checkpoint)
   try:
     config = from_json(json.dumps(meta["config"]), str(folder))
-    (h, w, c), (low_h, low_w, low_c) = meta["image_shape"], meta["input_shape"]
-    return TrainedVAE(config, params, (h, w, c), (low_h, low_w, low_c), meta["step"])
-  except (KeyError, TypeError, ValueError) as error:
-    raise UserError(f"{folder}: does not describe a model ({error!r}); train or fetch it again") from error
+    image_shape, input_shape = _shape(meta["image_shape"]), _shape(meta["input_shape"])
+    if type(meta["step"]) is not int or meta["step"] < 0:
+      raise ValueError(f"step {str(meta['step'])[:80]!r}")
+    _check_weights(config, params, image_shape, input_shape)
+    return TrainedVAE(config, params, image_shape, input_shape, meta["step"])
+  except UserError:
+    raise
+  except Exception as error:  # whatever a model trips over that is made from a stranger's numbers
+    words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    raise UserError(f"{folder}: does not describe a model ({words}); train or fetch it again") from error
+
+
+def _shape(given: Any) -> Shape:
+  """(h, w, c) of what a file says. Raises ValueError where no image is of that shape."""
+  if not (isinstance(given, list) and len(given) == 3 and all(type(n) is int and n > 0 for n in given)):
+    raise ValueError(f"{str(given)[:80]} is no shape of an image")
+  height, width, channels = given
+  if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS or channels > MAX_CHANNELS:
+    raise ValueError(f"images of {height} x {width} x {channels} are too large")
+  return height, width, channels
+
+
+def _check_weights(config: ConfigDict, params: Params, image_shape: Shape, input_shape: Shape) -> None:
+  """Raises ValueError unless `params` are those of the model that the config describes.
+
+  No memory is taken for that model, which may be of any size, and time only in proportion to what the params are.
+  """
+  held = flatten_dict(params, sep="/")
+  model = config.model
+  depth = {"mlp_vae": len(model.hidden), "transformation_net": model.blocks}
+  layers = depth.get(model.name, model.blocks * len(model.channels))
+  if layers > len(held):
+    raise ValueError(f"its config has {layers} layers and more, its weights are {len(held)} arrays")
+  module = build(model, image_shape, config.training.dtype, input_shape=input_shape)
+  if not module.unconditional:  # of any size of image; here the least one
+    side, factor = module.multiple, module.factor  # type: ignore[union-attr]
+    if side * factor > MAX_MULTIPLE or factor > MAX_FACTOR:
+      raise ValueError(f"it works on squares of {side} pixels and enlarges {factor} times")
+    image_shape = (side * factor, side * factor, image_shape[2])
+    input_shape = (side, side, input_shape[2])
+  tree = jax.eval_shape(lambda key: init_params(module, image_shape, input_shape, key), jax.random.key(0))
+  wanted = flatten_dict(tree, sep="/")
+  for name in sorted(wanted.keys() | held.keys()):
+    has, needs = (f"{x[name].dtype}{list(x[name].shape)}" if name in x else "nothing" for x in (held, wanted))
+    if has != needs:
+      raise ValueError(f"{name[:80]!r}: the weights have {has}, the model of its config has {needs}")
 
 
 def _from_checkpoint(folder: Path, checkpoint: str | int) -> tuple[Params, dict[str, Any]]:

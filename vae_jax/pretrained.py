@@ -4,17 +4,19 @@
     pretrained/superres_x2/config.json         format version, config of the run, shapes, step, digest of the weights
     pretrained/superres_x2/README.md           the model card: data, command, figures
 
-Reading them runs no code.
+Reading them runs no code: a folder may come from anyone. What it says is not believed, but compared with what it holds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import stat
 import sysconfig
 from pathlib import Path
 from typing import Any
 
+from vae_jax.config import MAX_JSON, parse_json
 from vae_jax.errors import UserError
 from vae_jax.saving import write_whole
 from vae_jax.types import Params
@@ -26,6 +28,11 @@ FOLDER = (
 )
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 FORMAT_VERSION = 1
+MAX_BYTES, MAX_HEADER, MAX_NAME = (
+  4 << 30,
+  10 << 20,
+  200,
+)  # of the weights, of the JSON before them, of its names
 REMEDY = "fetch it again, or name another model"
 
 
@@ -62,32 +69,62 @@ def describe(folder: str | Path) -> dict[str, Any]:
   """What a model is, without its weights. Raises UserError: missing, damaged, or of a newer version."""
   path = Path(folder) / DESCRIPTION
   try:
-    meta = json.loads(path.read_bytes())
+    meta = parse_json(_content(path, MAX_JSON))
     version, _, _ = meta["format_version"], meta["sha256"], meta["config"]
-  except OSError as error:
-    raise UserError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from error
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path}: does not describe a model; {REMEDY}") from error
-  if version != FORMAT_VERSION:
-    raise UserError(f"{folder} has format {version!r}, this vae_jax reads {FORMAT_VERSION}; update vae_jax")
+  if type(version) is not int or version != FORMAT_VERSION:
+    raise UserError(
+      f"{folder} has format {str(version)[:80]!r}, this vae_jax reads {FORMAT_VERSION}; update vae_jax"
+    )
   return meta
 
 
 def read(folder: str | Path) -> tuple[Params, dict[str, Any]]:
   """(params, meta): meta as given to `save`, and more. Raises UserError: missing, damaged, or of a newer version."""
-  from flax.traverse_util import unflatten_dict
-  from safetensors import SafetensorError
-  from safetensors.numpy import load as from_bytes
-
   meta, path = describe(folder), Path(folder) / WEIGHTS
-  try:
-    content = path.read_bytes()
-  except OSError as error:
-    raise UserError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from error
+  content = _content(path, MAX_BYTES)
   if hashlib.sha256(content).hexdigest() != meta["sha256"]:
     raise UserError(f"{path}: does not match its checksum; {REMEDY}")
   try:
-    flat = from_bytes(content)
-  except SafetensorError as error:
-    raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from error
-  return unflatten_dict(flat, sep="/"), meta
+    return _parse(content), meta
+  except Exception as error:  # whatever safetensors and numpy raise on a damaged file
+    words = " ".join(str(error).split())[:MAX_NAME]
+    raise UserError(f"{path}: cannot be read ({words}); {REMEDY}") from error
+
+
+def _content(path: Path, most: int) -> bytes:
+  try:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device is without end
+      raise UserError(f"{path}: cannot be read (is no file); {REMEDY}")
+    if status.st_size > most:
+      raise UserError(f"{path}: cannot be read ({status.st_size} bytes, more than {most}); {REMEDY}")
+    return path.read_bytes()
+  except (OSError, MemoryError) as error:
+    raise UserError(
+      f"{path}: cannot be read ({getattr(error, 'strerror', 'no memory')}); {REMEDY}"
+    ) from error
+
+
+def _parse(content: bytes) -> Params:
+  """The bytes of a safetensors file of float32 -> nested dicts. Raises whatever the damage may cause."""
+  import numpy as np
+  from safetensors import deserialize
+
+  if (size := int.from_bytes(content[:8], "little")) > MAX_HEADER:
+    raise ValueError(f"a header of {size} bytes, more than {MAX_HEADER}")
+  params: dict[str, Any] = {}
+  for name, entry in deserialize(content):
+    if entry["dtype"] != "F32" or len(name) > MAX_NAME:
+      raise ValueError(f"names are short and types F32, not {entry['dtype']} of {name[:80]!r}")
+    *parents, leaf = name.split("/")
+    node = params
+    for parent in parents:
+      node = node.setdefault(parent, {})
+      if not isinstance(node, dict):
+        raise ValueError(f"{name!r} lies in an array")
+    if leaf in node:
+      raise ValueError(f"{name!r} is there twice")
+    node[leaf] = np.frombuffer(entry["data"], "<f4").reshape(entry["shape"])
+  return params

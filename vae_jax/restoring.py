@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vae_jax.data import images, plans
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, printable
 from vae_jax.photographs import (
   WRITABLE,
   Photograph,
@@ -46,7 +46,7 @@ class Report(NamedTuple):
 
   def remarks(self) -> list[str]:
     """Lines for a person about what was written."""
-    lines = [f"{path}: the first of {frames} frames" for path, frames in self.partial]
+    lines = [f"{printable(str(path))}: the first of {frames} frames" for path, frames in self.partial]
     if self.replaced:
       lines.append(f"{len(self.replaced)} of {len(self.written)} files replaced earlier ones")
     return lines
@@ -141,6 +141,7 @@ def restore_files(
   factor: int,
   channels: int,
   samples: int = 0,
+  pixel_noise: Callable[[np.ndarray], ArrayLike] | None = None,
 ) -> Report:
   """Restores photographs one after the other.
 
@@ -157,7 +158,7 @@ def restore_files(
   With samples = N > 0, beside NAME.EXT:
     NAME_sample01.EXT ...   N random restorations
     NAME_mean.EXT           their average, for N > 1 (NAME.EXT is `restore(image, None)`)
-    NAME_uncertainty.png    their standard deviation, see `uncertainty_picture`, for N > 1
+    NAME_uncertainty.png    the standard deviation, see `uncertainty_picture`, for N > 1
 
   Args:
     restore: `(image float32 [h, w, channels] in [0, 1], key_index, progress) -> float32 [factor * h, factor * w,
@@ -166,6 +167,8 @@ def restore_files(
     inputs: a file or folder, or several.
     output: a folder, made with the first file if it is not there, or a file.
     factor: enlargement. channels: 1 or 3. samples: N.
+    pixel_noise: `image -> float32 [factor * h, factor * w, channels]`, the standard deviation that the random
+      restorations leave out, see `total_deviation`.
 
   Returns:
     Report. Files that cannot be read, restored or written are listed, and the others done all the same.
@@ -185,15 +188,32 @@ def restore_files(
   with Meter() as meter:
     for number, job in enumerate(jobs, start=1):
       place = f" ({number} of {len(jobs)})" if len(jobs) > 1 else ""
-      progress = functools.partial(meter.update, f"restoring {job.source.name}{place}", total=1 + samples)
+      what = f"restoring {printable(job.source.name)}{place}"
+      progress = functools.partial(meter.update, what, total=1 + samples)
       progress(0, note=_note(report))
       try:
-        _restore_one(restore, job, factor, channels, report, progress)
+        _restore_one(restore, job, factor, channels, report, progress, pixel_noise)
       except UserError as error:
         report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
       except MemoryError:
         report.failed.append((job.source, "not enough memory; cut the picture into parts"))
   return report
+
+
+def total_deviation(variance: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+  """The standard deviation of p(x | y) at each pixel, [h, w, c], from some draws of E(x | y, z).
+
+  By the law of total variance it is that of the draws, and that of p(x | y, z) about them. The variance of a few draws
+  is itself uncertain: in units of the noise it is averaged over neighbours (a Gaussian of 2 pixels).
+
+  variance: of the draws. noise: standard deviation of p(x | y, z), above 0; None: there is none.
+  """
+  if noise is None:
+    return np.sqrt(variance)
+  from scipy.ndimage import gaussian_filter
+
+  squared = np.square(np.maximum(noise, 1e-6), dtype=np.float64)
+  return np.sqrt(squared * (1 + gaussian_filter(variance / squared, (2, 2, 0))))
 
 
 def uncertainty_picture(deviation: np.ndarray) -> np.ndarray:
@@ -249,7 +269,7 @@ def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int)
     raise UserError("no input: give image files or folders")
   target = Path(output)
   for path in given:
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises where a folder above may not be entered
       raise UserError(f"input {path} does not exist; give image files or folders")
   if _is_file_name(given, output):
     check_saveable(target, 1, 1)
@@ -262,7 +282,7 @@ def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int)
     ]
   jobs = _without_clashes(pairs, samples)
   there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-  if not there.is_dir():
+  if not os.path.isdir(there):
     raise UserError(f"output {folder} cannot be made: {there} is no folder; name another folder")
   if not os.access(there, os.W_OK | os.X_OK):
     raise UserError(f"output {folder}: {there} is not writable; name another folder")
@@ -272,17 +292,17 @@ def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int)
 def _is_file_name(given: Sequence[Path], output: PathLike) -> bool:
   """Whether `output` names a file, for one input file; UserError if it can be neither that nor a folder."""
   target = Path(output)
-  if target.is_dir() or os.fspath(output).endswith(("/", os.sep)):
+  if os.path.isdir(target) or os.fspath(output).endswith(("/", os.sep)):
     return False
   suffix = target.suffix.lower()
-  one_file = len(given) == 1 and given[0].is_file()
+  one_file = len(given) == 1 and not os.path.isdir(given[0])
   if one_file and suffix:
     if suffix not in WRITABLE:
       raise UserError(
         f"output {target}: write one of {', '.join(WRITABLE)}, or end the name of a folder with /"
       )
     return True
-  if target.exists():
+  if os.path.exists(target):
     raise UserError(f"output {target} is a file, and these inputs need a folder; name another")
   if suffix in images.SUFFIXES:
     raise UserError(f"output {target} is one file for several inputs or a folder; name a folder")
@@ -291,7 +311,7 @@ def _is_file_name(given: Sequence[Path], output: PathLike) -> bool:
 
 def _listed(path: Path, folder: Path) -> list[tuple[Path, str]]:
   """(file, its name below the output) of an input; what lies in the output `folder` is no input."""
-  if not path.is_dir():
+  if not os.path.isdir(path):
     return [(path, path.name)]
   here, own = (os.path.join(os.path.realpath(place), "") for place in (path, folder))
   inside = own != here and own.startswith(here)
@@ -328,7 +348,7 @@ def _without_clashes(pairs: Sequence[tuple[Path, Path]], samples: int) -> list[_
         raise UserError(
           f"inputs {other.source} and {job.source} would both be written to {path}; rename one, or restore them apart"
         )
-      if path.exists() and (source := sources.get(_identity(path))):
+      if (found := _identity(path)) and (source := sources.get(found)):
         raise UserError(
           f"output {path} is the input {source}, which is never overwritten; name another output"
         )
@@ -362,6 +382,7 @@ def _restore_one(
   channels: int,
   report: Report,
   progress: Callable[..., None],
+  pixel_noise: Callable[[np.ndarray], ArrayLike] | None,
 ) -> None:
   note = _note(report)
   photograph = open_photograph(job.source)
@@ -396,7 +417,12 @@ def _restore_one(
     squares += step * (pixels - mean)
   if job.mean is not None and job.uncertainty is not None:
     save(job.mean, kept(mean))
-    deviation = np.sqrt(squares / (len(job.samples) - 1)).mean(axis=-1)
+    variance = squares / (len(job.samples) - 1)
+    noise = None
+    if pixel_noise is not None:
+      still = _restored(lambda x, *_: pixel_noise(x), photograph, None, factor, channels, lambda *_: None)
+      noise = np.asarray(still)
+    deviation = total_deviation(variance, noise).mean(axis=-1)
     save(job.uncertainty, Photograph(uncertainty_picture(deviation).astype(np.float32) / 255))
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vae_jax.errors import UserError
+from vae_jax.training import workdir
 from vae_jax.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +162,17 @@ def test_a_second_process_is_refused_until_the_first_is_gone(data, tmp_path):
   assert third.poll() is None
   third.kill()
   third.communicate()
+
+
+@pytest.mark.parametrize("name", workdir.WRITTEN)
+def test_a_link_in_a_workdir_is_refused(tmp_path, name):
+  elsewhere = tmp_path / "precious"
+  elsewhere.write_text("mine")
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / name).symlink_to(elsewhere)
+  with pytest.raises(UserError, match=f"{name} is a link; put what"), workdir.alone(tmp_path / "run"):
+    pass
+  assert elsewhere.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,8 @@ def _npz_split(path: Path) -> _Full:
         plans.check_memory(path, sum(member.file_size for member in archive.infolist()))
       opened.seek(0)
       file = np.load(opened, allow_pickle=False)
-      arrays = {key: file[key] for key in ("image", "label") if key in file.files}
+      # numpy gives bytes for a member that is no array
+      arrays = {key: np.asarray(file[key]) for key in ("image", "label") if key in file.files}
       keys = ", ".join(file.files) or "nothing"
   except UserError:
     raise

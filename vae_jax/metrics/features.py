@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from vae_jax.types import ArrayLike
 INCEPTION = "inception_fid"
 FID_LAYER = "pool2048"
 SCORE_LAYER = "logits"  # inception_fid has them without bias
+MAX_STATISTICS = (
+  256 << 20
+)  # bytes that a file of statistics may unpack to; those of 2,048 features have 34 MB
 BLOCK = 1024  # examples a side of one tile of the kernel matrix
 
 
@@ -176,9 +180,14 @@ def load_statistics(
     with open(path, "rb") as opened:  # np.load leaves a damaged file open that it opened itself
       if opened.read(2) != b"PK":
         raise ValueError("it is no zip file")
+      with zipfile.ZipFile(opened) as archive:
+        if (total := sum(member.file_size for member in archive.infolist())) > MAX_STATISTICS:
+          raise ValueError(f"it would unpack to {total} bytes, at most {MAX_STATISTICS} are read")
       opened.seek(0)
       file = np.load(opened, allow_pickle=False)
-      arrays = {key: file[key] for key in ("mu", "sigma", "count", "protocol") if key in file.files}
+      arrays = {
+        key: np.asarray(file[key]) for key in ("mu", "sigma", "count", "protocol") if key in file.files
+      }
   except Exception as error:  # damaged bytes raise whatever zipfile, zlib and numpy's parser meet first
     reason = " ".join(str(error).split())[:100] or type(error).__name__
     raise UserError(

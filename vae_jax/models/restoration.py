@@ -323,6 +323,15 @@ class RestorationVAE(Restorer):
     away = self._detail(scales, None, eps)[1] - self._detail(scales, None, None)[1]
     return estimate + jnp.exp(self._log_spread(scales)) * away
 
+  def pixel_noise(self, degraded: Array) -> Array:
+    """Standard deviation of p(x | y, z), float32 [b, factor * h, factor * w, c] in units of [0, 1]: how far pixels
+    are from a draw, which `restore` leaves out."""
+    h, w = degraded.shape[1:3]
+    scales, _ = self._look(self._padded(degraded, self.multiple))
+    spread = jnp.exp(self._log_spread(scales))[:, : self.factor * h, : self.factor * w]
+    assert self.likelihood.deviation is not None  # gaussian or laplace, see `build`
+    return spread * self.likelihood.deviation(self.log_scale)
+
   def noise(self, key: Key, size: tuple[int, int], origin: tuple[int, int] | Array = (0, 0)) -> Eps:
     """Standard normal noise for a degraded image of `size` (h, w): float32 [h', w', latent_dim] a scale, coarse first.
 

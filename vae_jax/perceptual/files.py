@@ -20,11 +20,17 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from vae_jax.errors import UserError
+from vae_jax.perceptual import hdf5
+from vae_jax.perceptual.hdf5 import Refused as _Refused
 
 MAX_BYTES = 4 << 30  # of a file, and of what it unpacks to; the largest network in use here has 0.6 GB
 MAX_ITEMS = 100_000  # arrays, groups and pickle opcodes: ResNet-50 has some 320 arrays and 13,000 opcodes
 MAX_NAME = 200  # characters
 MAX_DEPTH = 12  # of nested dicts and groups
+MAX_AXES = 16  # of an array, and of what else a pickle hands to a function
+MAX_MEMBERS = 20_000  # of a zip file, slower to read than pickle opcodes
+MAX_HEADER = 10 << 20  # bytes of the JSON before safetensors; the largest networks have some 0.2 MB
+MAX_RATIO, SMALL = 20, 64 << 20  # a zip file may unpack to so many times its size, or to so many bytes
 
 LEGACY = 0x1950A86A20F9469CFC6C  # the number that torch's files of before 1.6 begin with
 KNOWN = ".pth of torch, .h5 of Keras, .safetensors, .npz, or a pickle of nested dicts of numpy arrays"
@@ -35,10 +41,6 @@ class Arrays(NamedTuple):
 
   arrays: dict[str, np.ndarray]
   sha256: str
-
-
-class _Refused(Exception):
-  """Why a file is not read, in words that follow its path."""
 
 
 def read_arrays(path: str | Path, sha256: str | None = None) -> Arrays:
@@ -92,7 +94,7 @@ def _format(data: bytes) -> tuple[str, Callable[[bytes], dict[str, np.ndarray]]]
   """The format's name and reader, by the first bytes."""
   if data[:4] in (b"PK\3\4", b"PK\5\6"):
     return "zip", _read_zip
-  if data[:8] == b"\x89HDF\r\n\x1a\n":
+  if data[:8] == hdf5.SIGNATURE:
     return "HDF5", _read_hdf5
   if data[257:262] == b"ustar":
     raise _Refused("is a tar archive, as torch wrote before 0.1.10, which is not read; give a newer file")
@@ -126,12 +128,15 @@ def _decode(values: np.ndarray) -> np.ndarray:
 
 
 def _read_zip(data: bytes) -> dict[str, np.ndarray]:
+  if data.count(b"PK\1\2") > MAX_MEMBERS:
+    raise _Refused(f"holds more than {MAX_MEMBERS} members; weights are a few hundred, save them alone")
   with zipfile.ZipFile(io.BytesIO(data)) as archive:
     members = {member.filename: member for member in archive.infolist()}
     if len(members) < len(archive.infolist()):
       raise _Refused("holds two members of one name; it was tampered with or is damaged")
-    if (total := sum(member.file_size for member in members.values())) > MAX_BYTES:
-      raise _Refused(f"would unpack to {total} bytes, more than the {MAX_BYTES} that are read")
+    most = min(MAX_BYTES, max(SMALL, MAX_RATIO * len(data)))
+    if (total := sum(member.file_size for member in members.values())) > most:
+      raise _Refused(f"would unpack to {total} bytes, more than the {most} that are read of {len(data)}")
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
     if len(roots) == 1:
       return _read_torch(archive, members, roots[0], len(data))
@@ -169,7 +174,7 @@ def _npy(data: bytes, name: str) -> np.ndarray:
 
 
 def _array(data: bytes | memoryview, shape: Any, dtype: np.dtype, fortran: bool) -> np.ndarray:
-  if not (type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape)):
+  if not (type(shape) is tuple and len(shape) <= MAX_AXES and all(type(n) is int and n >= 0 for n in shape)):
     raise ValueError("an array's shape is no tuple of sizes")
   if len(data) != math.prod(shape) * dtype.itemsize:
     raise ValueError(f"{len(data)} bytes are not an array of shape {str(shape)[:MAX_NAME]}")
@@ -193,7 +198,7 @@ def _read_torch(
     raise _Refused("is not said to be from a little-endian machine; only such files are read, give another")
   storages: dict[tuple[str, np.dtype], np.ndarray] = {}
 
-  def storage(where: Any) -> np.ndarray:
+  def storage(where: Any) -> _Storage:
     dtype, key, count = _described(where)
     if (key, dtype) not in storages:
       if f"{root}data/{key}" not in members:
@@ -202,7 +207,7 @@ def _read_torch(
       storages[key, dtype] = _decode(values) if dtype == BFLOAT16 else values
     if not 0 <= count <= storages[key, dtype].size:
       raise ValueError(f"storage {_quote(key)} has fewer than {count} elements")
-    return storages[key, dtype][:count]
+    return _Storage(storages[key, dtype][:count])
 
   return _flatten(_unpickle(_member(archive, members[f"{root}data.pkl"]), TORCH, storage))
 
@@ -218,7 +223,7 @@ def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
   storages: dict[str, np.ndarray] = {}
   declared = 0
 
-  def storage(where: Any) -> np.ndarray:
+  def storage(where: Any) -> _Storage:
     """Elements that are filled in later, since they follow the tensors."""
     nonlocal declared
     dtype, key, count = _described(where)
@@ -233,7 +238,7 @@ def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
       storages[key] = np.zeros(count, dtype)
     if (dtype, count) != (storages[key].dtype, storages[key].size):
       raise ValueError(f"storage {_quote(key)} is described in two ways")
-    return storages[key]
+    return _Storage(storages[key])
 
   if _unpickle(file, {}) != LEGACY or _unpickle(file, {}) != 1001:
     raise _Refused("is in no version of torch's format from before 1.6; it is damaged, fetch it again")
@@ -264,6 +269,14 @@ class _Call(NamedTuple):
   function: Callable[..., Any]
 
 
+class _Storage(NamedTuple):
+  """The elements that tensors are views of: all of them, in order. A type of its own, since no tensor may pose as one:
+  the bounds of a view are not those of the elements that lie behind it.
+  """
+
+  values: np.ndarray
+
+
 class _Shell:
   """An array or a dtype that a pickle makes first and fills afterwards (BUILD)."""
 
@@ -288,6 +301,8 @@ def _fill_array(_version: int, shape: Any, dtype: Any, fortran: Any, data: Any) 
 
 def _described(where: Any) -> tuple[np.dtype, str, int]:
   """("storage", type, key, device, number of elements[, what it is a view of]) -> type, key, number."""
+  if type(where) is not tuple or len(where) > MAX_AXES:
+    raise ValueError("a tensor's storage is not described as torch does")
   tag, dtype, key, _, count, *view = where
   # A pickle cannot make a dtype itself: it is one of those in TORCH.
   if not (tag == "storage" and isinstance(dtype, np.dtype) and type(key) is str and type(count) is int):
@@ -301,21 +316,21 @@ def _described(where: Any) -> tuple[np.dtype, str, int]:
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> np.ndarray:
   """torch's description of a tensor, checked against its storage -> a view. rest: gradient, hooks, metadata."""
-  numbers = (offset, *shape, *strides)
-  if not (isinstance(storage, np.ndarray) and all(type(n) is int and n >= 0 for n in numbers)):
+  if not (type(storage) is _Storage and type(shape) is type(strides) is tuple):
     raise ValueError("a tensor is not described as torch does")
   if len(shape) != len(strides) or len(shape) > 8 or any(rest[2:]):
-    raise ValueError(f"a tensor of shape {str(shape)[:MAX_NAME]} and strides {str(strides)[:MAX_NAME]}")
+    raise ValueError(f"a tensor of {len(shape)} axes and {len(strides)} strides")
+  if not all(type(n) is int and n >= 0 for n in (offset, *shape, *strides)):
+    raise ValueError("a tensor is not described as torch does")
+  values = storage.values
   last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
   count = math.prod(shape)
-  if count and (last >= storage.size or count > storage.size):
-    raise ValueError(
-      f"a tensor of shape {str(shape)[:MAX_NAME]} reaches beyond its storage of {storage.size}"
-    )
+  if count and (last >= values.size or count > values.size):
+    raise ValueError(f"a tensor of shape {str(shape)[:MAX_NAME]} reaches beyond its storage of {values.size}")
   if not count:
-    return np.zeros(shape, storage.dtype)
-  steps = [step * storage.itemsize for step in strides]
-  return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
+    return np.zeros(shape, values.dtype)
+  steps = [step * values.itemsize for step in strides]
+  return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
 
 
 def _parameter(tensor: Any, *rest: Any) -> np.ndarray:
@@ -371,7 +386,7 @@ _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def _unpickle(
-  data: bytes | io.BytesIO, known: Mapping[str, Any], storage: Callable[[Any], np.ndarray] | None = None
+  data: bytes | io.BytesIO, known: Mapping[str, Any], storage: Callable[[Any], _Storage] | None = None
 ) -> Any:
   """What a pickle builds of dicts with short names as keys, lists, tuples, literals and the names `known`.
 
@@ -438,10 +453,14 @@ def _unpickle(
       arguments, function = stack.pop(), stack.pop()
       if not (isinstance(function, _Call) and type(arguments) is tuple):
         raise _Refused("holds a pickle that calls what is no function; do not trust it")
+      if len(arguments) > MAX_AXES:
+        raise ValueError(f"a call with {len(arguments)} arguments")
       stack.append(function.function(*arguments))
     elif name == "BUILD":
       state = stack.pop()
       if type(stack[-1]) is _Shell:
+        if type(state) is not tuple or len(state) > MAX_AXES:
+          raise ValueError("an array is not described as numpy does")
         stack[-1].build(state)
       elif not isinstance(stack[-1], (dict, np.ndarray)):  # metadata, of a parameter too, are not needed
         raise _Refused("holds a pickle that fills in what is no array; do not trust it")
@@ -481,64 +500,59 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _read_hdf5(data: bytes) -> dict[str, np.ndarray]:
-  import h5py
-
+  file = hdf5.File(data)
   arrays: dict[str, np.ndarray] = {}
-  total, items = 0, 0
+  total = 0
 
-  def walk(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    nonlocal items
-    for name in group:
-      here, items = (*path, name), items + 1
-      if len(here) > MAX_DEPTH or items > MAX_ITEMS:
-        raise _Refused(f"holds groups nested without end, at {_quote('/'.join(here))}")
-      if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+  def walk(
+    address: int, path: tuple[str, ...]
+  ) -> Iterator[tuple[tuple[str, ...], hdf5.Part, hdf5.Part, int]]:
+    """(path, array, its group, how many the group holds)"""
+    if len(path) > MAX_DEPTH:
+      raise _Refused(f"holds groups nested without end, at {_quote('/'.join(path))}")
+    group = file.part(address)
+    links = list(file.links(group))
+    for name, target in links:
+      here = (*path, name)
+      if target is None:
         raise _Refused(
           f"has a link {_quote('/'.join(here))}, possibly to another file: links are not followed"
         )
-      item = group[name]
-      if isinstance(item, h5py.Group):
-        yield from walk(item, here)
+      item = file.part(target)
+      if item.is_group:
+        yield from walk(target, here)
       else:
-        yield here, item, group
+        yield here, item, group, len(links)
 
-  with h5py.File(io.BytesIO(data), "r") as file:
-    for path, item, group in walk(file, ()):
-      if path[0] in ("optimizer_weights", "optimizer"):
-        continue
-      where = _quote("/".join(path))
-      if not isinstance(item, h5py.Dataset) or item.shape is None or item.dtype.kind not in "fiub":
-        raise _Refused(
-          f"has {where}, which is no array of numbers; save weights alone: model.save_weights(f)"
-        )
-      if item.is_virtual or item.external:
-        raise _Refused(
-          f"has {where} stored in another file, which is not followed; save it again in one file"
-        )
-      if item.id.get_create_plist().get_nfilters():
-        raise _Refused(f"has {where} compressed, which is not read; h5repack -f NONE undoes it")
-      total += item.size * item.dtype.itemsize
-      if total > len(data):
-        raise _Refused(f"declares more bytes than it has, at {where}; it is damaged or was tampered with")
-      name = _keras_name(path, group)
-      if name in arrays:
-        raise _Refused(f"has two arrays that Keras would call {_quote(name)}; save one network alone")
-      arrays[name] = item[()]
+  for path, item, group, count in walk(file.root, ()):
+    if path[0] in ("optimizer_weights", "optimizer"):
+      continue
+    where = _quote("/".join(path))
+    try:
+      array = file.array(item)
+    except _Refused as error:
+      raise _Refused(f"has {where}, {error}") from None
+    total += array.nbytes
+    if total > len(data):
+      raise _Refused(f"declares more bytes than it has, at {where}; it is damaged or was tampered with")
+    name = _keras_name(path, file.text(group, "name"), count)
+    if name in arrays:
+      raise _Refused(f"has two arrays that Keras would call {_quote(name)}; save one network alone")
+    arrays[name] = array
   return arrays
 
 
-def _keras_name(path: tuple[str, ...], group: Any) -> str:
-  """Where Keras puts a weight -> "layer/weight", as "block1_conv1/kernel".
+def _keras_name(path: tuple[str, ...], named: str | None, count: int) -> str:
+  """Where Keras puts a weight, one of `count` in its group -> "layer/weight", as "block1_conv1/kernel".
 
   Keras 3's .weights.h5: layers/<class>_<n>/vars/<i>, the layer's name in an attribute of vars. Before, and in whole
   models: [model_weights/]layer/[...]/layer/kernel:0.
   """
   if len(path) > 2 and path[-2] == "vars":
     names = {1: ("kernel",), 2: ("kernel", "bias"), 4: ("gamma", "beta", "moving_mean", "moving_variance")}
-    weights = names.get(len(group), ())
-    layer, index = group.attrs.get("name", path[-3]), path[-1]
-    weight = weights[int(index)] if index.isdecimal() and int(index) < len(weights) else index
-    return f"{str(layer)[:MAX_NAME]}/{weight}"
+    weights, index = names.get(count, ()), path[-1]
+    weight = weights[int(index)] if re.fullmatch("[0-9]{1,3}", index) and int(index) < len(weights) else index
+    return f"{(named or path[-3])[:MAX_NAME]}/{weight}"
   return "/".join((*path[-2:-1], path[-1].split(":")[0]))
 
 
@@ -551,6 +565,8 @@ _SAFE |= {"I8": "i1", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOO
 def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
   from safetensors import deserialize
 
+  if (size := int.from_bytes(data[:8], "little")) > MAX_HEADER:
+    raise _Refused(f"declares a header too large to be one, {size} bytes; it is damaged or was tampered with")
   arrays = {}
   for name, entry in deserialize(data):
     if entry["dtype"] not in _SAFE:

@@ -396,7 +396,7 @@ def _locate(network: str, source: str | Path) -> tuple[Path, str | None]:
 def _download(source: str) -> Path:
   """hf:owner/repo/file, through the Hugging Face Hub's cache."""
   parts = re.fullmatch(r"hf:([^/]+/[^/]+)/(.+)", source)
-  if parts is None:
+  if parts is None or {"", ".", ".."} & set(source[3:].split("/")):
     raise UserError(f"{source!r} is not hf:owner/repo/file, as in hf:timm/vgg16.tv_in1k/model.safetensors")
   try:
     from huggingface_hub import hf_hub_download

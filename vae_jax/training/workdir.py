@@ -17,6 +17,7 @@ from vae_jax.errors import UserError
 from vae_jax.training.checkpoints import Checkpoints
 
 LOCK = ".lock"
+WRITTEN = (LOCK, "config.json", "metrics.jsonl", "nonfinite.json", "checkpoints", "images", "tensorboard")
 
 # What may differ between two starts of one run: where and how it runs, not what it computes.
 FREE_KEYS = (
@@ -70,8 +71,14 @@ def alone(workdir: Path) -> Iterator[None]:
   Where the file system knows no locks (some network ones) and on Windows nothing is held.
 
   Raises:
-    UserError: another process trains in it, or it cannot be made.
+    UserError: another process trains in it, it cannot be made, or something in it is a link: a stranger's run could
+      have a file elsewhere overwritten.
   """
+  for name in WRITTEN:
+    if (workdir / name).is_symlink():
+      raise UserError(
+        f"{workdir / name} is a link; put what it leads to in its place, or link the whole workdir"
+      )
   made = not workdir.exists()
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -97,7 +104,7 @@ def _hold(path: Path) -> int | None:
   except ImportError:
     return None
   while True:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
     try:
       fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
       if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(handle)):
