@@ -1,4 +1,4 @@
-"""The Python examples of the documentation run, top to bottom, page by page."""
+"""The Python examples of the documentation run, top to bottom, page by page; the tests that it names exist."""
 
 import re
 from pathlib import Path
@@ -39,3 +39,15 @@ def test_the_examples_of_the_perceptual_page_run(tmp_path, monkeypatch):
   assert (
     scope["distance"] < 1e-3 and float(scope["value"]) > 0 and scope["slope"].shape == scope["output"].shape
   )
+
+
+def test_each_promise_of_reliability_names_a_test_that_exists():
+  text = (DOCS / "reliability.md").read_text()
+  file, found = None, 0
+  for name, test in re.findall(r"`([\w/]*test_\w+)?(?:::(test_\w+))?`", text):
+    file = Path(__file__).parent / f"{name}.py" if name else file
+    assert file is not None and file.is_file(), name
+    if test:
+      assert re.search(rf"^def {test}\(", file.read_text(), flags=re.MULTILINE), f"{file.name}: {test}"
+      found += 1
+  assert found > 50

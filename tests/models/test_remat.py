@@ -16,7 +16,9 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+  "family", [pytest.param(f, marks=pytest.mark.slow if f == "conv_vae" else ()) for f in FAMILIES]
+)
 def test_less_is_kept_and_the_gradients_are_the_same(family):
   found = []
   for remat in ("false", "true"):

