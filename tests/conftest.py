@@ -24,6 +24,24 @@ def _compiled_once(tmp_path_factory):
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+# The longest files, to begin with: one that came last would have a worker to itself while the others idle.
+LONGEST = (
+  "test_processes.py",
+  "test_resume.py",
+  "test_loop.py",
+  "test_end_to_end.py",
+  "test_restoration.py",
+  "test_disk_full.py",
+  "test_damaged.py",
+  "test_contract.py",
+  "test_data_faults.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture
 def key():
   return jax.random.key(0)

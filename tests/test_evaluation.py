@@ -330,6 +330,7 @@ def doubling(data, *overrides):
   return make(data, *RESTORATION, "data.degrade.name=bicubic_down", *overrides, input_shape=(3, 2, 1))
 
 
+@pytest.mark.slow
 def test_a_restoration_model_is_scored_alike_in_every_batch_size(data):
   model = doubling(data)
   scores = evaluation.score_split(model, "test", samples=3, batch_size=64)

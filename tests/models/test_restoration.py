@@ -248,6 +248,7 @@ def test_the_elbo_is_below_the_iwae_bound(small):
     assert gap.mean() > 5 * gap.std() / math.sqrt(len(gap)) > 0
 
 
+@pytest.mark.slow
 def test_the_weights_give_the_evidence_of_the_prior(small):
   """p(x | y) from posterior weights, of two posteriors, and from draws of `restore`: all three the same."""
   model, params, image, degraded = small

