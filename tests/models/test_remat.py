@@ -17,7 +17,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize(
-  "family", [pytest.param(f, marks=pytest.mark.slow if f == "conv_vae" else ()) for f in FAMILIES]
+  "family", [pytest.param(f, marks=() if f == "transformation_net" else pytest.mark.slow) for f in FAMILIES]
 )
 def test_less_is_kept_and_the_gradients_are_the_same(family):
   found = []

@@ -72,7 +72,7 @@ def mirrored(x, height, width):
 @pytest.mark.parametrize(
   ("shape", "factor", "values"),
   [
-    ((7, 5, 1), 1, {"channels": "4,4,4"}),
+    pytest.param((7, 5, 1), 1, {"channels": "4,4,4"}, marks=pytest.mark.slow),
     ((9, 7, 3), 2, {"unshuffle": 2, "channels": "4,4"}),
     pytest.param((15, 9, 1), 3, {"channels": "4,4"}, marks=pytest.mark.slow),
     ((13, 8, 3), 4, {"channels": "4", "likelihood": "laplace", "latent_dim": 0}),

@@ -179,7 +179,7 @@ def test_a_link_in_a_workdir_is_refused(tmp_path, name):
   ("devices", "extra"),
   [
     (1, ()),
-    (2, ("training.parallel=pmap",)),
+    pytest.param(2, ("training.parallel=pmap",), marks=pytest.mark.slow),
     pytest.param(2, ("training.fsdp=true",), marks=pytest.mark.slow),
   ],
   ids=str,

@@ -136,6 +136,7 @@ def test_sigterm_to_one_process_has_all_save_and_stop(data, alone, tmp_path):
   assert (run / "checkpoints" / str(step)).is_dir() and rows(run)[-1]["step"] == step
 
 
+@pytest.mark.slow
 def test_when_one_process_dies_the_other_ends(data, tmp_path):
   first, second = pair(data, tmp_path / "run", "--config.training.steps=1000000")
   wait_for(tmp_path / "run" / "metrics.jsonl")
