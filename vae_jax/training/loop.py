@@ -7,7 +7,6 @@ import functools
 import itertools
 import json
 import math
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -168,15 +167,6 @@ class _Clock:
     share = self.waited / max(now - self.since, 1e-9)
     self.waited, self.since = 0.0, now
     return share
-
-
-def _warn(line: str) -> None:
-  """On standard error, by the first process; above the progress bar where there is one."""
-  if jax.process_index() == 0:
-    from tqdm import tqdm
-
-    with contextlib.suppress(OSError):  # standard error on a full disk
-      tqdm.write(f"warning: {line}", file=sys.stderr)
 
 
 def _collapse(active: float, model: Model, step: int, objective: ConfigDict) -> str | None:
@@ -365,7 +355,9 @@ def _train(config: ConfigDict, workdir: Path) -> state.TrainState:
         writers.progress(step, loss=row["loss"])
         if row["skipped"] > skipped:
           skipped = int(row["skipped"])
-          _warn(f"loss or gradients were not finite: {skipped} steps skipped so far, up to step {step}")
+          writers.warn(
+            f"loss or gradients were not finite: {skipped} steps skipped so far, up to step {step}"
+          )
         if (bad := int(train_state.skipped_in_a_row)) >= t.max_skipped:
           if main:
             steps_ = range(step - bad, step)
@@ -383,13 +375,13 @@ def _train(config: ConfigDict, workdir: Path) -> state.TrainState:
         value, active = evaluate(writers, step, train_state.averaged, started)
         if not collapsed and (warning := _collapse(active, model, step, config.objective)):
           collapsed = True
-          _warn(warning)
+          writers.warn(warning)
       stop = None if last else request.stops()
       if step % t.checkpoint_every == 0 or last or stop:
         if _finite(train_state.params):
           checkpoints.save(step, train_state, meta=meta | {"window": _packed(window)}, score=value)
         else:
-          _warn(f"step {step} is not saved: its parameters are not finite")
+          writers.warn(f"step {step} is not saved: its parameters are not finite")
       if value is not None:
         clock.share()  # the next row tells of training alone
       if stop:

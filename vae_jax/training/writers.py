@@ -305,6 +305,11 @@ class Writers:
     if self._enabled:
       self._progress.update(step, **shown)
 
+  def warn(self, line: str) -> None:
+    """On standard error, above the progress bar."""
+    if self._enabled:
+      self._progress.say(f"warning: {line}")
+
   def close(self) -> None:
     if not self._enabled:
       return
@@ -327,9 +332,7 @@ class Writers:
       if folder not in self._warned:
         cause = error.__cause__ if isinstance(error, UserError) else error
         reason = getattr(cause, "strerror", None) or error
-        self._progress.say(
-          f"warning: {self._workdir / folder} cannot be written ({reason}); training goes on"
-        )
+        self.warn(f"{self._workdir / folder} cannot be written ({reason}); training goes on")
       self._warned.add(folder)
 
   def __enter__(self) -> Writers:
