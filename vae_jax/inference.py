@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from vae_jax import pretrained
+from vae_jax.compiling import jit
 from vae_jax.config import from_json
 from vae_jax.data.images import MAX_PIXELS
 from vae_jax.data.prepare import to_float
@@ -72,11 +73,11 @@ class TrainedVAE:
     self._draw = self._method("decode_sample")
     self._latents = self._method("prior_sample")
     self._restore = self._method("restore")
-    self._restore_draw = jax.jit(self._restored_draw)
+    self._restore_draw = jit(self._restored_draw)
     self._pixel_noise = self._method("pixel_noise")
 
   def _method(self, name: str) -> Callable[..., Any]:
-    return jax.jit(lambda params, *args: self.module.apply({"params": params}, *args, method=name))
+    return jit(lambda params, *args: self.module.apply({"params": params}, *args, method=name))
 
   def _inputs(self, images: ArrayLike, single: bool = False) -> Array:
     """float32 [b, h, w, c], or UserError: in [0, 1]; on average about there where the run degraded its images.

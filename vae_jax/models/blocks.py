@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,8 +41,7 @@ def pixel_unshuffle(x: Array, factor: int = 2) -> Array:
   if factor == 1:
     return x
   b, h, w, c = x.shape
-  x = x.reshape(b, h // factor, factor, w // factor, factor, c)
-  return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // factor, w // factor, factor**2 * c)
+  return _blocks(x, factor, factor).reshape(b, h // factor, w // factor, factor**2 * c)
 
 
 _IN_LOOP = ContextVar("in_loop", default=False)
@@ -49,7 +49,7 @@ _IN_LOOP = ContextVar("in_loop", default=False)
 
 @contextmanager
 def in_loop() -> Iterator[None]:
-  """What is traced within is the body of a loop, where XLA on CPUs wants convolutions as matrix products."""
+  """What is traced within may be the body of a loop, where XLA on CPUs is slow at most convolutions."""
   token = _IN_LOOP.set(True)
   try:
     yield
@@ -58,29 +58,66 @@ def in_loop() -> Iterator[None]:
 
 
 def convolution() -> Callable[..., Array] | None:
-  """For `nn.Conv(conv_general_dilated=...)`: `im2col_conv` in loops on CPUs, XLA's own convolution elsewhere."""
-  return im2col_conv if _IN_LOOP.get() and jax.default_backend() == "cpu" else None
+  """For `nn.Conv(conv_general_dilated=...)`: `loop_conv` in loops on CPUs, XLA's own convolution elsewhere."""
+  return loop_conv if _IN_LOOP.get() and jax.default_backend() == "cpu" else None
 
 
-def im2col_conv(
+def loop_conv(
   x: Array, kernel: Array, strides: Sequence[int], padding: str | Sequence[tuple[int, int]], **unused: Any
 ) -> Array:
-  """A 2-d convolution as shifted slices and one matrix product; NHWC, kernel [kh, kw, c, d].
+  """A 2-d convolution whose gradients are fast in loops on CPUs too; NHWC, kernel [kh, kw, c, d].
 
-  Has the signature that `nn.Conv` calls, for the cases used here (no dilation, no groups). XLA on CPUs runs a
-  convolution within `lax.scan` 16 to 30 times slower than outside (jax-ml/jax#12868); matrix
-  products are as fast in a loop as outside.
+  In a loop XLA runs there only those as matrix products whose axes are in one order, and the others, which its own
+  gradients are, some 60 times slower (jax-ml/jax#12868). Here the gradients are convolutions of that order, and
+  strides become channels, so that none is dilated. Has the signature that `nn.Conv` calls, for the cases used here (no
+  dilation, no groups); differentiable in reverse mode alone.
   """
-  kh, kw, c, d = kernel.shape
+  (sh, sw), (kh, kw, c, d) = strides, kernel.shape
   if isinstance(padding, str):
     padding = jax.lax.padtype_to_pads(x.shape[1:3], (kh, kw), strides, padding)
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  height, width = ((n - k) // s + 1 for n, k, s in zip(x.shape[1:3], (kh, kw), strides, strict=True))
-  spans = [(height - 1) * strides[0] + 1, (width - 1) * strides[1] + 1]
-  columns = [
-    x[:, i : i + spans[0] : strides[0], j : j + spans[1] : strides[1]] for i in range(kh) for j in range(kw)
-  ]
-  return jnp.concatenate(columns, axis=-1) @ kernel.reshape(kh * kw * c, d)
+  pads = [(low, high) for low, high in padding]
+  if (sh, sw) != (1, 1):
+    kernel = jnp.pad(kernel, ((0, -kh % sh), (0, -kw % sw), (0, 0), (0, 0)))
+    sizes = zip(x.shape[1:3], pads, strides, (kh, kw), kernel.shape[:2], strict=True)
+    # The last window, with the kernel's own padding, ends where the image does.
+    wanted = [(low, (low + n + high - k) // s * s + wide - low - n) for n, (low, high), s, k, wide in sizes]
+    x = jax.lax.pad(
+      x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in wanted), (0, 0, 0)]
+    )
+    x = _blocks(x, sh, sw).reshape(x.shape[0], x.shape[1] // sh, x.shape[2] // sw, sh * sw * c)
+    kernel = _blocks(kernel.transpose(2, 0, 1, 3), sh, sw)
+    kernel = kernel.transpose(1, 2, 3, 4, 0, 5).reshape(-(-kh // sh), -(-kw // sw), sh * sw * c, d)
+    pads = [(0, 0), (0, 0)]
+  return _conv(x, kernel, tuple(pads))
+
+
+def _blocks(x: Array, height: int, width: int) -> Array:
+  """[b, h, w, c] -> [b, h / height, w / width, height, width, c]."""
+  b, h, w, c = x.shape
+  return x.reshape(b, h // height, height, w // width, width, c).swapaxes(2, 3)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: Array, kernel: Array, pads: tuple[tuple[int, int], ...]) -> Array:
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _conv_fwd(
+  x: Array, kernel: Array, pads: tuple[tuple[int, int], ...]
+) -> tuple[Array, tuple[Array, Array]]:
+  return _conv(x, kernel, pads), (x, kernel)
+
+
+def _conv_bwd(pads: tuple[tuple[int, int], ...], saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+  x, kernel = saved
+  around = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel.shape[:2], pads, strict=True))
+  to_x = _conv(g, kernel[::-1, ::-1].swapaxes(2, 3), around)
+  # Of the kernel: channels take the place of examples, and examples that of channels.
+  to_kernel = _conv(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), pads)
+  return to_x, to_kernel.transpose(1, 2, 0, 3)
+
+
+_conv.defvjp(_conv_fwd, _conv_bwd)
 
 
 class Conv(nn.Module):

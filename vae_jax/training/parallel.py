@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vae_jax.compiling import options
 from vae_jax.errors import UserError
 from vae_jax.training.steps import NOTHING
 from vae_jax.training.stopping import Stopped
@@ -115,6 +116,7 @@ def compile_train_call(call: Callable, placement: Placement, like: Any = None) -
     in_shardings=(state, p.replicated, p.batches, p.replicated),
     out_shardings=(state, p.replicated),
     donate_argnums=(0,),
+    compiler_options=options(),
   )
   return lambda state, stored, batches, frozen=NOTHING: compiled(state, stored, batches, frozen)
 
@@ -135,7 +137,12 @@ def compile_eval_step(step: Callable, placement: Placement, like: Any = None) ->
     )
     return lambda params, batch, frozen=NOTHING: mapped(params, batch, frozen)
   params_at = p.state(like) if p.fsdp else p.replicated
-  compiled = jax.jit(step, in_shardings=(params_at, p.batch, p.replicated), out_shardings=p.replicated)
+  compiled = jax.jit(
+    step,
+    in_shardings=(params_at, p.batch, p.replicated),
+    out_shardings=p.replicated,
+    compiler_options=options(),
+  )
   return lambda params, batch, frozen=NOTHING: compiled(params, batch, frozen)
 
 

@@ -122,8 +122,8 @@ def make_train_step(
 
     one = jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
-    # Unrolled on CPUs: XLA's convolutions are slow in a loop there.
-    total, _ = jax.lax.scan(add, zero, parts, unroll=jax.default_backend() == "cpu")
+    with in_loop():
+      total, _ = jax.lax.scan(add, zero, parts)
     return jax.tree.map(lambda x: x / accumulate, total)
 
   def train_step(state: TrainState, batch: Batch, frozen: Frozen = NOTHING) -> tuple[TrainState, Metrics]:
@@ -188,9 +188,6 @@ def make_train_call(
       gathered: Any = jax.tree.map(lambda values: values[batch["index"]], stored)
       return train_step(state, {**gathered, **batch}, frozen)
 
-    if len(jax.tree.leaves(batches)[0]) == 1:  # no loop: convolutions are faster without on CPUs
-      state, got = body(state, jax.tree.map(lambda values: values[0], batches))
-      return state, jax.tree.map(lambda value: value[None], got)
     with in_loop():
       return jax.lax.scan(body, state, batches)
 
