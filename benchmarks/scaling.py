@@ -3,9 +3,9 @@
     python benchmarks/scaling.py [--output benchmarks/results/scaling.json]
 
 Batches of 32 to 4,096 on all devices there are, for the MLP and the convolutional VAE of `throughput.py` (the latter on
-CPUs to 512: their form of a convolution copies each window, some 20 MB an image). Then the MLP
-with 1,024 images a step on 1, 2, 4 and 8 CPU devices forced onto this machine's cores: that they train alike, which
-is all it shows; no speed follows from devices that share cores.
+CPUs to 512: a step of more would take too long). Then the MLP with 1,024 images a step on 1, 2, 4 and 8 CPU devices
+forced onto this machine's cores: that they train alike, which is all it shows; no speed follows from devices that share
+cores.
 """
 
 from __future__ import annotations

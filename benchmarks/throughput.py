@@ -237,7 +237,7 @@ def conv(args: Any) -> Workload:
 def superres(args: Any) -> Workload:
   config, size = superres_config(args.batch or (2 if args.quick else 8)), 32 if args.quick else 128
   m, weight = config.model, config.objective.perceptual.weight
-  # XLA's convolutions, which this family uses, are slow in a loop on CPUs: there one step a call, as in its config.
+  # On CPUs one step a call, as in its config.
   return training(
     config,
     noise(8 * config.training.batch_size, size),
@@ -336,13 +336,13 @@ def iwae(args: Any) -> Workload:
     return run
 
   for label, mode, threads in modes():
-    for chunk in (10, 100):
+    for chunk in (5, 10, 100):
       name = f"torch, {label}, {chunk} samples at a time"
       runners.append(Runner(name, partial(torch_run, mode, threads, chunk, name), count))
   for n in sorted({1, THREADS}):
     name = f"pythae 0.1.2 get_nll, {n} threads"
     runners.append(Runner(name, partial(pythae_run, n, name), few))
-  for chunk in (100, 10):
+  for chunk in (100, 5):
     name = f"vae_jax, {chunk} samples at a time"
     runners.append(Runner(name, partial(jax_run, chunk, name), count))
 
