@@ -29,9 +29,7 @@ def test_a_version_that_does_not_know_an_option_gets_none(monkeypatch, fresh):
 
 def test_convolutions_are_xlas_own():
   def conv(x, kernel):
-    return jax.lax.conv_general_dilated(
-      x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
   x, kernel = jnp.ones((2, 32, 32, 32)), jnp.ones((3, 3, 32, 32))
   program = jax.jit(conv, compiler_options=compiling.options()).lower(x, kernel).compile().as_text()
