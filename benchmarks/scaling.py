@@ -35,7 +35,7 @@ def batches(args) -> dict[str, dict[str, dict]]:
     runners = []
     cpu = jax.default_backend() == "cpu"
     for size in [size for size in sizes if size <= 512 or name == "mlp" or not cpu]:
-      calls = max(1, min(10, 2048 // size))
+      calls = max(1, min(10, (2048 if name == "mlp" else 512) // size))
       runners.append(
         Runner(f"vae_jax {size}", partial(Trainer, configs[name](size), images, calls), size * calls)
       )
