@@ -199,13 +199,13 @@ def iwae(args: Any) -> Workload:
     return run
 
   for label, mode, threads in modes():
-    for chunk in (5, 10, 100):
+    for chunk in (10, 100):
       name = f"torch, {label}, {chunk} samples at a time"
       runners.append(Runner(name, partial(torch_run, mode, threads, chunk, name), count))
   for n in sorted({1, THREADS}):
     name = f"pythae 0.1.2 get_nll, {n} threads"
     runners.append(Runner(name, partial(pythae_run, n, name), few))
-  for chunk in (100, 5):
+  for chunk in (100, 10):
     name = f"vae_jax, {chunk} samples at a time"
     runners.append(Runner(name, partial(jax_run, chunk, name), count))
 

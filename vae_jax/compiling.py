@@ -33,12 +33,16 @@ def _are_known() -> bool:
 
 def jit(function: Callable[..., Any], **kinds: Any) -> Callable[..., Any]:
   """`jax.jit(function, **kinds)` with `options`, which may also be called while another program is traced."""
-  inner, outer = jax.jit(function, **kinds), jax.jit(function, compiler_options=options(), **kinds)
+  inner = jax.jit(function, **kinds)
+
+  @functools.cache
+  def outer() -> Callable[..., Any]:  # not before the first call: asking for the devices takes them
+    return jax.jit(function, compiler_options=options(), **kinds)
 
   @functools.wraps(function)
   def call(*args: Any) -> Any:
     # Only outermost programs take options. A constant is a tracer within `jit`, arguments are within `grad` and `vmap`.
     traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((args, jnp.zeros(()))))
-    return (inner if traced else outer)(*args)
+    return (inner if traced else outer())(*args)
 
   return call

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vae_jax.compiling import jit
 from vae_jax.errors import UserError, nearest
 from vae_jax.losses.perceptual import lpips
 from vae_jax.perceptual.inception import InceptionFID
@@ -36,7 +37,7 @@ LPIPS_LAYERS = {
 }
 
 
-@partial(jax.jit, static_argnums=(0, 3))
+@partial(jit, static_argnums=(0, 3))
 def _apply(
   module: nn.Module, variables: Any, images: ArrayLike, value_range: tuple[float, float]
 ) -> dict[str, Array]:
