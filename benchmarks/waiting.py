@@ -51,7 +51,7 @@ SHAPES = {"digits": (28, 28, 1), "cifar": (32, 32, 3), "folder": (160, 160, 3)}
 def pictures(random: np.random.Generator, n: int, shape: tuple[int, int, int]) -> np.ndarray:
   """uint8 [n, h, w, c]: three waves a channel, and noise."""
   h, w, c = shape
-  y, x = np.mgrid[:h, :w, None] / 32
+  y, x = np.mgrid[:h, :w][..., None] / 32
   values = np.empty((n, *shape), np.uint8)
   for i in range(n):
     a, b, phase = random.uniform(-6, 6, (3, 3, c))
