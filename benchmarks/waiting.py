@@ -5,7 +5,7 @@
 
 digits   10,000 images of 28 x 28 x 1 in the devices' memory, the MLP of the default config, batch 128
 cifar    50,000 images of 32 x 32 x 3 in the devices' memory, a convolutional VAE, batch 128
-folder   JPEG files of 160 x 160 pixels, read and decoded while training (data.resident_mb=0), the same VAE, batch 32
+folder   JPEG files of 160 x 160 pixels, read and decoded while training (data.resident_mb=0), the same VAE, batch 16
 
 The images are made here: coloured waves with noise, whose JPEG files have the size of photographs'. "waiting" counts
 all time in which the next batch was not there, also where the device was busy: an upper bound. `images_per_second` of
@@ -41,7 +41,7 @@ RUNS = {
   "digits": ("data.name=npz training.steps=4000 training.log_every=500 training.batch_size=128", 10_000),
   "cifar": (f"data.name=npz {CONV} training.steps=60 training.log_every=10 training.batch_size=128", 50_000),
   "folder": (
-    f"data.name=folder data.resident_mb=0 {CONV} training.steps=60 training.log_every=10 training.batch_size=32",
+    f"data.name=folder data.resident_mb=0 {CONV} training.steps=30 training.log_every=5 training.batch_size=16",
     2_000,
   ),
 }

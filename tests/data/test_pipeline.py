@@ -23,8 +23,12 @@ class Memory:
     return len(self.records)
 
   def __getitem__(self, index):
-    self.reads.append(index)
-    return self.records[index]
+    return next(self.read([index]))
+
+  def read(self, indices):
+    for index in indices:
+      self.reads.append(index)
+      yield self.records[index]
 
   def load_all(self):
     return {name: np.stack([np.asarray(r[name]) for r in self.records]) for name in self.records[0]}

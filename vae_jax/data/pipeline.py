@@ -7,7 +7,8 @@ So the step in a checkpoint is the place in the data, and no data state needs sa
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,12 +17,17 @@ from ml_collections import ConfigDict
 from vae_jax.errors import UserError
 from vae_jax.types import Batch
 
+TOGETHER = 8  # records that a thread reads at once: one at a time takes 0.4 ms more for each
+
 Record = dict[str, Any]
 Shape = tuple[int, int, int]
 
 
 class Source(Protocol):
-  """Random-access records: "image" uint8 [h, w, c], maybe "label" (int) and "degraded" (uint8 image)."""
+  """Random-access records: "image" uint8 [h, w, c], maybe "label" (int) and "degraded" (uint8 image).
+
+  source[i] is one, source.read(indices) those of several, in turn.
+  """
 
   @property
   def name(self) -> str: ...
@@ -29,6 +35,7 @@ class Source(Protocol):
   def uniform_shape(self) -> Shape | None: ...
   def __len__(self) -> int: ...
   def __getitem__(self, index: int) -> Record: ...
+  def read(self, indices: Sequence[int]) -> Iterator[Record]: ...
   def load_all(self) -> dict[str, np.ndarray]: ...
 
 
@@ -126,13 +133,19 @@ class InMemory:
     return len(self._source)
 
   def __getitem__(self, index: int) -> Record:
-    record = self._kept.get(index)
-    if record is None:
-      record = self._source[index]
-      size = record["image"].nbytes
-      if size <= self._left:
-        self._left -= size
-        self._kept[index] = record
+    return next(self.read([index]))
+
+  def read(self, indices: Sequence[int]) -> Iterator[Record]:
+    kept = [self._kept.get(index) for index in indices]
+    found = self._source.read([i for i, record in zip(indices, kept, strict=True) if record is None])
+    for index, record in zip(indices, kept, strict=True):
+      yield record or self._keep(index, next(found))
+
+  def _keep(self, index: int, record: Record) -> Record:
+    size = record["image"].nbytes
+    if size <= self._left and index not in self._kept:
+      self._left -= size
+      self._kept[index] = record
     return record
 
 
@@ -148,6 +161,9 @@ class First:
 
   def __getitem__(self, index: int) -> Record:
     return self._source[index]
+
+  def read(self, indices: Sequence[int]) -> Iterator[Record]:
+    return self._source.read(indices)
 
   def load_all(self) -> dict[str, np.ndarray]:
     return {name: values[: self._limit] for name, values in self._source.load_all().items()}
@@ -190,21 +206,24 @@ def _training(
   local = batch_size // shard[1]
   source = InMemory(source, data.resident_mb * 2**20)
 
-  def record(item: int) -> Record:
-    step, place = divmod(int(item), local)
-    position = (start + step) * batch_size + shard[0] * local + place
-    index = int(order(seed, n, np.array([position]))[0])
-    draw = np.random.Generator(np.random.Philox(key=[seed, position], counter=[0, 0, 0, 1]))
-    return {**fit(source[index], size, data.fit, draw), "index": index}
+  parts = -(-local // TOGETHER)  # of a batch
 
-  items = grain.MapDataset.range(steps * local).map(record)
-  options = grain.ReadOptions(num_threads=max(data.workers, 1), prefetch_buffer_size=4 * local)
-  records = []
-  for item in items.to_iter_dataset(options):
-    records.append(item)
-    if len(records) == local:
-      yield _stack(records, np.array([r["index"] for r in records]))
-      records = []
+  def part(item: int) -> list[Record]:
+    step, first = divmod(int(item), parts)
+    places = np.arange(first * TOGETHER, min((first + 1) * TOGETHER, local))
+    positions = (start + step) * batch_size + shard[0] * local + places
+    index = order(seed, n, positions).tolist()
+    records = []
+    for position, i, record in zip(positions.tolist(), index, source.read(index), strict=True):
+      draw = np.random.Generator(np.random.Philox(key=[seed, position], counter=[0, 0, 0, 1]))
+      records.append({**fit(record, size, data.fit, draw), "index": i})
+    return records
+
+  items = grain.MapDataset.range(steps * parts).map(part)
+  options = grain.ReadOptions(num_threads=max(data.workers, 1), prefetch_buffer_size=4 * parts)
+  read = iter(items.to_iter_dataset(options))
+  while batch := list(itertools.chain.from_iterable(itertools.islice(read, parts))):
+    yield _stack(batch, np.array([record["index"] for record in batch]))
 
 
 def _evaluation(data: ConfigDict, source: Source, batch_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
@@ -214,7 +233,7 @@ def _evaluation(data: ConfigDict, source: Source, batch_size: int, shard: tuple[
     index = np.arange(first, first + local)
     mask = index < n
     index = np.where(mask, index, n - 1)
-    records = [fit(source[int(i)], size, data.fit, None) for i in index]
+    records = [fit(record, size, data.fit, None) for record in source.read(index.tolist())]
     yield _stack(records, index, mask)
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +59,16 @@ class Source:
   def __len__(self) -> int:
     return self.stop - self.start
 
+  def read(self, indices: Sequence[int]) -> Iterator[Record]:
+    """The records in turn: read together, which is quicker, and decoded one by one."""
+    for index in indices:
+      if not 0 <= index < len(self):
+        raise IndexError(f"record {index} of {self.name} {self.split}, which has {len(self)}")
+    raw = self.full.read([self.start + index for index in indices])
+    return map(self._finished, raw, indices)
+
   def __getitem__(self, index: int) -> Record:
-    if not 0 <= index < len(self):
-      raise IndexError(f"record {index} of {self.name} {self.split}, which has {len(self)}")
-    return self._finished(self.full.read([self.start + index])[0], index)
+    return next(self.read([index]))
 
   def load_all(self) -> dict[str, np.ndarray]:
     """Every record: uint8 "image" [n, h, w, c]; where there are, int32 "label" [n], "degraded" like "image".
