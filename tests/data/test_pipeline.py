@@ -112,6 +112,23 @@ def test_training_batches_follow_the_order():
     )
 
 
+@pytest.mark.parametrize("size", [1, pipeline.TOGETHER, 2 * pipeline.TOGETHER + 3])
+def test_batches_are_whole_whatever_is_read_together(size):
+  got = train(photos(), batch_size=size, steps=5)
+  np.testing.assert_array_equal(
+    [batch["index"] for batch in got], pipeline.order(0, 7, pipeline.positions(0, 5, size))
+  )
+  assert all(batch["image"].shape == (size, 4, 5, 3) for batch in got)
+
+
+def test_what_is_kept_is_not_read_again_with_the_rest():
+  source = digits(6)
+  kept = pipeline.InMemory(source, 2**20)
+  for indices in ([1, 4], [4, 0, 1, 5, 0]):
+    assert [int(record["image"][0, 0, 0]) for record in kept.read(indices)] == indices
+  assert [source.reads.count(i) for i in (1, 4, 5)] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("step", [1, 4])
 def test_a_restart_repeats_the_batches_from_there_crops_included(step):
   whole, rest = train(photos()), train(photos(), start=step, steps=6 - step)

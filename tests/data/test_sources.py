@@ -162,6 +162,9 @@ def test_prepared_tfds_set_by_name(tmp_path):
   np.testing.assert_array_equal(got["image"], IMAGES[5:])
   np.testing.assert_array_equal(got["label"], LABELS[5:])
   np.testing.assert_array_equal(source[3]["image"], IMAGES[8])
+  np.testing.assert_array_equal([r["image"] for r in source.read([3, 0, 3])], IMAGES[[8, 5, 8]])
+  with pytest.raises(IndexError, match="record 15 of toy"):
+    source.read([0, 15])
 
 
 def test_super_resolution_features(tmp_path):
