@@ -129,8 +129,8 @@ def test_noise_outside_the_range_is_taken_and_other_scales_are_not(model):
     (1, 1, (45, 38), {}),
     (2, 3, (37, 44), {}),
     (3, 1, (41, 33), {"likelihood": "laplace"}),
-    (1, 3, (71, 69), {"widths": "4,4"}),
-    (2, 1, (19, 67), {"widths": "4", "unshuffle": 2}),
+    pytest.param(1, 3, (71, 69), {"widths": "4,4"}, marks=pytest.mark.slow),
+    pytest.param(2, 1, (19, 67), {"widths": "4", "unshuffle": 2}, marks=pytest.mark.slow),
     (2, 1, (38, 20), {"latent_dim": 0}),
   ],
 )

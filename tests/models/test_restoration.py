@@ -286,7 +286,11 @@ def test_the_weights_give_the_evidence_of_the_prior(small):
 
 @pytest.mark.parametrize(
   ("factor", "values"),
-  [(1, {"channels": "4,4,4"}), (2, {"unshuffle": 2, "likelihood": "laplace"}), (1, {"latent_dim": 0})],
+  [
+    pytest.param(1, {"channels": "4,4,4"}, marks=pytest.mark.slow),
+    (2, {"unshuffle": 2, "likelihood": "laplace"}),
+    (1, {"latent_dim": 0}),
+  ],
 )
 def test_the_gradient_reaches_every_parameter(factor, values):
   shape = (8 + factor, 8, 1)
@@ -363,8 +367,8 @@ def test_latents_cost_the_estimate_nothing():
     (2, {"channels": "4,4"}),
     (1, {"channels": "4,4", "unshuffle": 2, "latent_dim": 0}),
     (3, {"channels": "4,4", "unshuffle": 2, "blocks": 2}),
-    (1, {"channels": "4,4,4", "latent_dim": 1, "blocks": 0}),
-    (1, {"channels": "4,4,4", "latent_dim": 1}),
+    pytest.param(1, {"channels": "4,4,4", "latent_dim": 1, "blocks": 0}, marks=pytest.mark.slow),
+    pytest.param(1, {"channels": "4,4,4", "latent_dim": 1}, marks=pytest.mark.slow),
   ],
 )
 def test_the_radius_bounds_what_a_pixel_depends_on(factor, values, axis):

@@ -139,7 +139,10 @@ def test_a_map_of_latents_refuses_smaller_inputs():
   assert models.build(small("conv_vae"), (8, 8, 1), input_shape=(4, 4, 1)).units == 3
 
 
-@pytest.mark.parametrize(("likelihood", "dtype"), [("gaussian", "bfloat16"), ("logistic_mixture", "float32")])
+@pytest.mark.parametrize(
+  ("likelihood", "dtype"),
+  [pytest.param("gaussian", "bfloat16", marks=pytest.mark.slow), ("logistic_mixture", "float32")],
+)
 def test_values_and_gradients_are_finite_in_both_compute_types(likelihood, dtype):
   shape = (7, 5, 3)
   model = models.build(small("conv_vae", f"likelihood={likelihood}", "channels=4"), shape, dtype)

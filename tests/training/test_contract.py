@@ -36,15 +36,14 @@ WAYS = {
 }
 
 
-@functools.cache
-def losses(family, count=1, way="jit", fsdp=False, accumulate=1):
+def made(family, accumulate=1, axis_name=None):
+  """The training step, and what makes its first state."""
   name = "mlp_vae" if family == "iwae" else family.split(",")[0]
   words = f"model.name={name} {SMALL} {FAMILIES[family]} training.steps=100 training.learning_rate=1e-3"
   config = apply_overrides(base_config(), words.split())
   validate(config)
   model, tx = build(config.model, SHAPE), state.make_optimizer(config.training)
   adversarial = make_adversarial(config.objective.adversarial)
-  placement = parallel.make_placement(BATCH, DEVICES[:count], way, fsdp)
   step = steps.make_train_step(
     model,
     make_objective(config.objective),
@@ -56,9 +55,17 @@ def losses(family, count=1, way="jit", fsdp=False, accumulate=1):
     root=jax.random.key(1),
     adversarial=adversarial,
     accumulate=accumulate,
-    axis_name=placement.axis_name,
+    axis_name=axis_name,
   )
-  first = state.init_state(model, tx, SHAPE, SHAPE, jax.random.key(0), ema=True, adversarial=adversarial)
+  make = functools.partial(state.init_state, model, tx, SHAPE, SHAPE, ema=True, adversarial=adversarial)
+  return step, functools.partial(make, jax.random.key(0))
+
+
+@functools.cache
+def losses(family, count=1, way="jit", fsdp=False, accumulate=1):
+  placement = parallel.make_placement(BATCH, DEVICES[:count], way, fsdp)
+  step, make = made(family, accumulate, placement.axis_name)
+  first = make()
   call = parallel.compile_train_call(steps.make_train_call(step), placement, first)
   train_state, stored = jax.device_put(first, placement.state(first)), placement.put({"image": IMAGES})
   index = pipeline.order(0, len(IMAGES), pipeline.positions(0, STEPS, BATCH))
@@ -87,23 +94,10 @@ def test_twenty_steps_have_the_same_losses(family, way):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("name", ["conv_vae", "restoration_vae"])
-def test_steps_have_no_convolution_that_is_slow_in_loops_on_cpus(name, accumulate):
-  config = apply_overrides(base_config(), f"model.name={name} {SMALL} model.likelihood=gaussian".split())
-  model, tx = build(config.model, SHAPE), state.make_optimizer(config.training)
-  step = steps.make_train_step(
-    model,
-    make_objective(config.objective),
-    make_prepare(config.data, training=True),
-    tx,
-    state.make_learning_rate(config.training),
-    samples=1,
-    ema_decay=0.0,
-    root=jax.random.key(1),
-    accumulate=accumulate,
-  )
-  make = functools.partial(state.init_state, model, tx, SHAPE, SHAPE, jax.random.key(0), ema=False)
-  images = np.zeros((2, 4, *SHAPE), np.uint8)
+@pytest.mark.parametrize("family", ["conv_vae, adversarial", "restoration_vae", "transformation_net"])
+def test_steps_have_no_convolution_that_is_slow_in_loops_on_cpus(family, accumulate):
+  step, make = made(family, accumulate=1 if "adversarial" in family else accumulate)
+  images = np.zeros((2, BATCH, *SHAPE), np.uint8)
   program = jax.jit(steps.make_train_call(step)).lower(jax.eval_shape(make), {}, {"image": images})
   found = [line for line in program.as_text().splitlines() if "stablehlo.convolution(" in line]
   order = "dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"

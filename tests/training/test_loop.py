@@ -614,7 +614,7 @@ def test_a_batch_may_be_larger_than_the_data_set(tmp_path):
 @pytest.mark.parametrize(
   "overrides",
   [
-    ("model.likelihood=logistic_mixture", "model.mixtures=2"),
+    pytest.param(("model.likelihood=logistic_mixture", "model.mixtures=2"), marks=pytest.mark.slow),
     (
       "model.likelihood=gaussian",
       "model.sigma=optimal",
@@ -655,6 +655,7 @@ def test_without_a_moving_average_the_parameters_are_scored_and_loaded(data, tmp
   assert same(train(config, tmp_path / "run"), trained)  # restored
 
 
+@pytest.mark.slow
 def test_a_denoiser_of_colour_images(tmp_path):
   (tmp_path / "data").mkdir()
   write(tmp_path / "data", (5, 4, 3), sizes=(9, 3, 3))
