@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 # What XLA's CPU backend gives to the library YNNPACK unless told, but for convolutions: jaxlib 0.10 gives it those too,
-# where they are 1.3 (forward) to 4 times (gradients of kernels) slower than XLA's own.
+# where they are 1.2 (forward) to 5 times (gradients of kernels) slower than XLA's own.
 _OPTIONS = {
   "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }
