@@ -32,8 +32,18 @@ import jax
 import networks_torch as nets
 import timing
 import torch
+from inference_workloads import iwae, restore, sample
 from timing import Runner
-from workloads import DEVICE, DTYPES, GPU, THREADS, WORKLOADS
+from workloads import DEVICE, DTYPES, GPU, THREADS, conv, mlp, superres
+
+WORKLOADS = {
+  "mlp": mlp,
+  "conv": conv,
+  "superres": superres,
+  "iwae": iwae,
+  "sample": sample,
+  "restore": restore,
+}
 
 
 def torch_limits(dtype: str, quick: bool) -> tuple[float, float]:
