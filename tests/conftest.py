@@ -33,6 +33,7 @@ LONGEST = (
   "test_restoration.py",
   "test_disk_full.py",
   "test_damaged.py",
+  "test_behaviour.py",
   "test_contract.py",
   "test_data_faults.py",
 )
