@@ -24,9 +24,10 @@ TOLERANCE = 1e-5
 LAST_BITS = 1e-9  # stands for arrays that differ where their summaries do not
 # Arrays of less than 2**10 elements are not divided by fsdp: these are larger.
 WIDE = ["model.hidden=64", "model.channels=16", "model.dense=32", "objective.adversarial.channels=8,16"]
+DEFAULT = "jit on 1"  # the way whose trained models are pinned too, and models that come with the project
 # Devices and overrides.
 WAYS = {
-  "jit on 1": (1, []),
+  DEFAULT: (1, []),
   "jit on 8": (8, []),
   "pmap on 8": (8, ["training.parallel=pmap"]),
   "fsdp on 8": (8, ["training.fsdp=true"]),
@@ -82,9 +83,10 @@ def pin_way(way):
       workdir = Path(folder) / str(number)
       behaviour.train(config, workdir)
       rows = [{name: exact(v) for name, v in row.items()} for row in behaviour.read_rows(workdir)]
-      outputs = behaviour.see_run(workdir, case)
-      found[f"{way}: {case}"] = {"rows": rows, "outputs": digest(behaviour, outputs)}
-  if way == "jit on 1":
+      found[f"{way}: {case}"] = {"rows": rows}
+      if way == DEFAULT:
+        found[f"{way}: {case}"]["outputs"] = digest(behaviour, behaviour.see_run(workdir, case))
+  if way == DEFAULT:
     for name in behaviour.PRETRAINED:
       found[f"pretrained: {name}"] = {"outputs": digest(behaviour, behaviour.see_pretrained(name))}
   return found
