@@ -20,7 +20,7 @@ from workloads import DEVICE, DTYPES, THREADS, Workload, modes
 from vae_jax.data.prepare import make_prepare
 from vae_jax.inference import TILE, TrainedVAE
 from vae_jax.models import build
-from vae_jax.tiling import tiled
+from vae_jax.photos.tiling import tiled
 from vae_jax.training import parallel, steps
 
 

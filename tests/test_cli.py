@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vae_jax import cli, pretrained
+from vae_jax import cli
 from vae_jax.config import KEYS, apply_overrides, base_config, to_json
 from vae_jax.errors import UserError
+from vae_jax.storage import exported as pretrained
 from vae_jax.training.stopping import Stopped
 
 ROOT = Path(__file__).parents[1]

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import cli, evaluation, inference, pretrained
+from vae_jax import cli, evaluation, inference
 from vae_jax.config import from_json
-from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.storage import exported as pretrained
+from vae_jax.storage.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 TINY = {

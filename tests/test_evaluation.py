@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import evaluation, pretrained, restoring
+from vae_jax import evaluation
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.inference import TrainedVAE
 from vae_jax.models import build
+from vae_jax.photos import files as restoring
+from vae_jax.storage import exported as pretrained
 from vae_jax.training.state import init_params
 
 SHAPE = (5, 4, 1)

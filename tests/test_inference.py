@@ -13,7 +13,7 @@ from vae_jax.config import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.inference import TrainedVAE, load, slerp
 from vae_jax.models import build
-from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training.state import init_params
 
 SHAPE = (5, 4, 1)

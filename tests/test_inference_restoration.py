@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import vae_jax
-from vae_jax import pretrained
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.data.degrade import bicubic_up
 from vae_jax.errors import UserError
 from vae_jax.inference import PRIOR_STREAM, TrainedVAE, export, load
 from vae_jax.models import build
-from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.storage import exported as pretrained
+from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training.state import init_params
 from vae_jax.training.steps import example_keys
 

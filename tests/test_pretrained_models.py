@@ -9,8 +9,8 @@ from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio
 
 import vae_jax
-from vae_jax import pretrained
 from vae_jax.data.degrade import bicubic_down, bicubic_up
+from vae_jax.storage import exported as pretrained
 
 NAMES = ["denoise_color", "denoise_grey", "superres_x2", "superres_x4", "superres_x4_perceptual"]
 MIB = 2**20

@@ -196,7 +196,7 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _examples() -> str:
   """What --help of evaluate.py ends with."""
-  from vae_jax import pretrained
+  from vae_jax.storage import exported as pretrained
 
   width = max(map(len, MODES))
   lines = ["modes:", *(f"  {mode:{width}}  {words}" for mode, words in MODES.items())]
@@ -209,7 +209,7 @@ def _examples() -> str:
 
 def _check_model(args: argparse.Namespace) -> None:
   """Sets `model`, `folder` and `config` of the run or the pretrained model that the flags name."""
-  from vae_jax import pretrained
+  from vae_jax.storage import exported as pretrained
 
   if (args.workdir is None) == (args.pretrained is None):
     both = (

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import metrics, pictures
-from vae_jax.benchmark import benchmark
 from vae_jax.data import pipeline
 from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
@@ -23,8 +22,9 @@ from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError, printable
 from vae_jax.inference import TILE, TrainedVAE
 from vae_jax.objectives import load_scoring_network
-from vae_jax.restoring import Report, restore_files
-from vae_jax.saving import write_whole
+from vae_jax.photos.files import Report, restore_files
+from vae_jax.photos.score_folder import benchmark
+from vae_jax.storage.files import write_whole
 from vae_jax.training import parallel, steps
 from vae_jax.training.loop import score
 from vae_jax.types import ArrayLike, Batch

@@ -19,7 +19,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from vae_jax import pretrained
 from vae_jax.compiling import jit
 from vae_jax.config import from_json
 from vae_jax.data.images import MAX_PIXELS
@@ -27,8 +26,9 @@ from vae_jax.data.prepare import to_float
 from vae_jax.distributions import Gaussian
 from vae_jax.errors import UserError
 from vae_jax.models import Shape, build
-from vae_jax.tiling import tiled
-from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.photos.tiling import tiled
+from vae_jax.storage import exported as pretrained
+from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training.state import init_params
 from vae_jax.training.steps import example_keys
 from vae_jax.types import Array, ArrayLike, Key, Params

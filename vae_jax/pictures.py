@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.saving import write_whole
+from vae_jax.storage.files import write_whole
 from vae_jax.types import ArrayLike
 
 BACKGROUND = 40  # grey level between the cells: black and white images both stand out

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_files import pth
+from torch_files import pth
 
 from vae_jax.errors import UserError
 from vae_jax.perceptual import weights
-from vae_jax.perceptual.files import Arrays
 from vae_jax.perceptual.inception import InceptionFID
 from vae_jax.perceptual.networks import NETWORKS, AlexNet
 from vae_jax.perceptual.weights import load_lpips_heads, load_weights
+from vae_jax.storage.weight_files import Arrays
 
 MODULES = {**NETWORKS, "inception_fid": InceptionFID}
 DEEPEST = {

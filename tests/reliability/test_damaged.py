@@ -22,8 +22,8 @@ import vae_jax
 from vae_jax.config import apply_overrides, base_config, to_json
 from vae_jax.errors import UserError
 from vae_jax.inference import load
-from vae_jax.training import checkpoints
-from vae_jax.training.checkpoints import HEADER, Checkpoints
+from vae_jax.storage import checkpoints
+from vae_jax.storage.checkpoints import HEADER, Checkpoints
 from vae_jax.training.loop import train
 
 ROOT = Path(__file__).parents[2]

@@ -28,11 +28,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import benchmark, evaluation, photographs, restoring
+from vae_jax import evaluation
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.data import builders, images, pipeline, plans
 from vae_jax.data.sources import list_splits, open_source
 from vae_jax.errors import UserError, printable
+from vae_jax.photos import files as restoring
+from vae_jax.photos import photograph as photographs
+from vae_jax.photos import score_folder as benchmark
 from vae_jax.training.loop import train
 
 ROOT = Path(__file__).parents[2]

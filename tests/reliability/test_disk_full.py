@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import cli, evaluation, pictures, pretrained
+from vae_jax import cli, evaluation, pictures
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.data.sources import list_splits
 from vae_jax.errors import UserError
-from vae_jax.saving import append_whole, write_whole
-from vae_jax.training import checkpoints
-from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.storage import checkpoints
+from vae_jax.storage import exported as pretrained
+from vae_jax.storage.checkpoints import Checkpoints
+from vae_jax.storage.files import append_whole, write_whole
 from vae_jax.training.loop import train
 from vae_jax.training.writers import MetricsLog, Progress, Writers
 

@@ -22,7 +22,7 @@ from vae_jax.data.images import decode, to_channels
 from vae_jax.data.pipeline import fit
 from vae_jax.data.prepare import check_first_batch, make_prepare
 from vae_jax.errors import UserError
-from vae_jax.tiling import tiled
+from vae_jax.photos.tiling import tiled
 
 TIMES = [1, pytest.param(10, marks=pytest.mark.slow)]
 SEEDS = st.integers(0, 2**31)

@@ -42,14 +42,15 @@ from test_mutated_files import (
 )
 
 import vae_jax
-from vae_jax import cli, metrics, perceptual, pretrained
+from vae_jax import cli, metrics, perceptual
 from vae_jax.config import apply_overrides, base_config, from_json, to_json
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.objectives import load_perceptual, load_scoring_network
-from vae_jax.perceptual.files import read_arrays
 from vae_jax.perceptual.weights import load_lpips_heads, load_weights
-from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.storage import exported as pretrained
+from vae_jax.storage.checkpoints import Checkpoints
+from vae_jax.storage.weight_files import read_arrays
 
 ROOT = Path(__file__).parents[2]
 HEADER = "checkpoint.json"

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from vae_jax.errors import UserError
+from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import workdir
-from vae_jax.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 STEPS = 30

@@ -16,9 +16,9 @@ from vae_jax.errors import UserError
 from vae_jax.inference import load
 from vae_jax.models import build, last_kernel
 from vae_jax.models.discriminator import PatchDiscriminator
+from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import loop, state, steps
 from vae_jax.training.adversarial import Adversarial, make_adversarial
-from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.writers import Writers
 from vae_jax.types import VAEOutput
 

@@ -20,8 +20,8 @@ from vae_jax.data.pipeline import order
 from vae_jax.errors import UserError
 from vae_jax.inference import load
 from vae_jax.models import build
+from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import loop, state, steps
-from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.loop import calls, train
 from vae_jax.training.parallel import make_placement
 from vae_jax.training.stopping import Stopped

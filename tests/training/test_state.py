@@ -12,8 +12,8 @@ import pytest
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.models import build
+from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import state
-from vae_jax.training.checkpoints import Checkpoints
 
 
 def training(*overrides):

@@ -24,7 +24,7 @@ import numpy as np
 
 from vae_jax.errors import UserError
 from vae_jax.metrics.accumulators import kept_rows
-from vae_jax.saving import write_whole
+from vae_jax.storage.files import write_whole
 from vae_jax.types import ArrayLike
 
 INCEPTION = "inception_fid"

@@ -13,8 +13,8 @@ from vae_jax.errors import UserError, nearest
 from vae_jax.models.blocks import halved
 from vae_jax.models.decoders import ConvDecoder, MLPDecoder
 from vae_jax.models.encoders import ConvEncoder, MLPEncoder
-from vae_jax.models.restoration import RestorationVAE
-from vae_jax.models.transformation import TransformationNet
+from vae_jax.models.restoration_vae import RestorationVAE
+from vae_jax.models.transformation_net import TransformationNet
 from vae_jax.models.vae import VAE
 from vae_jax.types import Array, Params
 

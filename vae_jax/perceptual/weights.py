@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vae_jax.errors import UserError, nearest
-from vae_jax.perceptual.files import read_arrays
 from vae_jax.perceptual.networks import check_layers
+from vae_jax.storage.weight_files import read_arrays
 
 
 class Weights(NamedTuple):

@@ -26,11 +26,11 @@ from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.models import Model, Shape, build
 from vae_jax.objectives import load_perceptual, load_scoring_network, make_objective
-from vae_jax.saving import write_whole
+from vae_jax.storage.checkpoints import Checkpoints
+from vae_jax.storage.files import write_whole
 from vae_jax.training import parallel, state, steps
 from vae_jax.training import workdir as workdirs
 from vae_jax.training.adversarial import make_adversarial
-from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.training.stopping import Request, Stopped
 from vae_jax.training.writers import Writers
 from vae_jax.types import Batch, Params

@@ -13,8 +13,8 @@ import optax.contrib
 from ml_collections import ConfigDict
 
 from vae_jax.models import Model, Shape
+from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training.adversarial import Adversarial, DiscriminatorState
-from vae_jax.training.checkpoints import Checkpoints
 from vae_jax.types import Array, ArrayLike, Key, Params
 
 

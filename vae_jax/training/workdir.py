@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from vae_jax.config import differences, from_json
 from vae_jax.errors import UserError
-from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.storage.checkpoints import Checkpoints
 
 LOCK = ".lock"
 WRITTEN = (LOCK, "config.json", "metrics.jsonl", "nonfinite.json", "checkpoints", "images", "tensorboard")

@@ -32,7 +32,7 @@ import numpy as np
 
 from vae_jax.errors import UserError
 from vae_jax.pictures import to_png
-from vae_jax.saving import append_whole, write_whole
+from vae_jax.storage.files import append_whole, write_whole
 
 _RESERVED = {"step", "split", "waiting", "seconds", "nonfinite"}
 

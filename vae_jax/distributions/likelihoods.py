@@ -1,10 +1,4 @@
-"""Distributions of a VAE: the latents' diagonal Gaussian, the likelihoods of images, the importance bound.
-
-All arithmetic is float32 whatever the input type. Everything is pure and safe under jit, vmap and grad.
-Log-probabilities are in nats. Shapes: `d` latents; `h w c` an image; `...` any leading axes (samples, batch).
-Where a draw is scored, its distribution may lack leading axes of the draw or have them with size 1, and an
-image likewise those of its params; every other difference of shape raises ValueError.
-"""
+"""Likelihoods p(x | z) of images, in nats: Bernoulli, Gaussian, Laplace, discretised logistic mixture."""
 
 from __future__ import annotations
 
@@ -12,113 +6,19 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from vae_jax.distributions.latents import LOG_2PI, leads
+from vae_jax.distributions.stable import absolute, as_float32
 from vae_jax.errors import UserError, nearest
 from vae_jax.types import Array, ArrayLike, Key
 
-LOG_2PI = math.log(2.0 * math.pi)
 MIN_SCALE = 1e-3  # lower bound of the scales of gaussian and laplace, in units of the [0, 1] range
 MIN_MSE = MIN_SCALE**2
 LEVELS = 256
 MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 40.0  # clamp of the logistic mixture's log-scales, images in [-1, 1]
-
-
-def _float32(x: ArrayLike | float) -> Array:
-  return jnp.asarray(x, jnp.float32)
-
-
-def absolute(x: Array) -> Array:
-  """|x| with gradient 0 at 0, where that of `jnp.abs` is 1. Zero is common: the logit of a fresh decoder."""
-  return x * jnp.sign(x)
-
-
-def safe_sqrt(x: Array) -> Array:
-  """Square root of x >= 0 with gradient 0 at 0; what is below float32's least normal number counts as 0."""
-  zero = (
-    x < jnp.finfo(jnp.float32).tiny
-  )  # so that no slope overflows, whether or not a device knows subnormals
-  return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
-
-
-# --- diagonal Gaussian over the latents ---
-
-
-class Gaussian(NamedTuple):
-  """A diagonal Gaussian; `mean` and `logvar` (log sigma squared) are [..., d]."""
-
-  mean: Array
-  logvar: Array
-
-
-def bound_logvar(raw: ArrayLike, low: float = -12.0, high: float = 8.0) -> Array:
-  """Maps any real `raw` smoothly and monotonically into [low, high], elementwise. Needs low < 0 < high.
-
-  It is scale * tanh(raw / scale), where scale is `high` above zero and `-low` below: twice continuously
-  differentiable, identity with slope 1 at 0, within 2 % of the identity for |raw| < scale / 4. The ends are
-  reached only by the rounding of float32, where the gradient is 0; it is finite everywhere. Without a bound,
-  one exploding exp(logvar) ends a run.
-  """
-  if not low < 0.0 < high:
-    raise ValueError(f"bound_logvar needs low < 0 < high; got low={low}, high={high}")
-  raw = _float32(raw)
-  scale = jnp.where(raw < 0.0, -low, high)
-  return scale * jnp.tanh(raw / scale)
-
-
-def sample(gaussian: Gaussian, eps: ArrayLike) -> Array:
-  """mean + sigma * eps, reparameterised. `eps` [..., d] is standard normal."""
-  eps = _float32(eps)
-  mean, logvar = _like(gaussian, eps)
-  return mean + jnp.exp(0.5 * logvar) * eps
-
-
-def log_prob(gaussian: Gaussian, z: ArrayLike) -> Array:
-  """log N(z; mean, sigma^2) in nats, summed over the last axis: [..., d] -> [...]."""
-  z = _float32(z)
-  mean, logvar = _like(gaussian, z)
-  return -0.5 * jnp.sum(jnp.square(z - mean) * jnp.exp(-logvar) + logvar + LOG_2PI, axis=-1)
-
-
-def standard_normal_log_prob(z: ArrayLike) -> Array:
-  """log N(z; 0, 1) in nats, summed over the last axis: [..., d] -> [...]."""
-  return -0.5 * jnp.sum(jnp.square(_float32(z)) + LOG_2PI, axis=-1)
-
-
-def kl_standard_normal(gaussian: Gaussian) -> Array:
-  """KL(N(mean, sigma^2) || N(0, 1)) in nats of each unit, not summed: [..., d]."""
-  mean, logvar = _float32(gaussian.mean), _float32(gaussian.logvar)
-  return 0.5 * (jnp.square(mean) + (jnp.expm1(logvar) - logvar))
-
-
-def kl(p: Gaussian, q: Gaussian) -> Array:
-  """KL(p || q) of diagonal Gaussians of equal shape, in nats of each unit, not summed: [..., d]."""
-  mean, logvar = _float32(p.mean), _float32(p.logvar)
-  other, other_logvar = _float32(q.mean), _float32(q.logvar)
-  ratio = logvar - other_logvar
-  return 0.5 * (jnp.square(mean - other) * jnp.exp(-other_logvar) + (jnp.expm1(ratio) - ratio))
-
-
-def _like(gaussian: Gaussian, z: Array) -> tuple[Array, Array]:
-  """Mean and logvar in float32, with the leading axes of `z`."""
-  mean, logvar = _float32(gaussian.mean), _float32(gaussian.logvar)
-  if (
-    mean.shape != logvar.shape or mean.shape[-1:] != z.shape[-1:] or not _leads(z.shape[:-1], mean.shape[:-1])
-  ):
-    raise ValueError(f"a Gaussian of mean {mean.shape}, logvar {logvar.shape} does not fit values {z.shape}")
-  return jnp.broadcast_to(mean, z.shape), jnp.broadcast_to(logvar, z.shape)
-
-
-def _leads(full: tuple[int, ...], part: tuple[int, ...]) -> bool:
-  """Whether leading axes `part` are those of `full`, some first ones missing or any of size 1."""
-  missing = len(full) - len(part)
-  return missing >= 0 and all(n in (1, m) for n, m in zip(part, full[missing:], strict=True))
-
-
-# --- likelihoods of images ---
 
 
 @dataclass(frozen=True)
@@ -158,10 +58,10 @@ def bernoulli(c: int) -> Likelihood:
     return jnp.sum(terms, axis=-1)
 
   def mean(params, log_scale):
-    return jax.nn.sigmoid(_float32(params))
+    return jax.nn.sigmoid(as_float32(params))
 
   def sample(key, params, log_scale):
-    return _float32(jax.random.bernoulli(key, mean(params, log_scale)))
+    return as_float32(jax.random.bernoulli(key, mean(params, log_scale)))
 
   return Likelihood("bernoulli", c, log_prob, mean, sample, False, False, "Bernoulli")
 
@@ -185,7 +85,7 @@ def gaussian(c: int, sigma: str | float = "learned") -> Likelihood:
   optimal = sigma == "optimal"
 
   def log_sigma(log_scale):
-    return _float32(math.log(fixed)) if fixed is not None else _bounded_log_scale(log_scale)
+    return as_float32(math.log(fixed)) if fixed is not None else _bounded_log_scale(log_scale)
 
   def log_prob(params, image, log_scale):
     params, image = _flat(params, image, c)
@@ -200,7 +100,7 @@ def gaussian(c: int, sigma: str | float = "learned") -> Likelihood:
     return value
 
   def sample(key, params, log_scale):
-    centre = 0.5 + _float32(params)
+    centre = 0.5 + as_float32(params)
     return jnp.clip(centre + jnp.exp(log_sigma(log_scale)) * jax.random.normal(key, centre.shape), 0.0, 1.0)
 
   words = f"Gaussian (sigma {sigma})" if fixed is None else f"Gaussian (sigma {fixed:g})"
@@ -228,7 +128,7 @@ def laplace(c: int, sigma: str | float = "learned") -> Likelihood:
   fixed = None if sigma == "learned" else _positive_number(sigma)
 
   def log_b(log_scale):
-    return _float32(math.log(fixed)) if fixed is not None else _bounded_log_scale(log_scale)
+    return as_float32(math.log(fixed)) if fixed is not None else _bounded_log_scale(log_scale)
 
   def log_prob(params, image, log_scale):
     params, image = _flat(params, image, c)
@@ -238,7 +138,7 @@ def laplace(c: int, sigma: str | float = "learned") -> Likelihood:
     return -error * jnp.exp(-scale) - dims * (scale + math.log(2.0))
 
   def sample(key, params, log_scale):
-    centre = 0.5 + _float32(params)
+    centre = 0.5 + as_float32(params)
     noise = jnp.exp(log_b(log_scale)) * jax.random.laplace(key, centre.shape)
     return jnp.clip(centre + noise, 0.0, 1.0)
 
@@ -296,7 +196,7 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
     return jnp.sum(pixels.reshape(*pixels.shape[:-2], math.prod(pixels.shape[-2:])), axis=-1)
 
   def mean(params, log_scale):
-    logits, means, _, coefficients = split(_float32(params))
+    logits, means, _, coefficients = split(as_float32(params))
     centres: list[Array] = []
     for i in range(c):
       location = means[i]
@@ -308,7 +208,7 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
     return _clip(0.5 * mixed + 0.5, 0.0, 1.0)
 
   def sample(key, params, log_scale):
-    logits, means, scales, coefficients = split(_float32(params))
+    logits, means, scales, coefficients = split(as_float32(params))
     component_key, noise_key = jax.random.split(key)
     component = jax.random.categorical(component_key, logits, axis=-1)[..., None]
 
@@ -345,9 +245,9 @@ def make_likelihood(name: str, c: int, sigma: str | float = "learned", mixtures:
 
 def _fit(params: ArrayLike, image: ArrayLike, channels: int, c: int) -> tuple[Array, Array]:
   """Both in float32, the image with the leading axes of `params`."""
-  params, image = _float32(params), _float32(image)
+  params, image = as_float32(params), as_float32(image)
   fits = params.shape[-3:] == (*image.shape[-3:-1], channels) and image.shape[-1:] == (c,)
-  if not (fits and _leads(params.shape[:-3], image.shape[:-3])):
+  if not (fits and leads(params.shape[:-3], image.shape[:-3])):
     raise ValueError(
       f"params of shape {params.shape} do not fit an image of shape {image.shape}; "
       f"expected [..., h, w, {channels}] and [..., h, w, {c}]"
@@ -387,12 +287,12 @@ _clip.defvjp(_clip_forward, _clip_backward)
 
 
 def _location_mean(params: ArrayLike, log_scale: ArrayLike | float) -> Array:
-  return _clip(0.5 + _float32(params), 0.0, 1.0)
+  return _clip(0.5 + as_float32(params), 0.0, 1.0)
 
 
 def _bounded_log_scale(log_scale: ArrayLike | float) -> Array:
   low = math.log(MIN_SCALE)
-  return low + jax.nn.softplus(_float32(log_scale) - low)
+  return low + jax.nn.softplus(as_float32(log_scale) - low)
 
 
 def _positive_number(sigma: str | float) -> float:
@@ -425,43 +325,3 @@ def _log_bin_mass(x: Array, location: Array, log_scale: Array) -> Array:
   sinh, cosh = 0.5 * (growth + shrink), 1.0 + 0.5 * (growth - shrink)
   mass = jnp.where(edge, 1.0 / (1.0 + t), sinh / (cosh * t + 0.5 * (1.0 + jnp.square(t))))
   return jnp.where(edge, jnp.minimum(v, 0.0), -absolute(u)) + jnp.log(mass)
-
-
-# --- the importance-weighted bound ---
-
-
-def iwae_bound(log_weights: ArrayLike, axis: int = 0) -> Array:
-  """log (1/K) sum_k exp(log_weights_k) over `axis`, in nats (Burda et al. 2016, eq. 8)."""
-  log_weights = _float32(log_weights)
-  return jax.nn.logsumexp(log_weights, axis=axis) - math.log(log_weights.shape[axis])
-
-
-class StreamingLogSumExp(NamedTuple):
-  """A log-sum-exp over terms that come one by one, in constant memory. Both parts have equal shape.
-
-  `total` is the sum of exp(term - maximum). The state of no terms is (-inf, 0), with value -inf.
-  """
-
-  maximum: Array
-  total: Array
-
-
-def streaming_logsumexp_init(shape: tuple[int, ...]) -> StreamingLogSumExp:
-  """The state before any term."""
-  return StreamingLogSumExp(jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.float32))
-
-
-def streaming_logsumexp_update(state: StreamingLogSumExp, term: ArrayLike) -> StreamingLogSumExp:
-  """The state with one more `term` of the state's shape; terms of -inf add nothing."""
-  term = _float32(term)
-  if term.shape != state.maximum.shape:
-    raise ValueError(f"term of shape {term.shape} does not fit a state of shape {state.maximum.shape}")
-  maximum = jax.lax.stop_gradient(jnp.maximum(state.maximum, term))
-  shift = jnp.where(jnp.isfinite(maximum), maximum, 0.0)
-  return StreamingLogSumExp(maximum, state.total * jnp.exp(state.maximum - shift) + jnp.exp(term - shift))
-
-
-def streaming_logsumexp_value(state: StreamingLogSumExp) -> Array:
-  """The log-sum-exp so far. Subtract log K for the IWAE bound of K terms."""
-  shift = jnp.where(jnp.isfinite(state.maximum), state.maximum, 0.0)
-  return shift + jnp.log(state.total)

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from vae_jax import pretrained
 from vae_jax.config import base_config
 from vae_jax.errors import UserError
+from vae_jax.storage import exported as pretrained
 
 META = {
   "config": base_config().to_dict(),

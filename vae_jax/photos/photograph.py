@@ -14,7 +14,7 @@ import numpy as np
 
 from vae_jax.data import images
 from vae_jax.errors import UserError
-from vae_jax.saving import write_whole
+from vae_jax.storage.files import write_whole
 
 # By suffix; the formats that hold transparency, and the longest side a format can have.
 WRITABLE = {

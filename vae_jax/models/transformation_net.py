@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vae_jax.models.blocks import ACTIVATIONS, convolution, pixel_shuffle
-from vae_jax.models.restoration import Convolutions, Eps, Restorer
+from vae_jax.models.restoration_vae import Convolutions, Eps, Restorer
 from vae_jax.types import Array, Key
 
 DOWN = 2  # halvings before the blocks, for images of equal size

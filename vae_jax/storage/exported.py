@@ -18,11 +18,11 @@ from typing import Any
 
 from vae_jax.config import MAX_JSON, parse_json
 from vae_jax.errors import UserError
-from vae_jax.saving import write_whole
+from vae_jax.storage.files import write_whole
 from vae_jax.types import Params
 
 # Beside the package in a checkout; where an installed wheel puts it (pyproject.toml) otherwise.
-_CHECKOUT = Path(__file__).parents[1] / "pretrained"
+_CHECKOUT = Path(__file__).parents[2] / "pretrained"
 FOLDER = (
   _CHECKOUT if _CHECKOUT.is_dir() else Path(sysconfig.get_path("data")) / "share" / "vae_jax" / "pretrained"
 )

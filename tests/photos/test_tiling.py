@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vae_jax.errors import UserError
-from vae_jax.tiling import tiled
+from vae_jax.photos.tiling import tiled
 
 
 def conv(x, kernel, stride=1, up=1):

@@ -16,7 +16,7 @@ import numpy as np
 
 from vae_jax.data import images, plans
 from vae_jax.errors import UserError, printable
-from vae_jax.photographs import (
+from vae_jax.photos.photograph import (
   WRITABLE,
   Photograph,
   alpha_resized,

@@ -11,7 +11,7 @@ from vae_jax.config import apply_overrides, base_config, validate
 from vae_jax.data.degrade import bicubic_up
 from vae_jax.errors import UserError
 from vae_jax.models import build, last_kernel
-from vae_jax.tiling import tiled
+from vae_jax.photos.tiling import tiled
 
 OVERRIDES = ["model.name=transformation_net", "model.latent_dim=0", "model.likelihood=gaussian"]
 FACTORS = [1, 2, 3, 4, 8]

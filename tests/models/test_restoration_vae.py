@@ -15,7 +15,7 @@ from flax import linen as nn
 from vae_jax import models
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.data.degrade import bicubic_weights
-from vae_jax.models.restoration import Ladder
+from vae_jax.models.restoration_vae import Ladder
 from vae_jax.training import state
 
 

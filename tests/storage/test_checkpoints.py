@@ -14,8 +14,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from vae_jax.errors import UserError
-from vae_jax.training import checkpoints
-from vae_jax.training.checkpoints import Checkpoints
+from vae_jax.storage import checkpoints
+from vae_jax.storage.checkpoints import Checkpoints
 
 META = {
   "config": {"model": {"name": "mlp_vae", "hidden": [512, 256]}},

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from vae_jax.errors import UserError
-from vae_jax.photographs import (
+from vae_jax.photos.photograph import (
   Photograph,
   alpha_resized,
   check_saveable,

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax import benchmark as module
 from vae_jax import perceptual
-from vae_jax.benchmark import benchmark, stabilised, table
 from vae_jax.config import base_config
 from vae_jax.data.degrade import bicubic_down, bicubic_up, gaussian_blur
 from vae_jax.errors import UserError
 from vae_jax.evaluation import write_json
+from vae_jax.photos import score_folder as module
+from vae_jax.photos.score_folder import benchmark, stabilised, table
 from vae_jax.pictures import BACKGROUND
 
 BICUBIC = {"name": "bicubic_down", "factor": 2}

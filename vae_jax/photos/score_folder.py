@@ -35,7 +35,7 @@ from vae_jax.data.degrade import DEGRADATIONS, Degrade, bicubic_up, make_degrade
 from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
 from vae_jax.errors import UserError
-from vae_jax.restoring import Meter, total_deviation
+from vae_jax.photos.files import Meter, total_deviation
 from vae_jax.types import Array, ArrayLike
 
 COMPILED = ("ours", "bicubic")  # methods that JAX compiles, for each new size of image

@@ -39,7 +39,7 @@ import jax
 import numpy as np
 
 from vae_jax.errors import UserError
-from vae_jax.saving import write_whole
+from vae_jax.storage.files import write_whole
 
 FORMAT_VERSION = 1
 HEADER = "checkpoint.json"

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from vae_jax.errors import UserError
-from vae_jax.perceptual import hdf5
-from vae_jax.perceptual.hdf5 import Refused as _Refused
+from vae_jax.storage import hdf5
+from vae_jax.storage.hdf5 import Refused as _Refused
 
 MAX_BYTES = 4 << 30  # of a file, and of what it unpacks to; the largest network in use here has 0.6 GB
 MAX_ITEMS = 100_000  # arrays, groups and pickle opcodes: ResNet-50 has some 320 arrays and 13,000 opcodes

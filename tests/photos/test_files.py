@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from vae_jax.errors import UserError
-from vae_jax.photographs import Photograph, open_photograph, save_photograph
-from vae_jax.restoring import Meter, Report, restore_files, total_deviation, uncertainty_picture
+from vae_jax.photos.files import Meter, Report, restore_files, total_deviation, uncertainty_picture
+from vae_jax.photos.photograph import Photograph, open_photograph, save_photograph
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -166,7 +166,7 @@ def test_uncertainty_is_the_deviation_of_what_is_seen(tmp_path, monkeypatch):
   """Averaged over the photograph's channels, after clipping, exactly as two passes would give it."""
   seen = []
   monkeypatch.setattr(
-    "vae_jax.restoring.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
+    "vae_jax.photos.files.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
   )
   draws = RNG.normal(0.5, 0.4, (5, 6, 8, 3)).astype(np.float32)
   for name, pixels in (("colour.png", RGB), ("grey.png", RGB[..., 0])):
@@ -522,7 +522,7 @@ def test_the_total_deviation_is_that_of_draws_and_of_what_they_leave_out():
 def test_pixel_noise_is_added_to_the_variance_of_samples(tmp_path, monkeypatch):
   seen = []
   monkeypatch.setattr(
-    "vae_jax.restoring.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
+    "vae_jax.photos.files.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
   )
   Image.fromarray(np.full((6, 5, 3), 99, np.uint8)).save(tmp_path / "a.png")
 

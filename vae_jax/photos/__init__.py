@@ -1,0 +1,1 @@
+"""Photographs in and out: bit depth, transparency, tiles, restored files, scores of a folder."""
