@@ -8,6 +8,7 @@ from vae_jax.types import Array, ArrayLike
 
 
 def as_float32(x: ArrayLike | float) -> Array:
+  """`x` as float32."""
   return jnp.asarray(x, jnp.float32)
 
 
