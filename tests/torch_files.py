@@ -5,6 +5,7 @@ import struct
 import zipfile
 
 import numpy as np
+import pytest
 
 ORDERED = b"ccollections\nOrderedDict\n)R"
 
@@ -48,3 +49,16 @@ def pth(arrays, **others):
     items[name] = tensor(str(n), array.shape, strides, array.size)
     members[f"archive/data/{n}"] = array.tobytes()
   return zipped({"archive/data.pkl": mapping(items), **members})
+
+
+def save(path, arrays):
+  """Writes arrays as .safetensors, .npz or, under any other ending, as torch does; returns the path."""
+  if path.suffix == ".safetensors":
+    pytest.importorskip("safetensors.numpy").save_file(
+      {k: np.array(v, order="C", ndmin=1) for k, v in arrays.items()}, path
+    )
+  elif path.suffix == ".npz":
+    np.savez(path, **arrays)
+  else:
+    path.write_bytes(pth(arrays))
+  return path

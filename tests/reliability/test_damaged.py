@@ -22,8 +22,8 @@ import vae_jax
 from vae_jax.config import apply_overrides, base_config, to_json
 from vae_jax.errors import UserError
 from vae_jax.inference import load
-from vae_jax.storage import checkpoints
-from vae_jax.storage.checkpoints import HEADER, Checkpoints
+from vae_jax.storage.checkpoints import Checkpoints
+from vae_jax.storage.verification import FORMAT_VERSION, HEADER, UNSEALED
 from vae_jax.training.loop import train
 
 ROOT = Path(__file__).parents[2]
@@ -284,7 +284,7 @@ def test_each_file_in_turn(written, tmp_path, harm):
       assert "checkpoints" not in warnings[0] and f"{folder}/3 is damaged (" in warnings[0]
       assert name.as_posix() in warnings[0] and "\n" not in warnings[0]
     else:  # Orbax's own notes, written last, which nobody reads
-      assert name.name in checkpoints._UNSEALED
+      assert name.name in UNSEALED
       same(restored, state(3))
       assert not warnings
 
@@ -315,7 +315,7 @@ def header(folder):
 def write_header(folder, body, **outer):
   """With a checksum that is right, as a stranger would."""
   crc = zlib.crc32(json.dumps(body, sort_keys=True).encode())
-  seal = {"format_version": checkpoints.FORMAT_VERSION, "crc32": crc, "body": body} | outer
+  seal = {"format_version": FORMAT_VERSION, "crc32": crc, "body": body} | outer
   (folder / "3" / HEADER).write_text(json.dumps(seal))
 
 

@@ -47,7 +47,8 @@ from vae_jax.config import apply_overrides, base_config, from_json, to_json
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.objectives import load_perceptual, load_scoring_network
-from vae_jax.perceptual.weights import load_lpips_heads, load_weights
+from vae_jax.perceptual.heads import load_lpips_heads
+from vae_jax.perceptual.weights import load_weights
 from vae_jax.storage import exported as pretrained
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.storage.weight_files import read_arrays
@@ -257,7 +258,7 @@ def test_the_package_has_no_reader_that_runs_files():
           assert "allow_pickle=False" in ast.unparse(node), path
   ours = {
     ("__init__.py", "importlib.import_module"),
-    ("benchmark.py", "importlib.import_module"),
+    ("score_folder.py", "importlib.import_module"),
   }  # fixed names
   assert runs - ours == {("config.py", "exec"), ("config.py", "compile")}
 

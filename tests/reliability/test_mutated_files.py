@@ -26,7 +26,7 @@ from vae_jax.config import apply_overrides, base_config, from_json, to_json
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.models import build
-from vae_jax.perceptual.weights import load_lpips_heads
+from vae_jax.perceptual.heads import load_lpips_heads
 from vae_jax.storage import exported as pretrained
 from vae_jax.storage.weight_files import read_arrays
 from vae_jax.training.state import init_params

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from vae_jax.errors import UserError
-from vae_jax.storage import checkpoints
+from vae_jax.storage import checkpoints, verification
 from vae_jax.storage.checkpoints import Checkpoints
 
 META = {
@@ -72,7 +72,7 @@ def test_round_trip_of_a_state_with_an_optimiser(tmp_path):
     store.save(3, state, meta=META, score=0.5)
   restored, meta = Checkpoints(tmp_path / "a" / "b").restore(like=state)
   assert_same(restored, state)
-  assert meta == META | {"step": 3, "score": 0.5, "format_version": checkpoints.FORMAT_VERSION}
+  assert meta == META | {"step": 3, "score": 0.5, "format_version": verification.FORMAT_VERSION}
 
 
 def test_without_like_nested_dicts_of_numpy(written):
@@ -150,8 +150,8 @@ def test_what_happens_after_save_is_not_saved(tmp_path):
 
 
 def test_saving_is_in_the_background(tmp_path, monkeypatch):
-  slow = checkpoints._checksum
-  monkeypatch.setattr(checkpoints, "_checksum", lambda path: time.sleep(0.1) or slow(path))
+  slow = checkpoints.checksum
+  monkeypatch.setattr(checkpoints, "checksum", lambda path: time.sleep(0.1) or slow(path))
   with Checkpoints(tmp_path) as store:
     store.save(1, make_state(), meta={})
     assert store.steps() == [] and store.latest() is None  # still being written
@@ -213,7 +213,7 @@ def test_every_damaged_file_is_noticed(tmp_path, written):
         file.write_bytes({"empty": b"", "halve": data[:middle], "flip": flipped}[how])
       warnings = []
       store = Checkpoints(folder, warn=warnings.append)
-      if name.name in checkpoints._UNSEALED:
+      if name.name in verification.UNSEALED:
         assert_same(store.restore(200, like=good)[0], good)
         unused += 1
         continue
@@ -231,7 +231,7 @@ def test_a_checksum_is_not_all_that_stands_between_us_and_garbage(tmp_path, writ
   """What the library of the arrays cannot read is an error of ours too."""
   folder = shutil.copytree(written, tmp_path / "c")
   (folder / "200" / "manifest.ocdbt").write_text("{")
-  monkeypatch.setattr(checkpoints, "_verify", checkpoints._read_header)
+  monkeypatch.setattr(checkpoints, "verify", verification.read_header)
   with pytest.raises(UserError, match="200 is damaged"):
     Checkpoints(folder).restore(200)
 
@@ -342,7 +342,7 @@ def test_a_failure_in_the_background_is_reported(tmp_path, monkeypatch):
   def full(path):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(checkpoints, "_checksum", full)
+  monkeypatch.setattr(checkpoints, "checksum", full)
   store = Checkpoints(tmp_path)
   store.save(1, {"x": np.ones(2)}, meta={})
   with pytest.raises(UserError, match=r"was not written \(.*No space left on device.*\); make room"):

@@ -2,24 +2,14 @@
 
 from vae_jax.metrics.accumulators import ActiveUnits, Mean
 from vae_jax.metrics.blocking import psnr_b
+from vae_jax.metrics.class_score import ClassStatistics, class_score, inception_score
 from vae_jax.metrics.colour import rgb_to_y
 from vae_jax.metrics.density import bits_per_dim
-from vae_jax.metrics.features import (
-  ClassStatistics,
-  FeatureSet,
-  FeatureStatistics,
-  Protocol,
-  class_score,
-  fid,
-  frechet_distance,
-  inception_score,
-  kernel_distance,
-  kernel_distance_subsets,
-  kid,
-  load_statistics,
-  save_statistics,
-)
+from vae_jax.metrics.features import FeatureSet, FeatureStatistics, Protocol
 from vae_jax.metrics.fidelity import mae, mse, psnr_rgb, psnr_y
+from vae_jax.metrics.frechet import fid, frechet_distance
+from vae_jax.metrics.kernel import kernel_distance, kernel_distance_subsets, kid
+from vae_jax.metrics.statistics_files import load_statistics, save_statistics
 from vae_jax.metrics.structure import ms_ssim, ssim, ssim_y
 from vae_jax.metrics.underwater import uciqe, uicm, uiconm, uiqm, uism
 

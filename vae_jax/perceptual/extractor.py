@@ -21,10 +21,11 @@ from flax import linen as nn
 from vae_jax.compiling import jit
 from vae_jax.errors import UserError, nearest
 from vae_jax.losses.perceptual import lpips
+from vae_jax.perceptual.heads import load_lpips_heads
 from vae_jax.perceptual.inception import InceptionFID
 from vae_jax.perceptual.networks import NETWORKS as _CLASSIFIERS
 from vae_jax.perceptual.preprocessing import check
-from vae_jax.perceptual.weights import load_lpips_heads, load_weights
+from vae_jax.perceptual.weights import load_weights
 from vae_jax.types import Array, ArrayLike
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {**_CLASSIFIERS, "inception_fid": InceptionFID}
