@@ -13,7 +13,7 @@ from vae_jax.config import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.inference import TrainedVAE
 from vae_jax.models import build
-from vae_jax.photos import files as restoring
+from vae_jax.progress import FileProgress
 from vae_jax.storage import exported as pretrained
 from vae_jax.training.state import init_params
 
@@ -421,9 +421,9 @@ def test_how_far_a_photograph_is(data, tmp_path, monkeypatch, capsys):
   model, seen = doubling(data), []
   photo = np.random.default_rng(0).integers(60, 190, size=(40, 20), dtype=np.uint8)
   Image.fromarray(photo).save(tmp_path / "in.png")
-  update = restoring.Meter.update
+  update = FileProgress.update
   monkeypatch.setattr(
-    restoring.Meter,
+    FileProgress,
     "update",
     lambda self, what, done, total, **k: (seen.append((done, total)), update(self, what, done, total, **k)),
   )

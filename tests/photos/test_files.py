@@ -1,6 +1,5 @@
 """Files in, files out: what is written where, what is refused before work, and that no input is ever touched."""
 
-import io
 import os
 from pathlib import Path
 
@@ -9,8 +8,9 @@ import pytest
 from PIL import Image
 
 from vae_jax.errors import UserError
-from vae_jax.photos.files import Meter, Report, restore_files, total_deviation, uncertainty_picture
+from vae_jax.photos.files import Report, restore_files, total_deviation, uncertainty_picture
 from vae_jax.photos.photograph import Photograph, open_photograph, save_photograph
+from vae_jax.progress import FileProgress
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -392,48 +392,13 @@ def test_resolution_is_kept(tmp_path):
 # How far it is
 
 
-def test_a_line_now_and_then(capsys):
-  """At once; then when ten seconds have gone by, with the time left, which leaves out what was compiled."""
-  now = [0.0]
-
-  def shown(time, done, what="a.png", note=""):
-    now[0] = time
-    meter.update(what, done, 4, note)
-    return capsys.readouterr().err
-
-  with Meter(clock=lambda: now[0]) as meter:
-    assert shown(0, 0, note="compiling") == "a.png: 0 %, compiling\n"
-    assert shown(9, 0.5) == ""  # compiled
-    assert shown(12, 1) == "a.png: 25 %, 00:18 left\n"
-    assert shown(21, 2) == ""
-    assert shown(24, 2, note="compiling") == "a.png: 50 %, compiling\n"
-    assert shown(30, 2.5) == ""
-    assert shown(34, 3) == "a.png: 75 %, 00:08 left\n"
-    assert shown(35, 0, "b.png") == ""  # many small files do not make many lines
-    assert shown(50, 0, "b.png") == "b.png: 0 %\n"
-
-
-def test_a_bar_from_the_beginning_on_a_terminal(monkeypatch):
-  terminal = io.StringIO()
-  terminal.isatty = lambda: True
-  monkeypatch.setattr("sys.stderr", terminal)
-  with Meter() as meter:
-    meter.update("a.png", 0, 2, "compiling")
-    first = terminal.getvalue()
-    assert "a.png:   0%|" in first and "compiling" in first
-    meter.update("a.png", 2, 2)
-    terminal.truncate(0)
-    meter.update("b.png", 0, 2)
-    assert "b.png:   0%|" in terminal.getvalue() and "compiling" not in terminal.getvalue()
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_parts_of_each_restoration_count(tmp_path, monkeypatch, channels):
   write(tmp_path / "in" / "a.png")
   (tmp_path / "in" / "b.png").write_bytes(b"")
   seen = []
   monkeypatch.setattr(
-    Meter, "update", lambda self, what, done, total, note="": seen.append((what, done, total, note))
+    FileProgress, "update", lambda self, what, done, total, note="": seen.append((what, done, total, note))
   )
 
   def restore(image, _, progress):

@@ -25,12 +25,13 @@ from vae_jax import cli, evaluation, pictures
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.data.sources import list_splits
 from vae_jax.errors import UserError
+from vae_jax.progress import TrainingProgress
 from vae_jax.storage import checkpoints
 from vae_jax.storage import exported as pretrained
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.storage.files import append_whole, write_whole
 from vae_jax.training.loop import train
-from vae_jax.training.writers import MetricsLog, Progress, Writers
+from vae_jax.training.writers import MetricsLog, Writers
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "checkpoint_v1"
@@ -358,7 +359,7 @@ def test_a_folder_that_cannot_be_made_is_not_worth_a_run(tmp_path, capsys):
 def test_progress_to_a_full_disk_is_lost(monkeypatch):
   with open("/dev/full", "w", buffering=1) as full:
     monkeypatch.setattr(sys, "stderr", full)
-    progress = Progress(0, 10, 8, every=0.0)
+    progress = TrainingProgress(0, 10, 8, every=0.0)
     for step in range(1, 11):
       progress.update(step, loss=1.0)
     progress.close()

@@ -3,7 +3,6 @@
 import io
 import json
 import struct
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +10,7 @@ import pytest
 from PIL import Image
 
 from vae_jax.errors import UserError
-from vae_jax.training import writers
-from vae_jax.training.writers import MetricsLog, Progress, Writers
+from vae_jax.training.writers import MetricsLog, Writers
 
 
 def rows(path):
@@ -122,56 +120,6 @@ def test_what_is_not_ours_is_refused(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match=r"cannot write .*file/metrics.jsonl \(.*\); choose another workdir"):
     MetricsLog(tmp_path / "file" / "metrics.jsonl")
-
-
-class Clock:
-  now = 0.0
-
-  def __call__(self):
-    return self.now
-
-
-def test_progress_without_a_terminal(capsys):
-  clock = Clock()
-  progress = Progress(100, 1000, batch_size=8, every=10.0, clock=clock)
-  clock.now = 50.0  # compilation
-  progress.update(200, loss=123.456789)
-  for step in range(210, 1000, 10):
-    clock.now += 0.5
-    progress.update(step)
-  clock.now += 0.5
-  progress.update(1000, loss=jnp.float32(7))
-  progress.close()
-  lines = capsys.readouterr().err.splitlines()
-  assert lines[0] == "step 200/1000, loss 123.46, 16 img/s, 6:40 left"
-  assert lines[1] == "step 400/1000, loss 123.46, 160 img/s, 0:30 left"
-  assert lines[-1] == "step 1000/1000, loss 7, 160 img/s, 0:00 left"
-  assert len(lines) == 5  # in 40 seconds
-
-
-def test_progress_on_a_terminal(monkeypatch):
-  class Terminal(io.StringIO):
-    def isatty(self):
-      return True
-
-  terminal = Terminal()
-  monkeypatch.setattr(sys, "stderr", terminal)
-  clock = Clock()
-  progress = Progress(100, 200, batch_size=8, clock=clock)
-  assert "50%" in terminal.getvalue() and "100/200" in terminal.getvalue()  # resumed
-  for step in range(120, 201, 20):
-    clock.now += 1.0
-    progress.update(step, loss=1.5)
-  progress.close()
-  last = terminal.getvalue().split("\r")[-1]
-  assert "100%" in last and "200/200" in last and "loss 1.5" in last and "160 img/s" in last
-
-
-@pytest.mark.parametrize(
-  ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (36061, "10:01:01")]
-)
-def test_duration(seconds, text):
-  assert writers._duration(seconds) == text
 
 
 def test_writers(tmp_path, capsys):

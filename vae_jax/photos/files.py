@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
-import sys
-import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +21,7 @@ from vae_jax.photos.photograph import (
   open_photograph,
   save_photograph,
 )
+from vae_jax.progress import FileProgress
 from vae_jax.types import ArrayLike
 
 Restore = Callable[[np.ndarray, int | None, Callable[[int, int], None]], ArrayLike]
@@ -60,68 +58,6 @@ class Report(NamedTuple):
       raise UserError(f"{count} could not be restored: {some}{more}")
 
 
-class Meter:
-  """How far the work is, on one thing after the other; on standard error, as in training.
-
-  A bar on a terminal, from the beginning of each thing; elsewhere a line at the very beginning, then now and then.
-  """
-
-  def __init__(self, every: float = 10.0, clock: Callable[[], float] = time.monotonic):
-    """`every`: least number of seconds between two lines, where there is no terminal."""
-    self._every, self._clock = every, clock
-    self._what: str | None = None
-    self._bar: Any = None
-    self._first: tuple[float, float] | None = None  # (done, when) of this thing, compilation over
-    self._printed = -math.inf
-
-  def update(self, what: str, done: float, total: float, note: str = "") -> None:
-    """`done` of `total` parts of `what`; a fraction of a part counts. note: why it stands still now."""
-    fresh, self._what = what != self._what, what
-    if fresh or note:
-      self._first = None
-    if sys.stderr.isatty():
-      self._draw(what, done, total, note, fresh)
-      return
-    now = self._clock()
-    if note or now - self._printed >= self._every:
-      left = f", {note}" if note else ""
-      if self._first and done > self._first[0]:
-        from tqdm import tqdm
-
-        pace = (now - self._first[1]) / (done - self._first[0])
-        left = f", {tqdm.format_interval((total - done) * pace)} left"
-      self._printed = now
-      print(f"{what}: {100 * done / total:.0f} %{left}", file=sys.stderr, flush=True)
-    if done and not note and self._first is None:
-      self._first = (done, now)
-
-  def _draw(self, what: str, done: float, total: float, note: str, fresh: bool) -> None:
-    from tqdm import tqdm
-
-    if fresh:
-      self.close()
-      self._bar = tqdm(
-        total=total,
-        desc=what,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        leave=False,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
-      )
-    self._bar.set_postfix_str(note, refresh=bool(note))
-    self._bar.update(done - self._bar.n)
-
-  def close(self) -> None:
-    if self._bar is not None:
-      self._bar.close()
-
-  def __enter__(self) -> Meter:
-    return self
-
-  def __exit__(self, *exception: object) -> None:
-    self.close()
-
-
 class _Job(NamedTuple):
   source: Path
   main: Path  # the mean restoration
@@ -153,7 +89,7 @@ def restore_files(
   A grey photograph stays grey and a colour one colour, whatever the model takes: grey is repeated and the luma
   (ITU-R BT.601) of the result taken; colour is restored channel by channel, each with the same `key_index`.
   Bit depth, ICC, dots per inch and EXIF are kept, alpha is enlarged by `factor`. Of an animation or a TIFF of several
-  pages the first is restored. Standard error shows how far it is (`Meter`).
+  pages the first is restored. Standard error shows how far it is (`FileProgress`).
 
   With samples = N > 0, beside NAME.EXT:
     NAME_sample01.EXT ...   N random restorations
@@ -185,7 +121,7 @@ def restore_files(
     raise UserError(f"a model of {channels} channels cannot restore photographs; it needs 1 or 3")
   jobs = _plan(inputs, output, samples)
   report = Report([], [], [], [])
-  with Meter() as meter:
+  with FileProgress() as meter:
     for number, job in enumerate(jobs, start=1):
       place = f" ({number} of {len(jobs)})" if len(jobs) > 1 else ""
       what = f"restoring {printable(job.source.name)}{place}"

@@ -35,7 +35,8 @@ from vae_jax.data.degrade import DEGRADATIONS, Degrade, bicubic_up, make_degrade
 from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
 from vae_jax.errors import UserError
-from vae_jax.photos.files import Meter, total_deviation
+from vae_jax.photos.files import total_deviation
+from vae_jax.progress import FileProgress
 from vae_jax.types import Array, ArrayLike
 
 COMPILED = ("ours", "bicubic")  # methods that JAX compiles, for each new size of image
@@ -223,7 +224,7 @@ def benchmark(
 def _shown(cases: Sequence[Case]) -> Iterator[Case]:
   """The cases, and how far they are on standard error."""
   what = f"scoring {len(cases)} image{'s' if len(cases) > 1 else ''}"
-  with Meter() as meter:
+  with FileProgress() as meter:
     for done, case in enumerate(cases):
       meter.update(what, done, len(cases), note="" if done else "compiling")
       yield case

@@ -22,9 +22,8 @@ import json
 import math
 import socket
 import struct
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ import numpy as np
 
 from vae_jax.errors import UserError
 from vae_jax.pictures import to_png
+from vae_jax.progress import TrainingProgress
 from vae_jax.storage.files import append_whole, write_whole
 
 _RESERVED = {"step", "split", "waiting", "seconds", "nonfinite"}
@@ -168,81 +168,6 @@ class Events:
     append_whole(self._file, length + sums[0] + data + sums[1])
 
 
-class Progress:
-  """A bar on a terminal; elsewhere (a log file, a batch system) a short line now and then. Both on stderr."""
-
-  def __init__(
-    self,
-    resume_step: int,
-    total_steps: int,
-    batch_size: int,
-    every: float = 10.0,
-    clock: Callable[[], float] = time.monotonic,
-  ):
-    """`every`: least number of seconds between two lines, where there is no terminal."""
-    self._total, self._batch_size = total_steps, batch_size
-    self._every, self._clock = every, clock
-    self._shown: dict[str, float] = {}
-    self._last = (resume_step, clock())
-    self._pace = 0.0  # seconds a step
-    self._intervals = 0
-    self._printed = -math.inf
-    self._bar: Any = None
-    if sys.stderr.isatty():
-      from tqdm import tqdm
-
-      self._bar = tqdm(
-        total=total_steps,
-        initial=resume_step,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
-      )
-
-  def update(self, step: int, **shown: float) -> None:
-    """Moves to `step`. `shown` (the loss) stays in view until it is given anew."""
-    self._shown |= {name: float(value) for name, value in shown.items()}
-    self._measure(step)
-    facts = [f"{name} {value:.5g}" for name, value in self._shown.items()]
-    facts.append(f"{self._batch_size / self._pace if self._pace else 0:.0f} img/s")
-    if self._bar is not None:
-      self._bar.set_postfix_str(", ".join(facts), refresh=False)
-      self._bar.update(step - self._bar.n)
-      return
-    now = self._clock()
-    if self._pace and (now - self._printed >= self._every or step >= self._total):
-      self._printed = now
-      left = (self._total - step) * self._pace
-      facts.append(f"{_duration(left)} left")
-      self.say(f"step {step}/{self._total}, {', '.join(facts)}")
-
-  def say(self, line: str) -> None:
-    """A line on stderr, above the bar. One that cannot be written, as to a log on a full disk, is lost."""
-    with contextlib.suppress(OSError):
-      if self._bar is not None:
-        self._bar.write(line, file=sys.stderr)
-      else:
-        print(line, file=sys.stderr, flush=True)
-
-  def close(self) -> None:
-    if self._bar is not None:
-      self._bar.close()
-
-  def _measure(self, step: int) -> None:
-    """Smooths the time a step takes (not the speed: calls that return at once would count for ever).
-
-    The first interval includes compilation, so the second one replaces it.
-    """
-    previous, then = self._last
-    now = self._clock()
-    if step <= previous:
-      return
-    pace = (now - then) / (step - previous)
-    self._pace = pace if self._intervals < 2 else 0.8 * self._pace + 0.2 * pace
-    self._intervals += 1
-    self._last = (step, now)
-
-
 class Writers:
   """All of the above for one run. On processes other than the first it does nothing."""
 
@@ -273,7 +198,7 @@ class Writers:
     self._log = MetricsLog(self._workdir / "metrics.jsonl", resume_step)
     self._events: Events | None = None
     self._warned: set[str] = set()
-    self._progress = Progress(resume_step, total_steps, batch_size)
+    self._progress = TrainingProgress(resume_step, total_steps, batch_size)
 
   def scalars(
     self, step: int, split: str, metrics: Mapping[str, Any], seconds: float, waiting: float | None = None
@@ -340,10 +265,3 @@ class Writers:
 
   def __exit__(self, *exception) -> None:
     self.close()
-
-
-def _duration(seconds: float) -> str:
-  """61 -> "1:01", 3661 -> "1:01:01"."""
-  hours, rest = divmod(round(seconds), 3600)
-  minutes, rest = divmod(rest, 60)
-  return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
