@@ -21,6 +21,7 @@ from vae_jax.photos.photograph import (
   open_photograph,
   save_photograph,
 )
+from vae_jax.photos.uncertainty import total_deviation, uncertainty_picture
 from vae_jax.progress import FileProgress
 from vae_jax.types import ArrayLike
 
@@ -134,68 +135,6 @@ def restore_files(
       except MemoryError:
         report.failed.append((job.source, "not enough memory; cut the picture into parts"))
   return report
-
-
-def total_deviation(variance: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-  """The standard deviation of p(x | y) at each pixel, [h, w, c], from some draws of E(x | y, z).
-
-  By the law of total variance it is that of the draws, and that of p(x | y, z) about them. The variance of a few draws
-  is itself uncertain: in units of the noise it is averaged over neighbours (a Gaussian of 2 pixels).
-
-  variance: of the draws. noise: standard deviation of p(x | y, z), above 0; None: there is none.
-  """
-  if noise is None:
-    return np.sqrt(variance)
-  from scipy.ndimage import gaussian_filter
-
-  squared = np.square(np.maximum(noise, 1e-6), dtype=np.float64)
-  return np.sqrt(squared * (1 + gaussian_filter(variance / squared, (2, 2, 0))))
-
-
-def uncertainty_picture(deviation: np.ndarray) -> np.ndarray:
-  """A map of standard deviations, drawn so that it can be read.
-
-  Dark is certain, bright uncertain: CIELAB lightness is linear in the deviation, so equal steps look equal, also in
-  grey. Beside it a bar with numbers in grey levels of 255, from 0 to 1, 2, 3 or 5 times a power of ten that 99.9 %
-  of the pixels do not exceed; the rest, "+", are as bright as the end of the bar. Below, mean and largest value.
-  Small maps are enlarged, each pixel to a square.
-
-  deviation: float [h, w], in units of the [0, 1] range. Returns uint8 [H, W, 3].
-  """
-  from PIL import Image, ImageDraw, ImageFont
-
-  levels = np.asarray(deviation, np.float32) * 255
-  top = _round_number(float(np.percentile(levels, 99.9)))
-  scale = max(1, -(-256 // max(levels.shape)))
-  shown = _colours(levels / top).repeat(scale, axis=0).repeat(scale, axis=1)
-  height, width = shown.shape[:2]
-
-  # Also to be read where a large map is shrunk to a screen.
-  size = max(14, min(max(height, width) // 40, 160))
-  font = ImageFont.load_default(size)
-  more = "+" if levels.max() > top else ""
-  ticks = [(i / 5, f"{top * i / 5:g}{more if i == 5 else ''}") for i in range(6)]
-  lines = [
-    "standard deviation in grey levels of 255",
-    f"mean {float(levels.mean()):.3g}, largest {float(levels.max()):.3g}",
-  ]
-  text_width = round(max(font.getlength(line) for line in lines))
-  tick_width = round(max(font.getlength(label) for _, label in ticks))
-  bar_height = max(height, 8 * size)
-  full_width = max(width + 3 * size + tick_width, text_width) + 2 * size
-  canvas = Image.new("RGB", (full_width, bar_height + (4 + 3 * len(lines)) * size // 2), (255, 255, 255))
-  canvas.paste(Image.fromarray(shown), (size, size))
-  left = size + width + size
-  ramp = _colours(np.linspace(1, 0, bar_height, dtype=np.float32)[:, None]).repeat(size, axis=1)
-  canvas.paste(Image.fromarray(ramp), (left, size))
-  draw = ImageDraw.Draw(canvas)
-  for part, label in ticks:
-    y = size + round((1 - part) * (bar_height - 1))
-    draw.line([(left + size, y), (left + size + size // 3, y)], fill=0, width=max(1, size // 12))
-    draw.text((left + size + size // 2, y), label, fill=0, font=font, anchor="lm")
-  for i, line in enumerate(lines):
-    draw.text((size, bar_height + 2 * size + 3 * i * size // 2), line, fill=0, font=font)
-  return np.asarray(canvas)
 
 
 def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int) -> list[_Job]:
@@ -406,34 +345,3 @@ def _restored(
   if own == 1:
     return (once(np.repeat(pixels, 3, axis=2)) @ _LUMA)[..., None]
   return np.concatenate([once(pixels[..., c : c + 1], c) for c in range(own)], axis=2)
-
-
-def _round_number(value: float) -> float:
-  """The least of 1, 2, 3, 5 times a power of ten that is not below `value`; 1 for 0."""
-  if value <= 0:
-    return 1.0
-  power = 10.0 ** np.floor(np.log10(value))
-  return float(next(step * power for step in (1, 2, 3, 5, 10) if step * power >= value * (1 - 1e-6)))
-
-
-def _colours(values: np.ndarray) -> np.ndarray:
-  """[h, w] in [0, 1], clipped -> uint8 [h, w, 3]: from black over violet and red to pale yellow.
-
-  A helix in CIELAB (D65): lightness 3 to 96, linear; hue 260 to 460 degrees; everywhere inside sRGB.
-  """
-  t = np.linspace(0, 1, 256)
-  lightness, hue, chroma = 3 + 93 * t, np.deg2rad(260 + 200 * t), 70 * np.sin(np.pi * t) ** 1.2
-  fy = (lightness + 16) / 116
-  f = np.stack([fy + chroma * np.cos(hue) / 500, fy, fy - chroma * np.sin(hue) / 200], axis=-1)
-  xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * (0.95047, 1.0, 1.08883)
-  to_rgb = np.array(
-    (
-      (3.2404542, -1.5371385, -0.4985314),
-      (-0.9692660, 1.8760108, 0.0415560),
-      (0.0556434, -0.2040259, 1.0572252),
-    )
-  )
-  linear = np.clip(xyz @ to_rgb.T, 0, 1)
-  encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-  table = np.floor(encoded * 255 + 0.5).astype(np.uint8)
-  return table[np.floor(np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)]

@@ -35,7 +35,7 @@ from vae_jax.data.degrade import DEGRADATIONS, Degrade, bicubic_up, make_degrade
 from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
 from vae_jax.errors import UserError
-from vae_jax.photos.files import total_deviation
+from vae_jax.photos.uncertainty import total_deviation
 from vae_jax.progress import FileProgress
 from vae_jax.types import Array, ArrayLike
 
@@ -117,7 +117,7 @@ def benchmark(
     draw: (degraded, n) -> n random restorations, float32 [n, h, w, c]; see "uncertainty".
     samples: n, at least 2; without `draw` of no meaning.
     pixel_noise: degraded -> the standard deviation that draws leave out, float32 [h, w, c], see
-      `restoring.total_deviation`.
+      `uncertainty.total_deviation`.
     sheet: rows of the picture, at least 1.
 
   Returns:
