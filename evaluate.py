@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> None:
   import jax  # after parsing, so that --help and mistakes are answered at once
 
   from vae_jax import evaluation, inference, pictures
-  from vae_jax.photos.score_folder import table
+  from vae_jax.photos.score_table import table
 
   model = inference.load(args.model, args.checkpoint)
   if args.data_dir:

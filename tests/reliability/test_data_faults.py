@@ -1,7 +1,7 @@
 """Faulty files and folders at every door: named in one line, or passed over and named; no hang, no half-built cache.
 
 What existing tests hold is not repeated here: tests/data/test_images.py, test_builders.py, test_sources.py,
-tests/test_photographs.py, test_restoring.py, test_benchmark.py, test_evaluation.py.
+tests/photos/test_photograph.py, test_files.py, test_cases.py, tests/test_evaluation.py.
 """
 
 import faulthandler

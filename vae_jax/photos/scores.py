@@ -1,0 +1,99 @@
+"""The scores of an image, their means, and what they mean: the protocol of a comparison."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vae_jax import metrics
+from vae_jax.data.degrade import DEGRADATIONS
+from vae_jax.photos.cases import Task
+from vae_jax.photos.stopwatch import REPEATED
+from vae_jax.types import Array
+
+LPIPS_SIDE = 32  # the deepest layer of AlexNet needs 31
+
+METRICS = {
+  "psnr_rgb": "dB over R, G and B, nothing cropped; 100 at most",
+  "psnr_y": "dB of Y of MATLAB's rgb2ycbcr, unrounded; a grey image is its own Y; 100 at most",
+  "ssim_y": "SSIM of the same Y: 11 x 11 Gaussian window of sigma 1.5, inside the image only",
+  "lpips": "learned perceptual distance, nothing cropped; lower is better",
+}
+
+
+@functools.partial(jax.jit, static_argnames="crop")
+def _fidelity(output: np.ndarray, clean: np.ndarray, crop: int) -> dict[str, Array]:
+  scores = {"psnr_y": metrics.psnr_y(output, clean, crop), "ssim_y": metrics.ssim_y(output, clean, crop)}
+  return scores | ({"psnr_rgb": metrics.psnr_rgb(output, clean)} if clean.shape[-1] == 3 else {})
+
+
+def score(
+  output: np.ndarray, clean: np.ndarray, crop: int, lpips: Callable[..., Array] | None
+) -> dict[str, float]:
+  """Scores an image by each of METRICS that applies to it."""
+  found = {name: float(value) for name, value in _fidelity(output, clean, crop).items()}
+  if lpips is not None and min(clean.shape[:2]) >= LPIPS_SIDE:
+    found["lpips"] = float(lpips(output[None], clean[None])[0]) if np.isfinite(output).all() else math.nan
+  return {name: found[name] for name in METRICS if name in found}
+
+
+def means(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """Averages each metric over the images that have it."""
+  return {
+    name: float(np.mean([s[name] for s in scores if name in s]))
+    for name in METRICS
+    if any(name in s for s in scores)
+  }
+
+
+def without_nonfinite(value: Any, where: str, bad: list[str]) -> Any:
+  """Returns `value` with None for each number that is not finite; their names are added to `bad`."""
+  if isinstance(value, dict):
+    return {k: without_nonfinite(v, f"{where}/{k}" if where else k, bad) for k, v in value.items()}
+  if isinstance(value, list):
+    return [
+      without_nonfinite(v, f"{where}/{v['name']}" if isinstance(v, dict) else f"{where}/{i}", bad)
+      for i, v in enumerate(value)
+    ]
+  if isinstance(value, float) and not math.isfinite(value):
+    bad.append(where)
+    return None
+  return value
+
+
+def protocol(folder: Path, task: Task, scored: Mapping[str, float], lpips: Any) -> dict[str, Any]:
+  """Returns what is compared, and how, in words and numbers. scored: the metrics that there are."""
+  degrade, factor, pairs = task.config, task.factor, task.paired
+  values = {key: degrade[key] for key in DEGRADATIONS[degrade["name"]][1]}
+  words = "pairs" if pairs else degrade["name"]
+  words += f", factor {factor}" if factor > 1 else ""
+  if not pairs:
+    words += "".join(f", {key} {value:.4g}" for key, value in values.items() if key != "factor" and value)
+  network = getattr(getattr(lpips, "extractor", None), "network", None)
+  return {
+    "folder": str(folder),
+    "degradation": words,
+    "degrade": {"name": degrade["name"], **values},
+    "pairs": pairs,
+    "factor": factor,
+    "clean": f"cut at the bottom and right to a multiple of {factor}" if factor > 1 else "whole",
+    "degraded": "as stored" if pairs else "rounded to 8 bits" if factor > 1 else "not clipped, not rounded",
+    "outputs": "clipped to [0, 1] and rounded to 8 bits before every score",
+    "crop": task.crop,
+    "channels": task.channels,
+    "seed": task.seed,
+    "seconds": (
+      f"without compilation: the first image of a size is restored again for its time; null once {REPEATED} are timed"
+    ),
+    "keys": "none" if pairs else "fold_in(key(seed), first 4 bytes of SHA-256 of the relative path)",
+    "baselines": {name: baseline.words for name, baseline in task.baselines.items()},
+    "missing": task.missing,
+    "metrics": {name: words for name, words in METRICS.items() if name in scored},
+    **({"lpips_network": network} if network else {}),
+  }

@@ -1,0 +1,69 @@
+"""Runs the methods of a comparison on each image, and takes the seconds of each, without compilation."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vae_jax.types import ArrayLike
+
+COMPILED = ("ours", "bicubic")  # methods that JAX compiles, for each new size of image
+REPEATED = 3  # images of a new size that are restored again, to be timed
+
+
+class Stopwatch:
+  """Keeps the seconds of each method for each image; None where they may include compilation."""
+
+  def __init__(self, methods: Iterable[str]):
+    self._seconds: dict[str, list[float | None]] = {name: [] for name in methods}
+    self._sizes: set[tuple[int, ...]] = set()
+
+  def run(
+    self, methods: Mapping[str, tuple[Any, ...]], degraded: tuple[int, ...], clean: tuple[int, ...]
+  ) -> dict[str, np.ndarray]:
+    """Returns what each method makes of an image, float32 of the shape `clean`.
+
+    methods: by name (function, its arguments...). degraded: the shape that is restored, for each of which a compiled
+    method compiles.
+    """
+    outputs = {}
+    for name, call in methods.items():
+      once = functools.partial(timed, "restore" if name == "ours" else name, clean, *call)
+      outputs[name], taken = once()
+      if name in COMPILED and degraded not in self._sizes:  # so `taken` may hold compilation
+        known = sum(one is not None for one in self._seconds[name])
+        self._seconds[name].append(once()[1] if known < REPEATED else None)
+      else:
+        self._seconds[name].append(taken)
+    self._sizes.add(degraded)
+    return outputs
+
+  def summary(self) -> dict[str, dict[str, Any]]:
+    """Returns "seconds" of the scores, see `score_folder`."""
+    return {name: _typical(some) for name, some in self._seconds.items()}
+
+
+def timed(
+  name: str, shape: tuple[int, ...], function: Callable[..., ArrayLike], *args: Any
+) -> tuple[np.ndarray, float]:
+  """Returns what a method makes of an image, float32, and the seconds it took.
+
+  Raises ValueError where that is not of `shape`, or no floats.
+  """
+  start = time.perf_counter()
+  output = np.asarray(function(*args))
+  taken = time.perf_counter() - start
+  if output.shape != shape or not np.issubdtype(output.dtype, np.floating):
+    raise ValueError(
+      f"{name} returned {output.dtype}{list(output.shape)}, expected float32{list(shape)} in [0, 1]"
+    )
+  return output.astype(np.float32), taken
+
+
+def _typical(seconds: list[float | None]) -> dict[str, Any]:
+  known = [one for one in seconds if one is not None]
+  return {"mean": float(np.mean(known)), "median": float(np.median(known)), "images": seconds}
