@@ -21,7 +21,7 @@ def tiled(
   multiple: int = 1,
   progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-  """What `function` makes of the whole image, put together from windows.
+  """Puts what `function` makes of the whole image together from windows.
 
   The image is continued below and at the right to a multiple of `multiple` by mirroring, the edge pixel repeated,
   and the result cropped. Windows have `tile + 2 * halo` rows and columns, all of them, so that a compiled function
@@ -51,19 +51,7 @@ def tiled(
       is empty.
     ValueError: the function returns another size.
   """
-  for name, value, least in (
-    ("tile", tile, 1),
-    ("halo", halo, 0),
-    ("multiple", multiple, 1),
-    ("factor", factor, 1),
-  ):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-      raise UserError(f"{name}={value!r}: give an integer of at least {least}")
-  image = np.asarray(image)
-  if image.ndim != 3 or 0 in image.shape:
-    raise UserError(
-      f"an image of shape {list(image.shape)} cannot be cut into tiles: give [height, width, channels]"
-    )
+  image = _checked(image, tile=tile, halo=halo, multiple=multiple, factor=factor)
   height, width = image.shape[:2]
   tile, halo = (-(-int(value) // multiple) * multiple for value in (tile, halo))
   rows, columns = (_windows(-(-n // multiple) * multiple, tile, halo) for n in (height, width))
@@ -90,8 +78,22 @@ def tiled(
   return result
 
 
+def _checked(image: ArrayLike, **sizes: int) -> np.ndarray:
+  """Returns `image` as an array; refuses it, and sizes out of range, as `tiled` says."""
+  for name, value in sizes.items():
+    least = 0 if name == "halo" else 1
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+      raise UserError(f"{name}={value!r}: give an integer of at least {least}")
+  image = np.asarray(image)
+  if image.ndim != 3 or 0 in image.shape:
+    raise UserError(
+      f"an image of shape {list(image.shape)} cannot be cut into tiles: give [height, width, channels]"
+    )
+  return image
+
+
 def _windows(size: int, tile: int, halo: int) -> list[tuple[int, int, int, int]]:
-  """(start, length, first, last) of each window along one axis; [first, last) is what is taken from it.
+  """Returns (start, length, first, last) of each window along one axis; [first, last) is what is taken from it.
 
   The taken parts follow one another over [0, size) and keep `halo` from the window's ends, but for the borders.
   """
@@ -104,6 +106,6 @@ def _windows(size: int, tile: int, halo: int) -> list[tuple[int, int, int, int]]
 
 
 def _mirrored(start: int, length: int, size: int) -> np.ndarray:
-  """The indices of [start, start + length) in an axis of `size` that is continued by mirroring."""
+  """Returns the indices of [start, start + length) in an axis of `size` that is continued by mirroring."""
   position = np.arange(start, start + length) % (2 * size)
   return np.minimum(position, 2 * size - 1 - position)
