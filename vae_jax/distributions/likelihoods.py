@@ -84,37 +84,18 @@ def gaussian(c: int, sigma: str | float = "learned") -> Likelihood:
   fixed = None if sigma in ("learned", "optimal") else _positive_number(sigma)
   optimal = sigma == "optimal"
 
-  def log_sigma(log_scale):
-    return as_float32(math.log(fixed)) if fixed is not None else _bounded_log_scale(log_scale)
-
-  def log_prob(params, image, log_scale):
-    params, image = _flat(params, image, c)
-    dims = image.shape[-1]
-    error = jnp.sum(jnp.square(image - (0.5 + params)), axis=-1)
-    scale = log_sigma(log_scale)
+  def log_density(difference, log_sigma):
+    dims = difference.shape[-1]
+    error = jnp.sum(jnp.square(difference), axis=-1)
     constant = jax.lax.stop_gradient(error) if optimal else error
-    value = -0.5 * constant * jnp.exp(-2.0 * scale) - dims * (scale + 0.5 * LOG_2PI)
+    value = -0.5 * constant * jnp.exp(-2.0 * log_sigma) - dims * (log_sigma + 0.5 * LOG_2PI)
     if optimal:
       carrier = -0.5 * error / jax.lax.stop_gradient(jnp.maximum(error / dims, MIN_MSE))
       value = value + (carrier - jax.lax.stop_gradient(carrier))
     return value
 
-  def sample(key, params, log_scale):
-    centre = 0.5 + as_float32(params)
-    return jnp.clip(centre + jnp.exp(log_sigma(log_scale)) * jax.random.normal(key, centre.shape), 0.0, 1.0)
-
   words = f"Gaussian (sigma {sigma})" if fixed is None else f"Gaussian (sigma {fixed:g})"
-  return Likelihood(
-    "gaussian",
-    c,
-    log_prob,
-    _location_mean,
-    sample,
-    True,
-    fixed is None,
-    words,
-    lambda s: jnp.exp(log_sigma(s)),
-  )
+  return _location_scale("gaussian", c, fixed, log_density, jax.random.normal, 1.0, words)
 
 
 def laplace(c: int, sigma: str | float = "learned") -> Likelihood:
@@ -127,33 +108,48 @@ def laplace(c: int, sigma: str | float = "learned") -> Likelihood:
     raise UserError("model.sigma=optimal is of model.likelihood=gaussian; use learned or a positive number")
   fixed = None if sigma == "learned" else _positive_number(sigma)
 
-  def log_b(log_scale):
+  def log_density(difference, log_b):
+    error = jnp.sum(absolute(difference), axis=-1)
+    return -error * jnp.exp(-log_b) - difference.shape[-1] * (log_b + math.log(2.0))
+
+  words = "Laplace (scale learned)" if fixed is None else f"Laplace (scale {fixed:g})"
+  return _location_scale("laplace", c, fixed, log_density, jax.random.laplace, math.sqrt(2), words)
+
+
+def _location_scale(
+  name: str,
+  c: int,
+  fixed: float | None,
+  log_density: Callable[[Array, Array], Array],
+  noise: Callable[..., Array],
+  deviation: float,
+  words: str,
+) -> Likelihood:
+  """Makes a likelihood of independent pixels of location 0.5 + params and one shared scale.
+
+  fixed: the scale; None: exp(log_scale), softly bounded below.
+  log_density: (image - location [..., n], log of the scale) -> [...], summed over the n pixels.
+  noise: (key, shape) -> draws at location 0 and scale 1, of the standard deviation `deviation`.
+  """
+
+  def log_of_scale(log_scale):
     return as_float32(math.log(fixed)) if fixed is not None else _bounded_log_scale(log_scale)
 
   def log_prob(params, image, log_scale):
     params, image = _flat(params, image, c)
-    dims = image.shape[-1]
-    error = jnp.sum(absolute(image - (0.5 + params)), axis=-1)
-    scale = log_b(log_scale)
-    return -error * jnp.exp(-scale) - dims * (scale + math.log(2.0))
+    return log_density(image - (0.5 + params), log_of_scale(log_scale))
+
+  def mean(params, log_scale):
+    return _clip(0.5 + as_float32(params), 0.0, 1.0)
 
   def sample(key, params, log_scale):
     centre = 0.5 + as_float32(params)
-    noise = jnp.exp(log_b(log_scale)) * jax.random.laplace(key, centre.shape)
-    return jnp.clip(centre + noise, 0.0, 1.0)
+    return jnp.clip(centre + jnp.exp(log_of_scale(log_scale)) * noise(key, centre.shape), 0.0, 1.0)
 
-  words = "Laplace (scale learned)" if fixed is None else f"Laplace (scale {fixed:g})"
-  return Likelihood(
-    "laplace",
-    c,
-    log_prob,
-    _location_mean,
-    sample,
-    True,
-    fixed is None,
-    words,
-    lambda s: math.sqrt(2) * jnp.exp(log_b(s)),
-  )
+  def deviation_of(log_scale):
+    return deviation * jnp.exp(log_of_scale(log_scale))
+
+  return Likelihood(name, c, log_prob, mean, sample, True, fixed is None, words, deviation_of)
 
 
 def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
@@ -172,19 +168,11 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
   """
   if mixtures < 1:
     raise UserError(f"model.mixtures is {mixtures}; logistic_mixture needs at least 1")
-  pairs = [(i, j) for i in range(c) for j in range(i)]
-  channels = mixtures * (1 + 2 * c + len(pairs))
-
-  def split(params):
-    """Logits, c means, c log-scales, coefficients by pair; each [..., h, w, mixtures]."""
-    blocks = [params[..., k * mixtures : (k + 1) * mixtures] for k in range(channels // mixtures)]
-    scales = [jnp.clip(b, MIN_LOG_SCALE, MAX_LOG_SCALE) for b in blocks[1 + c : 1 + 2 * c]]
-    coefficients = {pair: jnp.tanh(b) for pair, b in zip(pairs, blocks[1 + 2 * c :], strict=True)}
-    return blocks[0], blocks[1 : 1 + c], scales, coefficients
+  channels = mixtures * (1 + 2 * c + len(_pairs(c)))
 
   def log_prob(params, image, log_scale):
     params, image = _fit(params, image, channels, c)
-    logits, means, scales, coefficients = split(params)
+    logits, means, scales, coefficients = _split(params, c, mixtures)
     x = [2.0 * image[..., i : i + 1] - 1.0 for i in range(c)]
     joint = logits
     for i in range(c):
@@ -196,7 +184,7 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
     return jnp.sum(pixels.reshape(*pixels.shape[:-2], math.prod(pixels.shape[-2:])), axis=-1)
 
   def mean(params, log_scale):
-    logits, means, _, coefficients = split(as_float32(params))
+    logits, means, _, coefficients = _split(as_float32(params), c, mixtures)
     centres: list[Array] = []
     for i in range(c):
       location = means[i]
@@ -208,7 +196,7 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
     return _clip(0.5 * mixed + 0.5, 0.0, 1.0)
 
   def sample(key, params, log_scale):
-    logits, means, scales, coefficients = split(as_float32(params))
+    logits, means, scales, coefficients = _split(as_float32(params), c, mixtures)
     component_key, noise_key = jax.random.split(key)
     component = jax.random.categorical(component_key, logits, axis=-1)[..., None]
 
@@ -269,7 +257,7 @@ def _flat(params: ArrayLike, image: ArrayLike, c: int) -> tuple[Array, Array]:
 def _clip(x: Array, low: float, high: float) -> Array:
   """x within [low, high], where a gradient still leads back into the range.
 
-  That of jnp.clip is zero outside, so a loss on the mean image alone could never mend a pixel that left the range.
+  That of jnp.clip is zero outside, so a loss on the mean image alone could never correct a pixel that left the range.
   """
   return jnp.clip(x, low, high)
 
@@ -286,10 +274,6 @@ def _clip_backward(low: float, high: float, x: Array, slope: Array) -> tuple[Arr
 _clip.defvjp(_clip_forward, _clip_backward)
 
 
-def _location_mean(params: ArrayLike, log_scale: ArrayLike | float) -> Array:
-  return _clip(0.5 + as_float32(params), 0.0, 1.0)
-
-
 def _bounded_log_scale(log_scale: ArrayLike | float) -> Array:
   low = math.log(MIN_SCALE)
   return low + jax.nn.softplus(as_float32(log_scale) - low)
@@ -303,6 +287,22 @@ def _positive_number(sigma: str | float) -> float:
   if not (math.isfinite(number) and number > 0.0):
     raise UserError(f"model.sigma is {sigma!r}; use 'learned', 'optimal' or a positive number")
   return number
+
+
+def _pairs(c: int) -> list[tuple[int, int]]:
+  """Lists the channels i and the earlier ones j that they depend on: (1, 0), (2, 0), (2, 1), ..."""
+  return [(i, j) for i in range(c) for j in range(i)]
+
+
+def _split(
+  params: Array, c: int, mixtures: int
+) -> tuple[Array, list[Array], list[Array], dict[tuple[int, int], Array]]:
+  """Splits params into logits, c means, c log-scales, coefficients by pair; each [..., h, w, mixtures]."""
+  pairs = _pairs(c)
+  blocks = [params[..., k * mixtures : (k + 1) * mixtures] for k in range(1 + 2 * c + len(pairs))]
+  scales = [jnp.clip(b, MIN_LOG_SCALE, MAX_LOG_SCALE) for b in blocks[1 + c : 1 + 2 * c]]
+  coefficients = {pair: jnp.tanh(b) for pair, b in zip(pairs, blocks[1 + 2 * c :], strict=True)}
+  return blocks[0], blocks[1 : 1 + c], scales, coefficients
 
 
 def _log_bin_mass(x: Array, location: Array, log_scale: Array) -> Array:
