@@ -1,4 +1,4 @@
-"""What a run tells about itself: metrics.jsonl, TensorBoard, picture files, a progress line.
+"""What a run reports about itself: metrics.jsonl, TensorBoard, picture files, a progress line.
 
     workdir/metrics.jsonl               one row for each step and split that was measured
     workdir/tensorboard/                the same scalars and pictures, for looking at
@@ -169,7 +169,7 @@ class Events:
 
 
 class Writers:
-  """All of the above for one run. On processes other than the first it does nothing."""
+  """Writes all of this for one run, and shows its progress. On processes other than the first it does nothing."""
 
   def __init__(
     self,
