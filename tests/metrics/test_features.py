@@ -5,15 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from feature_sets import (
-  LOGITS,
-  POOL,
-  VGG,
-  divisions,
-  feature_set,
-  gathered,
-  statistics,
-)
+from feature_sets import LOGITS, POOL, VGG, divisions, feature_set, gathered, statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,18 +7,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from feature_sets import (
-  POOL,
-  VGG,
-  statistics,
-)
+from feature_sets import POOL, VGG, feature_set, statistics
 
 from vae_jax.errors import UserError
-from vae_jax.metrics import (
-  fid,
-  load_statistics,
-  save_statistics,
-)
+from vae_jax.metrics import FeatureSet, fid, load_features, load_statistics, save_statistics, statistics_files
 
 
 def test_saved_statistics_come_back(tmp_path):
@@ -155,3 +147,62 @@ def test_damaged_files_are_refused(tmp_path):
       assert back.protocol == original.protocol and back.count == original.count
   assert refused > 200
   assert zipfile.is_zipfile(whole)
+
+
+def test_saved_features_come_back(tmp_path):
+  values = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+  path = tmp_path / "train.npz"
+  given = FeatureSet(VGG).update(values, np.arange(20)[::-1])
+  save_statistics(path, statistics(values), given)
+  back = load_features(path, protocol=VGG)
+  np.testing.assert_array_equal(back.features, values[::-1])
+  np.testing.assert_array_equal(back.index, np.arange(20))
+  assert back.protocol == VGG and load_statistics(path).count == 20
+  with pytest.raises(UserError, match=r"train\.npz: features differ in network: 'vgg16' and 'inception_fid'"):
+    load_features(path, protocol=POOL)
+  with pytest.raises(UserError, match="features differ in network"):
+    save_statistics(path, statistics(values, POOL), given)
+  with pytest.raises(UserError, match="of 3 and of 2 dimensions"):
+    save_statistics(path, statistics(values), feature_set(values[:, :2]))
+
+
+def test_features_that_could_not_be_read_are_not_written(tmp_path, monkeypatch):
+  values = np.random.default_rng(0).normal(size=(5000, 3))
+  monkeypatch.setattr(statistics_files, "MAX_STATISTICS", 2**16 + 60_000)
+  with pytest.raises(UserError, match="keep fewer features"):
+    save_statistics(tmp_path / "a.npz", statistics(values), feature_set(values))
+  assert not list(tmp_path.iterdir())
+  save_statistics(tmp_path / "a.npz", statistics(values), feature_set(values[:2000]))
+  assert load_features(tmp_path / "a.npz").count == 2000
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"features": None}, "no array 'features'"),
+    ({"index": None}, "no array 'index'"),
+    ({"protocol": None}, "no array 'protocol'"),
+    ({"features": np.zeros(3)}, r"'features' is float64 \[3\]"),
+    ({"features": np.zeros((3, 2), int)}, "not floats"),
+    ({"features": np.zeros((0, 2)), "index": np.zeros(0, int)}, r"\[0, 2\]"),
+    ({"features": np.full((3, 2), np.inf)}, "not finite"),
+    ({"index": np.arange(2)}, "not 3 different integers"),
+    ({"index": np.array([0, 1, 1])}, "not 3 different integers"),
+    ({"index": np.arange(3.0)}, "'index' is float64"),
+    ({"protocol": np.zeros(2)}, "not a text"),
+    ({"features": np.array([[{}], [{}], [{}]])}, "cannot be read as .npz .Object arrays"),
+  ],
+)
+def test_foreign_features_are_refused(tmp_path, changes, message):
+  path = tmp_path / "stats.npz"
+  good = {"features": np.zeros((3, 2), np.float32), "index": np.arange(3), **GOOD}
+  np.savez(path, **{key: value for key, value in {**good, **changes}.items() if value is not None})
+  with pytest.raises(UserError, match=message) as raised:
+    load_features(path)
+  assert "\n" not in str(raised.value) and str(path) in str(raised.value)
+
+
+def test_files_from_before_pooling_was_stated_are_read(tmp_path):
+  older = {key: value for key, value in dataclasses.asdict(VGG).items() if key not in ("pooling", "version")}
+  np.savez(tmp_path / "stats.npz", **{**GOOD, "protocol": json.dumps(older)})
+  assert load_statistics(tmp_path / "stats.npz", protocol=VGG).protocol == VGG

@@ -12,17 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 from torch_files import ORDERED, integers, mapping, pth, tensor, text, zipped
-from weight_bytes import (
-  MACHINE,
-  MAGIC,
-  A,
-  legacy,
-  listed,
-  peak_of,
-  refusal,
-  stored,
-  torch_zip,
-)
+from weight_bytes import MACHINE, MAGIC, A, legacy, listed, peak_of, refusal, stored, torch_zip
 
 from vae_jax.storage.weight_files import read_arrays
 

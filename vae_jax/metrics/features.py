@@ -31,9 +31,11 @@ class Protocol:
   network: its name, as "inception_fid".
   layer: as "pool2048".
   weights: sha256 of the weights file.
-  resize: how images came to the network's size, as "tf1", "bilinear", "none".
+  resize: how images came to the network's size, as "tf1", "bilinear", "bilinear to 32 x 32", "none".
   value_range: what the pixels were, as "uint8" (rounded to 256 levels) or "float [0, 1]".
   note: free text: the data set, the date, the command.
+  pooling: how a map of features became one vector, as "mean"; "none" where the layer is a vector.
+  version: of the computation; it is raised when the same network, layer and images come to give other features.
   """
 
   network: str
@@ -42,6 +44,8 @@ class Protocol:
   resize: str
   value_range: str
   note: str = field(default="", compare=False)
+  pooling: str = "none"
+  version: str = "1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +126,16 @@ class FeatureSet:
   @property
   def features(self) -> np.ndarray:
     """float32 [count, d] in the order of the indices. UserError where there are none, or an example came twice."""
+    order = self._order()[0]
+    return np.concatenate([features for features, _ in self.blocks])[order]
+
+  @property
+  def index(self) -> np.ndarray:
+    """int64 [count], the indices in ascending order. UserError as `features`."""
+    return self._order()[1]
+
+  def _order(self) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the places of the examples in the order of their indices, and the indices in that order."""
     if not self.count:
       raise UserError("a set of no features: every batch was empty or masked; give at least 2 examples")
     indices = np.concatenate([indices for _, indices in self.blocks])
@@ -131,7 +145,7 @@ class FeatureSet:
       raise UserError(
         f"example {indices[order][again[0]]} was added twice; give every example an index of its own"
       )
-    return np.concatenate([features for features, _ in self.blocks])[order]
+    return order, indices[order]
 
 
 def check_inception(protocol: Protocol, layer: str, name: str, remedy: str) -> None:
