@@ -1,10 +1,13 @@
 """Losses as pure functions: one value per example, in a stated unit; the caller averages.
 
-Needs jax only. `...` are any leading axes, usually the batch. Inputs of any float type; results are float32.
-Shapes that do not fit raise ValueError: nothing is broadcast silently.
+Those of `losses.batch` are the exception: on the latents of a whole batch, one scalar each.
+
+Needs jax only, and jaxtyping for annotations. `...` are any leading axes, usually the batch. Inputs of any float type;
+results are float32. Shapes that do not fit raise ValueError: nothing is broadcast silently.
 """
 
 from vae_jax.losses.adversarial import discriminator_hinge_loss, generator_hinge_loss
+from vae_jax.losses.batch import Decomposition, decompose_kl, dip_penalty, mmd, total_correlation
 from vae_jax.losses.perceptual import (
   PRESETS,
   Preset,
@@ -27,9 +30,12 @@ from vae_jax.losses.variational import free_bits, iwae_loss, kl_gaussian, negati
 
 __all__ = [
   "PRESETS",
+  "Decomposition",
   "Preset",
   "absolute_error",
   "bernoulli_nll",
+  "decompose_kl",
+  "dip_penalty",
   "discriminator_hinge_loss",
   "free_bits",
   "gaussian_nll",
@@ -40,6 +46,7 @@ __all__ = [
   "laplace_nll",
   "logistic_mixture_nll",
   "lpips",
+  "mmd",
   "ms_ssim_loss",
   "negative_elbo",
   "normalize_channels",
@@ -47,5 +54,6 @@ __all__ = [
   "squared_error",
   "ssim_loss",
   "style_loss",
+  "total_correlation",
   "total_variation",
 ]
