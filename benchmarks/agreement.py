@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from trainers import Parts, parts
 
-from vae_jax.objectives import make_objective
-from vae_jax.training import steps
+from vae_jax.models.contract import Mode
+from vae_jax.types import NO_FROZEN, Frozen, seen
 
 TOLERANCE = 1e-4  # of outputs (in units of the grey range) and loss; gradients ten times that
 
@@ -21,16 +21,15 @@ def to_torch(image: Any) -> torch.Tensor:
   return torch.from_numpy(np.asarray(image).transpose(0, 3, 1, 2).copy())
 
 
-def fill(network: torch.nn.Module, params: Any, frozen: steps.Frozen = steps.NOTHING) -> torch.nn.Module:
+def fill(network: torch.nn.Module, params: Any, frozen: Frozen = NO_FROZEN) -> torch.nn.Module:
   """Puts the parameters of the library's model into its counterpart; none may be left over on either side."""
   wanted = {name for name, p in network.named_parameters() if p.requires_grad}
   found = nets.from_flax(network, params)
   assert set(found) == wanted, sorted(set(found) ^ wanted)
   network.load_state_dict(found, strict=False)
-  if frozen.perceptual is not None:
-    network.vgg.load_state_dict(
-      nets.from_flax(network.vgg, frozen.perceptual.variables["params"]), strict=False
-    )
+  if "perceptual" in frozen:
+    features = frozen["perceptual"].variables["params"]
+    network.vgg.load_state_dict(nets.from_flax(network.vgg, features), strict=False)
   return network
 
 
@@ -65,24 +64,24 @@ def check_training(config: Any, shape: tuple[int, int, int], network: torch.nn.M
   """Outputs, loss and gradients of both sides, for the same parameters, images and noise."""
   config = config.copy_and_resolve_references()
   config.data.binarize, config.training.batch_size = "none", 2
-  made, objective = parts(config, shape), make_objective(config.objective)
+  made, step = parts(config, shape), jax.numpy.zeros((), jax.numpy.int32)
   keys = jax.random.split(jax.random.key(2), 2)
   # Middle greys, for the same reason as `shaken`.
   image = jax.random.uniform(jax.random.key(3), (2, *shape), minval=0.4, maxval=0.6)
   batch = jax.jit(made.prepare)(keys, {"image": image})
-  seen = batch.get("degraded", image)
+  given = seen(batch)
 
-  def loss(params: Any, image: Any) -> Any:
-    output = made.model.apply({"params": params}, image, keys, batch.get("degraded"), 1)
-    return objective(output, 0, image, made.frozen.perceptual)[0].mean()
+  def loss(params: Any, batch: Any) -> Any:
+    output = made.model.apply({"params": params}, batch, keys, Mode(step, keys[0]))
+    return made.objective(output, batch, step, made.frozen)[0].mean()
 
   with jax.default_matmul_precision("highest"):
     params = shaken(made, jax.random.key(4))
-    value, grads = jax.jit(jax.value_and_grad(loss))(params, image)
-    restored = jax.jit(lambda p, x: made.model.apply({"params": p}, x, method="restore"))(params, seen)
+    value, grads = jax.jit(jax.value_and_grad(loss))(params, batch)
+    restored = jax.jit(lambda p, x: made.model.apply({"params": p}, x, method="reconstruct"))(params, batch)
   if config.model.name == "restoration_vae":
     depth = config.model.latent_dim
-    sides = [seen.shape[1] >> level for level in reversed(range(len(config.model.channels)))]
+    sides = [given.shape[1] >> level for level in reversed(range(len(config.model.channels)))]
     eps = [
       to_torch(
         np.concatenate([jax.random.normal(jax.random.fold_in(key, i), (1, n, n, depth)) for key in keys])
@@ -97,7 +96,7 @@ def check_training(config: Any, shape: tuple[int, int, int], network: torch.nn.M
   theirs = network(to_torch(image), eps)
   theirs.backward()
   wanted = nets.from_flax(network, grads)
-  again = network.restore(to_torch(seen)).detach()
+  again = network.restore(to_torch(given)).detach()
   again = like_ours(again) if again.ndim == 4 else again
   result = {
     "parameters": sum(p.size for p in jax.tree.leaves(params)),

@@ -21,7 +21,10 @@ from vae_jax.data.prepare import make_prepare
 from vae_jax.inference import TILE, TrainedVAE
 from vae_jax.models import build
 from vae_jax.photos.tiling import tiled
-from vae_jax.training import parallel, steps
+from vae_jax.runs import Run as TrainedRun
+from vae_jax.training import parallel
+from vae_jax.training.scoring import make_eval_step
+from vae_jax.types import image_spec
 
 
 def forward_only(function: Callable[[], Any], threads: int | None = None) -> Run:
@@ -50,6 +53,11 @@ def trained_mlp(steps_done: int) -> tuple[Any, Any]:
   return config, jax.device_get(trainer.state.params)
 
 
+def trained(config: Any, params: Any, spec: Any) -> TrainedVAE:
+  """What serves a run with these parameters."""
+  return TrainedVAE(TrainedRun(config, {"params": params}, spec, 0))
+
+
 def mlp_network(config: Any, params: Any) -> nets.MLPVAE:
   return fill(nets.MLPVAE(config.model.hidden[0], config.model.latent_dim), params)
 
@@ -57,7 +65,7 @@ def mlp_network(config: Any, params: Any) -> nets.MLPVAE:
 def iwae(args: Any) -> Workload:
   count, samples, batch, few = (40, 20, 20, 4) if args.quick else (1000, 500, 250, 100)
   config, params = trained_mlp(30 if args.quick else 1000)
-  model = build(config.model, (28, 28, 1))
+  model, variables = build(config.model, image_spec((28, 28, 1))), {"params": params}
   config.data.binarize = "none"
   images, data = digits()
   images = (images[:count] > 127).astype(np.float32)
@@ -65,11 +73,11 @@ def iwae(args: Any) -> Workload:
   mask, runners, results = np.ones(batch, bool), [], {}
 
   def step(chunk: int, total: int = samples) -> Callable:
-    return steps.make_eval_step(model, prepare, root=jax.random.key(5), iwae_samples=total, chunk=chunk)
+    return make_eval_step(model, prepare, root=jax.random.key(5), iwae_samples=total, chunk=chunk)
 
   def jax_run(chunk: int, name: str) -> Run:
     call = parallel.compile_eval_step(step(chunk), placement)
-    placed = placement.put(params)
+    placed = placement.put(variables)
 
     def run(n: int) -> None:
       for _ in range(n):
@@ -138,7 +146,7 @@ def iwae(args: Any) -> Workload:
       "mask": jnp.ones(batch, bool),
     }
     # The body of a loop counts once: what one chunk of 10 adds, times their number.
-    base, one = (timing.cost(jax.jit(step(10, total)), params, shapes) for total in (0, 10))
+    base, one = (timing.cost(jax.jit(step(10, total)), variables, shapes) for total in (0, 10))
     flops, moved = (b + samples / 10 * (o - b) for b, o in zip(base, one, strict=True))
     return flops / batch, moved / batch
 
@@ -179,13 +187,14 @@ def pythae_vae(config: Any, params: Any) -> Any:
 def sample(args: Any) -> Workload:
   count = 100 if args.quick else 10_000
   config = mlp_config()
-  params = shaken(parts(config, (28, 28, 1)), jax.random.key(4))
+  made = parts(config, (28, 28, 1))
+  params = shaken(made, jax.random.key(4))
   runners, ours = [], {}
 
   def jax_run(dtype: str) -> Run:
     own = config.copy_and_resolve_references()
     own.training.dtype = dtype
-    model, turn = TrainedVAE(own, params, (28, 28, 1), (28, 28, 1), 0), iter(range(10**9))
+    model, turn = trained(own, params, made.spec), iter(range(10**9))
 
     def run(n: int) -> None:
       for _ in range(n):
@@ -214,7 +223,7 @@ def sample(args: Any) -> Workload:
     runners.append(Runner(ours[dtype], partial(jax_run, dtype), count, dtype))
 
   def check() -> dict[str, Any]:
-    model = TrainedVAE(config, params, (28, 28, 1), (28, 28, 1), 0)
+    model = trained(config, params, made.spec)
     z = jax.random.normal(jax.random.key(6), (8, config.model.latent_dim))
     network = mlp_network(config, params)
     with jax.default_matmul_precision("highest"), torch.no_grad():
@@ -224,8 +233,8 @@ def sample(args: Any) -> Workload:
     return result
 
   def cost(dtype: str) -> tuple[float, float]:
-    model = build(config.model, (28, 28, 1), dtype)
-    decode = jax.jit(lambda params, z: model.apply({"params": params}, z, method="decode_mean"))
+    model = build(config.model, made.spec, dtype)
+    decode = jax.jit(lambda params, z: model.apply({"params": params}, z, {}, method="decode"))
     flops, moved = timing.cost(decode, params, jnp.zeros((count, config.model.latent_dim)))
     return flops / count, moved / count
 
@@ -236,18 +245,19 @@ def restore(args: Any) -> Workload:
   side = 200 if args.quick else 1000
   tile = 64 if args.quick else TILE
   config, shape = superres_config(), (96, 96, 3)
-  params = shaken(parts(config, shape), jax.random.key(4))
+  made = parts(config, shape)
+  params = shaken(made, jax.random.key(4))
   photograph = np.random.default_rng(0).uniform(0.3, 0.7, (side, side, 3)).astype(np.float32)
   m, items = config.model, 4 * side * side / 1e6
 
   def library(dtype: str = "float32") -> TrainedVAE:
     own = config.copy_and_resolve_references()
     own.training.dtype = dtype
-    return TrainedVAE(own, params, shape, (48, 48, 3), 0)
+    return trained(own, params, made.spec)
 
   def network() -> nets.SuperResolution:
-    made = nets.SuperResolution(tuple(m.channels), m.blocks, m.latent_dim, 0.0, float(m.sigma))
-    return fill(made, params)
+    counterpart = nets.SuperResolution(tuple(m.channels), m.blocks, m.latent_dim, 0.0, float(m.sigma))
+    return fill(counterpart, params)
 
   def repeated(function: Callable[[], Any]) -> Run:
     def run(n: int) -> None:

@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 from timing import cost
 
 from vae_jax.config import base_config, validate
-from vae_jax.data.degrade import degraded_shape
 from vae_jax.data.prepare import make_prepare
 from vae_jax.data.sources import open_source
-from vae_jax.models import Model, build
-from vae_jax.objectives import load_perceptual, make_objective
-from vae_jax.training import parallel, state, steps
+from vae_jax.models import build
+from vae_jax.models.contract import Family
+from vae_jax.objectives import Objective, load_frozen, make_objective
+from vae_jax.training import assemble, parallel, state, steps
+from vae_jax.types import Frozen, Spec
 
 
 def mlp_config(batch: int = 128) -> ConfigDict:
@@ -29,8 +30,8 @@ def mlp_config(batch: int = 128) -> ConfigDict:
 
 def conv_config(batch: int = 256) -> ConfigDict:
   """Images of 64 x 64 x 3, Gaussian pixels."""
-  config = base_config()
-  config.model.name, config.model.latent_dim = "conv_vae", 64
+  config = base_config("conv_vae")
+  config.model.latent_dim = 64
   config.model.channels, config.model.blocks, config.model.dense = (32, 64), 1, 256
   config.model.likelihood = "gaussian"
   config.training.batch_size = batch
@@ -39,9 +40,9 @@ def conv_config(batch: int = 256) -> ConfigDict:
 
 def superres_config(batch: int = 8) -> ConfigDict:
   """The architecture of configs/superres_x2.py, with a loss on the features of VGG-16 (of random weights)."""
-  config = base_config()
+  config = base_config("restoration_vae")
   config.data.degrade.name, config.data.degrade.factor = "bicubic_down", 2
-  config.model.name, config.model.latent_dim = "restoration_vae", 4
+  config.model.latent_dim = 4
   config.model.channels, config.model.blocks = (32, 48), 3
   config.model.likelihood, config.model.sigma = "laplace", "0.3"
   config.objective.perceptual.weight, config.objective.perceptual.weights = 1000.0, "random"
@@ -66,23 +67,26 @@ def noise(n: int, size: int) -> np.ndarray:
 class Parts(NamedTuple):
   """Of a training run: what the loop would make from the config."""
 
-  model: Model
+  model: Family
+  spec: Spec
+  objective: Objective
   prepare: steps.Prepare
   call: Callable
   init: Callable[[], state.TrainState]
-  frozen: steps.Frozen
+  frozen: Frozen
 
 
 def parts(config: ConfigDict, shape: tuple[int, int, int], dtype: str = "float32") -> Parts:
   config = config.copy_and_resolve_references()
   config.training.dtype = config.objective.perceptual.dtype = dtype
   validate(config)
-  seen = degraded_shape(config.data.degrade, shape)
-  model = build(config.model, shape, dtype, input_shape=seen)
-  tx, prepare = state.make_optimizer(config.training), make_prepare(config.data, training=True)
+  prepare, frozen = make_prepare(config.data, training=True), load_frozen(config.objective)
+  spec = assemble.prepared_spec(prepare, {"image": np.zeros((1, *shape), np.uint8)}, frozen)
+  model, tx = build(config.model, spec, dtype), state.make_optimizer(config.training)
+  objective = make_objective(config.objective, model.terms)
   step = steps.make_train_step(
     model,
-    make_objective(config.objective),
+    objective,
     prepare,
     tx,
     state.make_learning_rate(config.training),
@@ -92,11 +96,9 @@ def parts(config: ConfigDict, shape: tuple[int, int, int], dtype: str = "float32
   )
 
   def init() -> state.TrainState:
-    return state.init_state(model, tx, shape, seen, jax.random.key(1), ema=False)
+    return state.init_state(model, tx, spec, jax.random.key(1), ema=False)
 
-  return Parts(
-    model, prepare, steps.make_train_call(step), init, steps.Frozen(load_perceptual(config.objective))
-  )
+  return Parts(model, spec, objective, prepare, steps.make_train_call(step), init, frozen)
 
 
 class Trainer:

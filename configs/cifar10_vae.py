@@ -18,13 +18,12 @@ from vae_jax.config import base_config
 
 
 def get_config() -> ConfigDict:
-  config = base_config()
+  config = base_config("conv_vae")
   config.data.name = "npz"
   config.data.dir = "data/cifar10"
   config.data.train = "train[2000:]"
   config.data.validation = "train[:2000]"
   config.data.flip = True
-  config.model.name = "conv_vae"
   config.model.channels = (32, 64)
   config.model.blocks = 1
   config.model.dense = 0

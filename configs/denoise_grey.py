@@ -23,7 +23,7 @@ from vae_jax.config import base_config
 
 
 def get_config() -> ConfigDict:
-  config = base_config()
+  config = base_config("restoration_vae")
   config.data.name = "folder"
   config.data.dir = "data/bsds"
   config.data.train = "train[:96%]"
@@ -34,7 +34,6 @@ def get_config() -> ConfigDict:
   config.data.rotate = True
   config.data.degrade.name = "gaussian_noise"
   config.data.degrade.sigma = 25 / 255
-  config.model.name = "restoration_vae"
   config.model.channels = (32, 48, 64)
   config.model.blocks = 2
   config.model.unshuffle = 2

@@ -16,13 +16,12 @@ from vae_jax.config import base_config
 
 
 def get_config() -> ConfigDict:
-  config = base_config()
+  config = base_config("conv_vae")
   config.data.name = "idx"
   config.data.dir = "data/mnist"
   config.data.train = "train[1000:]"
   config.data.validation = "train[:1000]"
   config.data.binarize = "dynamic"
-  config.model.name = "conv_vae"
   config.model.channels = (16, 32)
   config.model.blocks = 0
   config.model.dense = 512

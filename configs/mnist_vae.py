@@ -15,10 +15,9 @@ from vae_jax.config import base_config
 
 
 def get_config() -> ConfigDict:
-  config = base_config()
+  config = base_config("mlp_vae")
   config.data.name = "digits"
   config.data.binarize = "dynamic"
-  config.model.name = "mlp_vae"
   config.model.hidden = (512,)
   config.model.latent_dim = 16
   config.model.likelihood = "bernoulli"

@@ -17,13 +17,12 @@ from vae_jax.config import base_config
 
 
 def get_config() -> ConfigDict:
-  config = base_config()
+  config = base_config("mlp_vae")
   config.data.name = "idx"
   config.data.dir = "data/mnist"
   config.data.train = "train[1000:]"
   config.data.validation = "train[:1000]"
   config.data.binarize = "dynamic"
-  config.model.name = "mlp_vae"
   config.model.hidden = (200, 200)
   config.model.activation = "tanh"
   config.model.latent_dim = 50

@@ -12,13 +12,12 @@ from vae_jax.config import base_config
 
 
 def get_config() -> ConfigDict:
-  config = base_config()
+  config = base_config("conv_vae")
   config.data.name = "photos"
   config.data.size = (64, 64)
   config.data.flip = True
   config.data.degrade.name = "gaussian_noise"
   config.data.degrade.sigma = 0.1
-  config.model.name = "conv_vae"
   config.model.channels = (16, 32, 64)
   config.model.latent_dim = 128
   config.model.activation = "silu"

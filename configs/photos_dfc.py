@@ -19,7 +19,7 @@ from vae_jax.config import base_config
 
 
 def get_config() -> ConfigDict:
-  config = base_config()
+  config = base_config("conv_vae")
   config.objective.perceptual.weight = 5000.0
   config.objective.perceptual.network = "alexnet"
   config.objective.perceptual.distance = "lpips"
@@ -28,7 +28,6 @@ def get_config() -> ConfigDict:
   config.data.name = "photos"
   config.data.size = (64, 64)
   config.data.flip = True
-  config.model.name = "conv_vae"
   config.model.channels = (32, 64, 64)
   config.model.blocks = 0
   config.model.dense = 0

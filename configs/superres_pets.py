@@ -1,4 +1,4 @@
-"""Super-resolution x2 of pet photographs with a perceptual loss: a published system of that kind, mended.
+"""Super-resolution x2 of pet photographs with a perceptual loss: a corrected version of a published system.
 
     python train.py --config configs/superres_pets.py           # Oxford-IIIT Pet through TFDS, which downloads it
     python evaluate.py --workdir runs/superres_pets --samples 0
@@ -36,7 +36,7 @@ from vae_jax.objectives import apply_preset
 
 
 def get_config() -> ConfigDict:
-  config = base_config()
+  config = base_config("restoration_vae")
   config.data.name = "oxford_iiit_pet"
   config.data.train = "train[:90%]"
   config.data.validation = "train[90%:]"
@@ -47,7 +47,6 @@ def get_config() -> ConfigDict:
   config.data.degrade.name = "blur_down"
   config.data.degrade.factor = 2
   config.data.degrade.blur = 1.0
-  config.model.name = "restoration_vae"
   config.model.channels = (32, 48)
   config.model.blocks = 2
   config.model.latent_dim = 4

@@ -24,7 +24,7 @@ from vae_jax.config import base_config
 
 
 def get_config() -> ConfigDict:
-  config = base_config()
+  config = base_config("restoration_vae")
   config.data.name = "folder"
   config.data.dir = "data/bsds"
   config.data.train = "train[:96%]"
@@ -35,7 +35,6 @@ def get_config() -> ConfigDict:
   config.data.rotate = True
   config.data.degrade.name = "bicubic_down"
   config.data.degrade.factor = 2
-  config.model.name = "restoration_vae"
   config.model.channels = (32, 48)
   config.model.blocks = 3
   config.model.latent_dim = 4

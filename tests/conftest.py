@@ -1,9 +1,26 @@
-"""Strict arithmetic for every test: no silent broadcasting of ranks, eight CPU devices for the multi-device tests."""
+"""Strict arithmetic for every test: no silent broadcasting of ranks, eight CPU devices for the multi-device tests, and
+arguments and results of the shapes that signatures name."""
 
 import os
 
 import jax
+import jaxtyping
 import pytest
+
+from vae_jax.models import FAMILIES
+
+# Before the first of these modules is imported. Shapes of jaxtyping and types alike are checked at every call, which in
+# compiled functions is once. Layers, codebooks and losses also take numpy arrays, and have their own checks.
+CHECKED = ("contract", "vae", "restorer", "encoders", "decoders")
+jaxtyping.install_import_hook(
+  [
+    *FAMILIES.values(),
+    *(f"vae_jax.models.{name}" for name in CHECKED),
+    "vae_jax.objectives",
+    "vae_jax.training.steps",
+  ],
+  "beartype.beartype",
+)
 
 # Half of the suite's time would be compilation of programs that run once, on a few pixels. Read when JAX first runs, by
 # subprocesses too; later versions of XLA may not know these flags, and end where they do not.

@@ -11,6 +11,7 @@ import pytest
 
 import vae_jax
 from vae_jax import inference
+from vae_jax.models.contract import Family
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(["vae_jax", *(m.name for m in pkgutil.walk_packages(vae_jax.__path__, "vae_jax."))])
@@ -43,7 +44,7 @@ FUNCTIONS = functions()
 
 def test_the_walk_finds_functions_and_methods():
   assert {
-    "vae_jax.inference.TrainedVAE.sample",
+    "vae_jax.inference.generate.Generates.sample",
     "vae_jax.inference.load",
     "vae_jax.data.degrade.gaussian_noise",
   } < {*FUNCTIONS}
@@ -83,8 +84,17 @@ def test_importing_every_module_brings_in_no_data_set_checkpoint_or_picture_libr
   assert not imported(code) & {*LAZY, *NEVER}
 
 
-def test_a_config_needs_no_jax():
-  assert "jax" not in imported("from vae_jax import cli, config; cli.parse_train([])")
+def test_flags_and_configs_bring_in_no_data_set_checkpoint_or_picture_library():
+  """The keys of a family lie in its file, beside its layers: so JAX comes with them."""
+  names = imported("from vae_jax import cli, config; cli.parse_train([])")
+  assert "jax" in names and not names & {"optax", *LAZY, *NEVER}
+
+
+def test_help_of_evaluate_needs_no_jax():
+  names = imported(
+    "from vae_jax import cli\ntry: cli.parse_evaluate(['--mode', 'nothing'])\nexcept Exception: pass"
+  )
+  assert not names & {"jax", "numpy", "flax", *LAZY, *NEVER}
 
 
 def test_randomness_is_called_key():
@@ -133,4 +143,5 @@ def test_every_function_of_the_front_door_says_what_it_does():
   }
   assert len(public) > 40
   methods = {"merge", "setup", "__call__", "update"}  # a line each beside their class, or Linen's
+  methods |= {n for n, f in vars(Family).items() if inspect.getdoc(f)}  # a family's: said once, in its base
   assert not [n for n, f in public.items() if not inspect.getdoc(f) and n.rpartition(".")[2] not in methods]

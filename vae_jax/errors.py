@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-  """Something that the user can mend: one line with the thing, its value and the remedy.
+  """Something that the user can fix: one line with the thing, its value and the remedy.
 
   `train.py` and `evaluate.py` print the line to standard error and end with status 2, without a traceback.
   """

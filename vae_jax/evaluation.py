@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import metrics, pictures
+from vae_jax import metrics, pictures, runs
 from vae_jax.data import pipeline
 from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
@@ -25,9 +25,8 @@ from vae_jax.objectives import load_scoring_network
 from vae_jax.photos.files import Report, restore_files
 from vae_jax.photos.score_folder import benchmark
 from vae_jax.storage.files import write_whole
-from vae_jax.training import parallel, steps
-from vae_jax.training.loop import score
-from vae_jax.types import ArrayLike, Batch
+from vae_jax.training import parallel, scoring, steps
+from vae_jax.types import ArrayLike, Batch, Frozen, seen
 
 
 def score_split(
@@ -51,36 +50,31 @@ def score_split(
   """
   config = model.config
   source: pipeline.Source = open_source(config.data, split)
-  shape = pipeline.image_shape(config.data, source)
   if limit:
     source = pipeline.First(source, limit)
   placement = parallel.make_placement(jax.device_count())
   batch_size = -(-min(batch_size, len(source)) // placement.mesh.size) * placement.mesh.size
   check_first_batch(next(_stream(model, source, batch_size)), config.data, model.image_shape)
+  prepare, frozen = preparation(model)
+  if (lpips := load_scoring_network(config.evaluation)) is not None:
+    frozen["lpips"] = lpips
   eval_step = parallel.compile_eval_step(
-    steps.make_eval_step(
-      model.module, make_prepare(config.data, training=False), root=jax.random.key(seed), iwae_samples=samples
-    ),
+    scoring.make_eval_step(model.module, prepare, root=jax.random.key(seed), iwae_samples=samples),
     placement,
   )
-  params = placement.put(model.params)
   total = -(-len(source) // batch_size)
-  frozen = steps.Frozen(lpips=load_scoring_network(config.evaluation))
-  means = score(
+  means = scoring.score(
     eval_step,
-    params,
+    placement.put(model.variables),
     _progress(_stream(model, source, batch_size), total, split),
     placement,
     placement.put(frozen),
+    codes=model.module.codes,
   )
-
-  dims, continuous = int(np.prod(shape)), model.module.likelihood.continuous
-  best = means["iwae_nll"] if samples else means["neg_elbo"]
   return {
     **means,
-    "iwae_samples": samples,
-    "bits_per_dim": metrics.bits_per_dim(best, dims, continuous),
-    "neg_elbo_bits_per_dim": metrics.bits_per_dim(means["neg_elbo"], dims, continuous),
+    **_bounds(model, means, samples),
+    **({"absent": absent} if (absent := _absent(model, means, samples)) else {}),
     **({"lpips_network": config.evaluation.lpips} if "lpips" in means else {}),
     "likelihood": model.likelihood,
     "binarize": config.data.binarize,
@@ -93,8 +87,56 @@ def score_split(
   }
 
 
+def _bounds(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[str, Any]:
+  """Scores of the likelihood; none of a model that bounds none."""
+  if not model.can("bound"):
+    return {}
+  dims, continuous = int(np.prod(model.image_shape)), model.module.likelihood.continuous
+  best = means.get("iwae_nll", means["neg_elbo"])
+  return {
+    "iwae_samples": samples if "iwae_nll" in means else 0,
+    "bits_per_dim": metrics.bits_per_dim(best, dims, continuous),
+    "neg_elbo_bits_per_dim": metrics.bits_per_dim(means["neg_elbo"], dims, continuous),
+  }
+
+
+def _absent(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[str, str]:
+  """The scores that a model cannot have, each with the reason."""
+  name, absent = model.config.model.name, {}
+  if not model.can("bound"):
+    absent["neg_elbo"] = f"{name} bounds no likelihood"
+  elif samples and "iwae_nll" not in means:
+    absent["iwae_nll"] = f"{name} has no importance weights"
+  if "psnr" not in means:
+    absent["psnr"] = f"{name} gives no images back"
+  return absent
+
+
+def preparation(model: TrainedVAE) -> tuple[steps.Prepare, Frozen]:
+  """How the records of a model's data become batches in evaluation, and what is frozen for it."""
+  prepare = make_prepare(model.config.data, training=False)
+  if model.run.first is None:
+    return prepare, {}
+  return runs.with_first_stage(prepare, model.run.first), {"first_stage": model.first.variables}
+
+
 def _stream(model: TrainedVAE, source: pipeline.Source, batch_size: int) -> Iterator[Batch]:
-  return pipeline.batches(model.config.data, source, batch_size=batch_size, training=False)
+  """A source's batches on the host, in order. Raises UserError: no labels or other ones, where the model needs them."""
+  classes = model.config.model.get("classes", 0)
+  for batch in pipeline.batches(model.config.data, source, batch_size=batch_size, training=False):
+    check_conditions(model, batch, source.name)
+    if classes:
+      pipeline.check_labels(np.asarray(batch["label"]), classes, source.name, trained=True)
+    yield batch
+
+
+def check_conditions(model: TrainedVAE, record: Mapping[str, Any], name: str) -> None:
+  """Refuses a record or batch without what the model needs beside images. name: the data set."""
+  for field in sorted(model.module.conditions - record.keys()):
+    raise UserError(
+      f"this run ({model.config.model.name}) needs a {field} for each image, and data.name={name} has none; "
+      "give --data_dir or --split of data with it"
+    )
 
 
 def _progress(batches: Iterator[Batch], total: int, split: str) -> Iterator[Batch]:
@@ -103,21 +145,60 @@ def _progress(batches: Iterator[Batch], total: int, split: str) -> Iterator[Batc
   return tqdm(batches, total=total, desc=f"scoring {split}", unit="batch", leave=False, delay=2)
 
 
-def prepared(model: TrainedVAE, split: str, num: int, seed: int = 0) -> Batch:
-  """The first `num` images of a split as the model sees them: float32 `image`, and `degraded` where there is one."""
-  source = pipeline.First(open_source(model.config.data, split), num)
+def prepared(
+  model: TrainedVAE, split: str, num: int, seed: int = 0, label: int | None = None, alike: bool = False
+) -> Batch:
+  """The first `num` images of a split as the model sees them: float32 `image`, `degraded` and what else there is.
+
+  label: only images of that label. alike: image i and image i + num / 2 have one label, where the model needs labels.
+  """
+  source: pipeline.Source = open_source(model.config.data, split)
+  if "label" in model.module.NEEDS and (label is not None or alike):
+    check_conditions(model, source[0], source.name)
+    source = pipeline.Chosen(source, with_label(source, num, label, alike))
+  source = pipeline.First(source, num)
   batch = next(_stream(model, source, len(source)))
+  prepare, frozen = preparation(model)
   keys = steps.example_keys(jax.random.key(seed), steps.PREPARE_STREAM, jnp.asarray(batch["index"]))
   batch.pop("mask")
-  return jax.jit(make_prepare(model.config.data, training=False))(keys, batch)
+  return jax.jit(prepare)(keys, batch, frozen)
+
+
+def with_label(source: pipeline.Source, num: int, label: int | None, alike: bool) -> list[int]:
+  """Which records to show: the first of a label or, alike, pairs of one label, first ends before last ones."""
+  by_label: dict[int, list[int]] = {}
+  firsts: list[int] = []
+  lasts: list[int] = []
+  for i in range(len(source)):
+    found = int(source[i]["label"])
+    if label is not None and found != label:
+      continue
+    waiting = by_label.setdefault(found, [])
+    waiting.append(i)
+    if alike and len(waiting) == 2:
+      firsts.append(waiting[0])
+      lasts.append(waiting[1])
+      waiting.clear()
+    if (2 * len(firsts) if alike else len(waiting)) >= num:
+      break
+  chosen = firsts + lasts if alike else by_label.get(label if label is not None else -1, [])
+  if not chosen:
+    what = "two images of one label" if alike else f"image with the label {label}"
+    raise UserError(f"{source.name} has no {what}; choose another --label or --split")
+  return chosen
+
+
+def condition(model: TrainedVAE, batch: Batch) -> dict[str, Any]:
+  """The fields of a batch that a person would have to give beside images, such as labels."""
+  return {name: batch[name] for name in model.module.conditions}  # type: ignore[literal-required]
 
 
 def reconstructions(model: TrainedVAE, batch: Batch) -> np.ndarray:
   """A picture: each input above its reconstruction (and above the clean image, where the input is degraded)."""
-  seen = batch.get("degraded", batch["image"])
+  inputs = seen(batch)
   rows = {
-    "input": pictures.beside(seen, model.image_shape),
-    "reconstruction": _cut(model, model.reconstruct(seen)),
+    "input": pictures.beside(inputs, model.image_shape),
+    "reconstruction": _cut(model, model.reconstruct(inputs, **condition(model, batch))),
   }
   if "degraded" in batch:
     rows["clean"] = np.asarray(batch["image"])
@@ -159,18 +240,39 @@ def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
   return {"image": np.stack(cut).astype(np.float32) / 255}
 
 
-def inputs(model: TrainedVAE, paths: Sequence[Path] | None, split: str, num: int, seed: int = 0) -> Batch:
-  """What to reconstruct or interpolate: the person's own images where `paths` names some, else those of a split."""
-  return own_images(model, paths, num) if paths else prepared(model, split, num, seed)
+def inputs(
+  model: TrainedVAE,
+  paths: Sequence[Path] | None,
+  split: str,
+  num: int,
+  seed: int = 0,
+  label: int | None = None,
+  alike: bool = False,
+) -> Batch:
+  """What to reconstruct or interpolate: the person's own images where `paths` names some, else those of a split.
+
+  label: of the own images, or which ones of the split to take. alike: see `prepared`.
+  """
+  if label is not None and "label" not in model.module.NEEDS:
+    raise UserError(f"--label {label}: this run ({model.config.model.name}) knows no labels; leave it out")
+  if not paths:
+    return prepared(model, split, num, seed, label, alike)
+  batch = own_images(model, paths, num)
+  if "label" in model.module.NEEDS:
+    if label is None:
+      raise UserError(f"this run ({model.config.model.name}) needs the label of your images; give --label")
+    batch["label"] = np.full(len(batch["image"]), label, np.int32)
+  return batch
 
 
 def interpolations(model: TrainedVAE, batch: Batch, method: str, points: int = 12) -> np.ndarray:
   """A picture with a row for each pair of images: from the reconstruction of the one to that of the other."""
-  seen = np.asarray(batch.get("degraded", batch["image"]))
-  half = len(seen) // 2
+  ends = np.asarray(seen(batch))
+  half = len(ends) // 2
   if not half:
     raise UserError("1 image is too few to interpolate; give at least 2")
-  rows = np.asarray(model.interpolate(seen[:half], seen[half : 2 * half], points, method))
+  fields = {name: x[:half] for name, x in condition(model, batch).items()}
+  rows = np.asarray(model.interpolate(ends[:half], ends[half : 2 * half], points, method, **fields))
   return pictures.grid(rows.reshape(-1, *model.image_shape), columns=points)
 
 
@@ -178,19 +280,25 @@ def summary(scores: dict[str, Any]) -> str:
   """The scores as lines for a person."""
   s = scores
   lines = [
-    f"{s['split']}: {s['examples']} images, checkpoint of step {s['step']}, likelihood: {s['likelihood']}",
-    f"  -ELBO          {s['neg_elbo']:10.3f} nats  = rate {s['rate']:.3f} + distortion {s['distortion']:.3f}",
+    f"{s['split']}: {s['examples']} images, checkpoint of step {s['step']}, likelihood: {s['likelihood']}"
   ]
+  if "neg_elbo" in s:
+    lines.append(
+      f"  -ELBO          {s['neg_elbo']:10.3f} nats  = rate {s['rate']:.3f} + distortion {s['distortion']:.3f}"
+    )
   if "iwae_nll" in s:
     lines.append(f"  NLL (IWAE-{s['iwae_samples']})".ljust(17) + f"{s['iwae_nll']:10.3f} nats")
-  return "\n".join(
-    [
-      *lines,
-      f"  bits/dim       {s['bits_per_dim']:10.4f}",
-      f"  reconstruction {s['psnr']:10.2f} dB PSNR, MSE {s['mse']:.5f}{_similarity(s)}",
-      f"  active units   {s['active_units']:10d} of {s['latent_units']}",
-    ]
-  )
+  if "bits_per_dim" in s:
+    lines.append(f"  bits/dim       {s['bits_per_dim']:10.4f}")
+  if "psnr" in s:
+    lines.append(f"  reconstruction {s['psnr']:10.2f} dB PSNR, MSE {s['mse']:.5f}{_similarity(s)}")
+  if "active_units" in s:
+    lines.append(f"  active units   {s['active_units']:10d} of {s['latent_units']}")
+  if "codes_used" in s:
+    lines.append(
+      f"  codes          {s['codes_used']:10.1%} used, {s['dead_codes']} dead, perplexity {s['perplexity']:.1f}"
+    )
+  return "\n".join([*lines, *(f"  no {name}: {reason}" for name, reason in s.get("absent", {}).items())])
 
 
 def _similarity(scores: dict[str, Any]) -> str:
@@ -205,15 +313,38 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
   write_whole(path, lambda file: file.write(text.encode()))
 
 
+def has_samples(model: TrainedVAE) -> bool:
+  """Whether `evaluate` draws samples of a model: of its prior, or restorations."""
+  return model.can("sample") or model.can("restore")
+
+
+def drawn(model: TrainedVAE) -> list[str]:
+  """The pictures that `evaluate` draws of a model."""
+  found = ["reconstructions.png"] if model.module.reconstructs else []
+  return [*found, "samples.png"] if has_samples(model) else found
+
+
+def samples(
+  model: TrainedVAE, num: int, seed: int = 0, temperature: float = 1.0, label: int | None = None
+) -> np.ndarray:
+  """A picture of `num` samples of the prior; of a model with labels, of `label`, else of each in turn."""
+  key = jax.random.key(seed)
+  if "label" not in model.module.NEEDS:
+    return pictures.grid(model.sample(key, num, temperature, label=label))
+  classes = model.config.model.classes
+  labels = np.arange(num) % classes if label is None else label
+  columns = classes if label is None and num >= classes else None
+  return pictures.grid(model.sample(key, num, temperature, label=labels), columns=columns)
+
+
 def _samples(model: TrainedVAE, batch: Batch, num: int, seed: int = 0) -> np.ndarray:
   """A picture: `num` samples of the prior; of a model that restores, draws beneath each input of the batch."""
-  key = jax.random.key(seed)
-  if model.module.unconditional:
-    return pictures.grid(model.sample(key, num))
-  seen = batch.get("degraded", batch["image"])
-  rows = {"input": pictures.beside(seen, model.image_shape), "restored": _cut(model, model.restore(seen))}
-  if model.module.units:
-    draws = np.asarray(model.restore(seen, key, samples=3))
+  if model.can("sample"):
+    return samples(model, num, seed)
+  inputs = seen(batch)
+  rows = {"input": pictures.beside(inputs, model.image_shape), "restored": _cut(model, model.restore(inputs))}
+  if model.can("draw"):
+    draws = np.asarray(model.restore(inputs, jax.random.key(seed), samples=3))
     rows |= {f"draw {i + 1}": _cut(model, draw) for i, draw in enumerate(draws)}
   return pictures.compare(*rows.values(), labels=tuple(rows))
 
@@ -228,8 +359,10 @@ def evaluate(
   num = model.config.evaluation.pictures
   batch = prepared(model, split, num, seed)
   write_json(folder / "metrics.json", scores)
-  pictures.save_png(folder / "reconstructions.png", reconstructions(model, batch))
-  pictures.save_png(folder / "samples.png", _samples(model, batch, num, seed))
+  if model.module.reconstructs:
+    pictures.save_png(folder / "reconstructions.png", reconstructions(model, batch))
+  if has_samples(model):
+    pictures.save_png(folder / "samples.png", _samples(model, batch, num, seed))
   return scores
 
 
@@ -244,9 +377,9 @@ def restore_photographs(
   ensemble: bool = False,
 ) -> Report:
   """Restores a person's photographs, whole, into `output`: see `restoring.restore_files`."""
-  model.can_restore()
+  model.require("restore")
   if samples:
-    model.can_draw()
+    model.require("draw")
   key = jax.random.key(seed)
 
   def restore(image: np.ndarray, index: int | None, progress: Callable[[int, int], None]) -> np.ndarray:
@@ -280,9 +413,9 @@ def benchmark_folder(
 
   See `benchmark.benchmark`. With samples >= 2 also how well the map of uncertainty, of so many draws, tells the error.
   """
-  model.can_restore()
+  model.require("restore")
   if samples:
-    model.can_draw()
+    model.require("draw")
   key = jax.random.key(seed)
 
   def draw(degraded: np.ndarray, num: int) -> np.ndarray:

@@ -1,54 +1,117 @@
-"""(model output, step, images) -> total loss per example and its named parts. The only place where terms are weighted.
+"""(model output, batch, step) -> total loss and its named parts. The only place where terms are weighted.
 
-The terms of the bound are nats per image, summed over pixels and latents; means over pixels never enter them. Terms on
+The terms of a family are nats per image, summed over pixels and latents; means over pixels never enter them. Terms on
 the reconstructed image (perceptual, SSIM, total variation) have no such unit and are off unless the config weighs them.
-A loss is a mean of per-example terms, so it does not depend on how a batch is divided over devices or processes.
+A loss is a mean of per-example terms, so it does not depend on how a batch is divided over devices or processes. Terms
+over a whole batch of latents (total correlation, DIP, MMD) are scalars that look at the examples of all devices.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from vae_jax import losses
-from vae_jax.config import words
 from vae_jax.data.images import decode
 from vae_jax.errors import UserError, nearest
+from vae_jax.keys import words
 from vae_jax.metrics.structure import LEAST_SIDE, WINDOW
+from vae_jax.models.contract import Output
 from vae_jax.perceptual import LPIPS, Extractor, load, load_lpips
-from vae_jax.types import Array, ArrayLike, VAEOutput
+from vae_jax.types import NO_FROZEN, Array, ArrayLike, Batch, Frozen, Key
 
 Parts = dict[str, Array]
+Step = ArrayLike | int
+Schedule = Callable[[Step], Array]
+Term = Callable[[Output, Batch, Frozen], Float[Array, " b"]]
+Whole = Callable[[Any], Any]  # an array [b, ...] of this device -> that of all devices
+BatchTerm = Callable[[Output, Key, Whole], Float[Array, ""]]
 
 
-class Styled(NamedTuple):
-  """For a run with a style loss: the network of the perceptual term, that of the style, and the style image's Gram
-  matrices by layer, [1, c, c]."""
+class Style(NamedTuple):
+  """Frozen part of a style loss: its network, and the Gram matrices of the style image by layer, [1, c, c]."""
 
-  perceptual: Extractor | LPIPS | None
   extractor: Extractor
   grams: dict[str, Array]
 
 
-Perceptual = Extractor | LPIPS | Styled | None
+class Objective(NamedTuple):
+  """A loss as data; see `make_objective` for one from a config.
 
+  bound: replaces the weighted distortion and rate by another bound of an output, [b]; None: it does not.
+  weights: of the family's terms, by name; a number or a schedule of the step. `rate` is penalised with free bits.
+  free_bits: nats per latent and image below which the rate is not penalised.
+  scale: of the bound, or of distortion and rate, beside the other terms.
+  beta: the schedule of the rate's weight, to be logged; None where there is no rate.
+  extra: terms per example with their weights, by name, in the order in which they are added.
+  whole: terms over the batch with their weights, by name.
+  """
 
-class Objective(Protocol):
-  """See `make_objective`."""
+  weights: dict[str, float | Schedule]
+  bound: Callable[[Output], Float[Array, " b"]] | None = None
+  free_bits: float = 0.0
+  scale: float = 1.0
+  beta: Schedule | None = None
+  extra: dict[str, tuple[float, Term]] = {}  # noqa: RUF012  (never changed)
+  whole: dict[str, tuple[float, BatchTerm]] = {}  # noqa: RUF012
 
   def __call__(
-    self,
-    output: VAEOutput,
-    step: ArrayLike,
-    image: ArrayLike | None = None,
-    perceptual: Perceptual = None,
-  ) -> tuple[Array, Parts]: ...
+    self, output: Output, batch: Batch, step: Step, frozen: Frozen = NO_FROZEN
+  ) -> tuple[Float[Array, " b"], Parts]:
+    """(loss [b], parts: name -> [b]), without the terms over the batch.
+
+    Parts are logged as they are: `distortion`, `rate`, `neg_elbo` and image terms raw; those whose name begins with
+    `weighted_` as they enter the loss.
+    """
+    loss, parts = self._own_terms(output, step)
+    parts |= {name: value for name, value in output.terms.items() if name not in parts}
+    if "rate" in output.terms:
+      parts["neg_elbo"] = output.terms["distortion"] + output.terms["rate"]
+    if self.beta is not None:
+      parts["beta"] = jnp.full_like(loss, self.beta(step))
+    for name, (weight, term) in self.extra.items():
+      value = term(output, batch, frozen)
+      parts[name], parts[f"weighted_{name}"] = value, weight * value
+      loss = loss + weight * value
+    return loss, parts
+
+  def _own_terms(self, output: Output, step: Step) -> tuple[Array, Parts]:
+    parts: Parts = {}
+    loss: Array | None = None
+    names = list(self.weights)
+    if (
+      self.bound is not None
+    ):  # alpha and beta would turn importance weights into something that bounds nothing
+      parts["neg_iwae"] = self.bound(output)
+      loss = self.scale * parts["neg_iwae"]
+      names = [name for name in names if name not in ("distortion", "rate")]
+    for name in names:
+      given = self.weights[name]
+      weight: Any = given(step) if callable(given) else given
+      value = output.terms[name]
+      if name == "rate" and output.kl_units is not None:
+        value = losses.free_bits(output.kl_units, self.free_bits)  # 0 bits: the rate itself
+      parts[f"weighted_{name}"] = (self.scale * weight if name in ("distortion", "rate") else weight) * value
+      loss = parts[f"weighted_{name}"] if loss is None else loss + parts[f"weighted_{name}"]
+    assert loss is not None, "a family has at least one term"
+    return loss, parts
+
+  def over_batch(self, output: Output, key: Key, whole: Whole = lambda x: x) -> tuple[Array, Parts]:
+    """(loss, parts: name -> scalar) of the terms over the batch; `whole` gathers the examples of all devices."""
+    loss, parts = jnp.zeros((), jnp.float32), {}
+    for number, (name, (weight, term)) in enumerate(self.whole.items()):
+      value = term(output, jax.random.fold_in(key, number), whole)
+      parts[name], parts[f"weighted_{name}"] = value, weight * value
+      loss = loss + weight * value
+    return loss, parts
 
 
-def beta_at(step: ArrayLike, beta: float, schedule: str, period: int) -> Array:
+def beta_at(step: Step, beta: float, schedule: str, period: int) -> Array:
   """The weight of the rate at a step.
 
   constant: beta. linear: from 0 to beta over `period` steps (Bowman et al. 2016). cyclical: in each period, from 0
@@ -63,23 +126,6 @@ def beta_at(step: ArrayLike, beta: float, schedule: str, period: int) -> Array:
     return beta * jnp.minimum(2.0 * (step % period) / period, 1.0)
   raise ValueError(f"unknown schedule {schedule!r}; known: constant, linear, cyclical")
 
-
-def _elbo(config: ConfigDict, output: VAEOutput, beta: Array) -> tuple[Array, Parts]:
-  distortion = output.distortion.mean(axis=0)
-  penalised = losses.free_bits(output.kl_units, config.free_bits)  # 0 bits: the rate itself
-  weighted_distortion = config.vae_weight * config.alpha * distortion
-  weighted_rate = config.vae_weight * beta * penalised
-  parts = {"weighted_distortion": weighted_distortion, "weighted_rate": weighted_rate}
-  return weighted_distortion + weighted_rate, parts
-
-
-def _iwae(config: ConfigDict, output: VAEOutput, beta: Array) -> tuple[Array, Parts]:
-  # alpha and beta would turn the importance weights into something that bounds nothing.
-  bound = losses.iwae_loss(output.log_weight)
-  return config.vae_weight * bound, {"neg_iwae": bound}
-
-
-OBJECTIVES = {"elbo": _elbo, "iwae": _iwae}
 
 # (reconstruction, image) -> [b]: each enters with the weight objective.NAME.
 IMAGE_TERMS = {
@@ -106,24 +152,25 @@ def apply_preset(config: ConfigDict, name: str) -> None:
   config.model.likelihood, config.model.sigma = preset.likelihood, preset.sigma
 
 
-def load_perceptual(config: ConfigDict) -> Perceptual:
-  """What is frozen in `config.objective`, to pass to the step: the network of the perceptual term and, where there is a
-  style loss, its network and the style image's Gram matrices. None where both are off.
+def load_frozen(objective: ConfigDict, evaluation: ConfigDict | None = None) -> Frozen:
+  """The networks that a config's objective and scores need, by name: `perceptual`, `style`, `lpips`.
 
   Raises UserError: a wrong layer, weights or a style image that are missing or damaged.
   """
-  p, style = config.perceptual, config.style
+  p, style = objective.perceptual, objective.style
+  frozen: Frozen = {}
   source = {"weights": p.weights, "sha256": p.sha256 or None, "dtype": p.dtype}
-  network: Extractor | LPIPS | None = None
   if p.weight and p.distance == "lpips":
-    network = load_lpips(p.network, heads=p.heads, **source)
+    frozen["perceptual"] = load_lpips(p.network, heads=p.heads, **source)
   elif p.weight:
-    network = load(p.network, words(p.layers), **source)
-  if not style.weight:
-    return network
-  extractor = load(p.network, words(style.layers), **source)
-  image = jnp.asarray(decode(style.image, channels=3)[None] / 255.0, jnp.float32)
-  return Styled(network, extractor, {layer: losses.gram(x) for layer, x in extractor(image).items()})
+    frozen["perceptual"] = load(p.network, words(p.layers), **source)
+  if style.weight:
+    extractor = load(p.network, words(style.layers), **source)
+    image = jnp.asarray(decode(style.image, channels=3)[None] / 255.0, jnp.float32)
+    frozen["style"] = Style(extractor, {layer: losses.gram(x) for layer, x in extractor(image).items()})
+  if evaluation is not None and (lpips := load_scoring_network(evaluation)) is not None:
+    frozen["lpips"] = lpips
+  return frozen
 
 
 def load_scoring_network(evaluation: ConfigDict) -> LPIPS | None:
@@ -133,89 +180,116 @@ def load_scoring_network(evaluation: ConfigDict) -> LPIPS | None:
   return load_lpips(evaluation.lpips, weights=evaluation.lpips_weights, heads=evaluation.lpips_heads)
 
 
-def _perceptual(
-  config: ConfigDict, perceptual: Extractor | LPIPS | None, reconstruction: Array, image: Array
-) -> Array:
-  """The distance of reconstruction and image to the frozen network, [b]; the image's features have no gradient."""
-  numbers = tuple(map(float, words(config.layer_weights)))
-  weights = dict(zip(words(config.layers), numbers, strict=True)) if numbers else None
-
-  def distance(perceptual: Extractor | LPIPS | None, reconstruction: Array) -> Array:
-    if isinstance(perceptual, LPIPS):
-      return perceptual(reconstruction, jax.lax.stop_gradient(image))
-    assert perceptual is not None
-    target = jax.lax.stop_gradient(perceptual(image))
-    return losses.perceptual_loss(
-      perceptual(reconstruction), target, weights, config.distance, config.unit_channels
-    )
-
-  return (jax.checkpoint(distance) if config.remat else distance)(perceptual, reconstruction)
+def _reconstruction(output: Output) -> Array:
+  assert output.reconstruction is not None, "a term on the image needs a family that gives one back"
+  return output.reconstruction
 
 
-def _style(remat: bool, styled: Styled, reconstruction: Array) -> Array:
-  """`losses.style_loss` against Gram matrices that are known, [b]."""
+def perceptual_term(layers: str, layer_weights: str, distance: str, unit_channels: bool, remat: bool) -> Term:
+  """The distance of reconstruction and image to frozen["perceptual"], [b]; the image's features have no gradient."""
+  numbers = tuple(map(float, words(layer_weights)))
+  weights = dict(zip(words(layers), numbers, strict=True)) if numbers else None
 
-  def distance(styled: Styled, reconstruction: Array) -> Array:
-    features = styled.extractor(reconstruction)
+  def compare(network: Extractor | LPIPS, reconstruction: Array, image: Array) -> Array:
+    if isinstance(network, LPIPS):
+      return network(reconstruction, jax.lax.stop_gradient(image))
+    target = jax.lax.stop_gradient(network(image))
+    return losses.perceptual_loss(network(reconstruction), target, weights, distance, unit_channels)
+
+  compare = jax.checkpoint(compare) if remat else compare
+  return lambda output, batch, frozen: compare(
+    frozen["perceptual"], _reconstruction(output), jnp.asarray(batch["image"])
+  )
+
+
+def style_term(remat: bool) -> Term:
+  """`losses.style_loss` against the Gram matrices of frozen["style"], [b]."""
+
+  def compare(style: Style, reconstruction: Array) -> Array:
+    features = style.extractor(reconstruction)
     return sum(  # type: ignore[return-value]
-      jnp.square(losses.gram(features[layer]) - gram).sum(axis=(1, 2)) for layer, gram in styled.grams.items()
+      jnp.square(losses.gram(features[layer]) - gram).sum(axis=(1, 2)) for layer, gram in style.grams.items()
     )
 
-  return (jax.checkpoint(distance) if remat else distance)(styled, reconstruction)
+  compare = jax.checkpoint(compare) if remat else compare
+  return lambda output, batch, frozen: compare(frozen["style"], _reconstruction(output))
 
 
-def make_objective(config: ConfigDict) -> Objective:
-  """The training objective of `config.objective`.
+def image_term(name: str, weight: float) -> Term:
+  """One of `IMAGE_TERMS`. The term raises UserError for images that are too small for it."""
+
+  def term(output: Output, batch: Batch, frozen: Frozen) -> Array:
+    reconstruction = _reconstruction(output)
+    height, width = reconstruction.shape[1:3]
+    if min(height, width) < LEAST_SIDES[name]:
+      raise UserError(
+        f"objective.{name}={weight} needs sides of at least {LEAST_SIDES[name]} pixels, and images have "
+        f"{height} x {width}; set it to 0, or give a larger data.size"
+      )
+    return IMAGE_TERMS[name](reconstruction, jnp.asarray(batch["image"]))
+
+  return term
+
+
+def batch_terms(config: ConfigDict, examples: int) -> dict[str, tuple[float, BatchTerm]]:
+  """The terms over a batch of latents that `config.objective` weighs; `examples`: size of the training split."""
+
+  def total_correlation(output: Output, key: Key, whole: Whole) -> Array:
+    z, mean, logvar = (whole(output.latents[name]) for name in ("z", "mean", "logvar"))
+    return losses.total_correlation(z, mean, logvar, examples)
+
+  def dip(output: Output, key: Key, whole: Whole) -> Array:
+    mean, logvar = (whole(output.latents[name]) for name in ("mean", "logvar"))
+    return losses.dip_penalty(mean, logvar, 1.0, config.dip_diagonal, config.dip_kind)
+
+  def mmd(output: Output, key: Key, whole: Whole) -> Array:
+    z = whole(output.latents["z"])
+    return losses.mmd(z, jax.random.normal(key, z.shape))
+
+  known = {"total_correlation": total_correlation, "dip": dip, "mmd": mmd}
+  return {name: (config[name], term) for name, term in known.items() if config.get(name)}
+
+
+def importance_bound(output: Output) -> Float[Array, " b"]:
+  """The negative importance-weighted bound over the output's samples, in nats (Burda et al. 2016, eq. 8)."""
+  assert output.log_weight is not None, "iwae needs a family with importance weights"
+  return losses.iwae_loss(output.log_weight)
+
+
+def make_objective(config: ConfigDict, terms: tuple[str, ...], examples: int = 0) -> Objective:
+  """The training objective of `config.objective` for a family with `terms`.
 
   elbo: vae_weight * (alpha * distortion + beta(step) * rate), the rate with free bits if asked for. With alpha = beta
   = 1 it is the negative evidence lower bound (Kingma & Welling 2014, eq. 3); beta is that of Higgins et al. 2017;
   vae_weight and alpha are the weights by which perceptual VAEs mix the bound with other terms.
   iwae: the negative importance-weighted bound over the output's samples (Burda et al. 2016, eq. 8).
+  Other terms of the family, with the weight objective.NAME: `restoration` (Sohn et al. 2015, section 4.3), ...
 
-  restoration: the distortion at the prior's mean, for models that have it; with the bound this is the hybrid objective
-  of Sohn et al. 2015 (section 4.3), which trains the estimate that is given where the clean image is not known.
-  Terms that compare output.reconstruction (see VAEOutput) with the clean image, where their weight is not 0:
-  perceptual (its network comes as an argument, from `load_perceptual`), ssim, ms_ssim, total_variation. style: the
-  Gram matrices of its features against those of a style image (Johnson et al. 2016, eq. 4), also from there.
-
-  Returns (output, step, image, perceptual) -> (loss [b], parts: name -> [b]). Parts are logged as they are:
-  `distortion`, `rate`, `neg_elbo` and image terms raw, those whose name begins with `weighted_` as they enter the loss.
+  Terms that compare output.reconstruction with the clean image, where their weight is not 0: perceptual (its network
+  comes as an argument, from `load_frozen`), ssim, ms_ssim, total_variation. style: the Gram matrices of its features
+  against those of a style image (Johnson et al. 2016, eq. 4). Terms over the batch: total_correlation, dip, mmd.
   """
-  terms = OBJECTIVES[config.name]
-  image_terms = {name: term for name, term in IMAGE_TERMS.items() if config[name]}
-
-  def objective(
-    output: VAEOutput, step: ArrayLike, image: ArrayLike | None = None, perceptual: Perceptual = None
-  ) -> tuple[Array, Parts]:
-    beta = beta_at(step, config.beta, config.beta_schedule, config.beta_steps)
-    loss, parts = terms(config, output, beta)
-    distortion, rate = output.distortion.mean(axis=0), output.rate.sum(axis=-1)
-    parts |= {"distortion": distortion, "rate": rate, "neg_elbo": distortion + rate}
-    parts["beta"] = jnp.full_like(loss, beta)
-
-    def add(name: str, weight: float, value: Array) -> None:
-      nonlocal loss
-      parts[name], parts[f"weighted_{name}"] = value, weight * value
-      loss = loss + weight * value
-
-    if output.restoration_distortion is not None:
-      add("restoration", config.restoration, output.restoration_distortion)
-    if config.style.weight:
-      assert isinstance(perceptual, Styled)
-      add("style", config.style.weight, _style(config.perceptual.remat, perceptual, output.reconstruction))
-      perceptual = perceptual.perceptual
-    if config.perceptual.weight:
-      assert not isinstance(perceptual, Styled)
-      value = _perceptual(config.perceptual, perceptual, output.reconstruction, jnp.asarray(image))
-      add("perceptual", config.perceptual.weight, value)
-    for name, term in image_terms.items():
-      height, width = output.reconstruction.shape[1:3]
-      if min(height, width) < LEAST_SIDES[name]:
-        raise UserError(
-          f"objective.{name}={config[name]} needs sides of at least {LEAST_SIDES[name]} pixels, and images have "
-          f"{height} x {width}; set it to 0, or give a larger data.size"
-        )
-      add(name, config[name], term(output.reconstruction, jnp.asarray(image)))
-    return loss, parts
-
-  return objective
+  o, p = config, config.perceptual
+  weights: dict[str, float | Schedule] = {}
+  beta: Schedule | None = None
+  if "rate" in terms:
+    beta = lambda step: beta_at(step, o.beta, o.beta_schedule, o.beta_steps)  # noqa: E731
+  for name in terms:
+    weights[name] = o.alpha if name == "distortion" else beta if name == "rate" and beta else o[name]
+  extra: dict[str, tuple[float, Term]] = {}
+  if o.style.weight:
+    extra["style"] = (o.style.weight, style_term(p.remat))
+  if p.weight:
+    term = perceptual_term(p.layers, p.layer_weights, p.distance, p.unit_channels, p.remat)
+    extra["perceptual"] = (p.weight, term)
+  extra |= {name: (o[name], image_term(name, o[name])) for name in IMAGE_TERMS if o[name]}
+  iwae = "rate" in terms and o.name == "iwae"
+  return Objective(
+    weights=weights,
+    bound=importance_bound if iwae else None,
+    free_bits=o.get("free_bits", 0.0),
+    scale=o.vae_weight,
+    beta=beta,
+    extra=extra,
+    whole=batch_terms(o, examples),
+  )

@@ -6,15 +6,26 @@ Any height, width and channel count. Likelihoods, KL and statistics are float32 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
 ArrayLike = jax.Array | np.ndarray
 Params = Any  # a pytree of arrays
+Variables = dict[
+  str, Any
+]  # {"params": what the optimiser trains, **rest}: rest is what a model keeps besides
 Key = jax.Array  # a typed PRNG key, `jax.random.key(seed)`, or an array of them
+Shape = tuple[int, int, int]  # (h, w, c)
+Spec = dict[str, jax.ShapeDtypeStruct]  # the fields of one prepared record: shapes without the batch's axis
+Frozen = dict[
+  str, Any
+]  # networks that are never trained, by name: arguments of a step, never part of the state
+
+NO_FROZEN: Frozen = {}
 
 
 class Batch(TypedDict, total=False):
@@ -23,35 +34,60 @@ class Batch(TypedDict, total=False):
   image: the clean target. uint8 [b, h, w, c] from disk; float32 in [0, 1] inside the step.
   degraded: what the encoder sees where it is not the image itself (noisy, low-resolution); [b, h', w', c].
   label: int32 [b], where the data set has one.
+  factors: float32 [b, f], what an image was rendered from.
+  text: int32 [b, n], the tokens of a caption; 0 is padding.
+  codes: int32 [b, n], the codes of a first stage; latents: float32 [b, ...], its latents.
   index: int32 [b], the record's index in its split; seeds what evaluation draws for this example.
+  place: int32 [b], the example's position in the global batch of a training step.
   mask: bool [b], False for the padding of the last evaluation batch.
   """
 
   image: ArrayLike
   degraded: ArrayLike
   label: ArrayLike
+  factors: ArrayLike
+  text: ArrayLike
+  codes: ArrayLike
+  latents: ArrayLike
   index: ArrayLike
+  place: ArrayLike
   mask: ArrayLike
 
 
-class VAEOutput(NamedTuple):
-  """What every family of VAE reports, per example and in nats. `s` samples, `b` examples, `l` latent layers.
+FIELDS = tuple(Batch.__annotations__)
+# What the records of a data set may bring, and the types in which a batch holds it on the host.
+FIELD_TYPES: dict[str, type] = {
+  "image": np.uint8,
+  "degraded": np.uint8,
+  "label": np.int32,
+  "factors": np.float32,
+  "text": np.int32,
+  "codes": np.int32,
+}
 
-  distortion: float32 [s, b], -log p(x | z_s), summed over pixels and channels.
-  rate: float32 [b, l], KL(q(z_l | x) || p(z_l)), summed over the latents of a layer.
-  log_weight: float32 [s, b], log p(x, z_s) - log q(z_s | x): the importance weights of the IWAE bound.
-  kl_units: float32 [b, d], the KL of each latent unit over all layers; sums to the rate. For free bits.
-  posterior_mean: float32 [b, d], E_q[z | x] of each latent unit. For active units. Of a restoration model: its distance
-    from the prior's mean, at the middle of the image.
-  reconstruction: float32 [b, h, w, c] in [0, 1], what the model gives back: the mean of p(x | z_0); of a restoration
-    model, that of p(x | z) at the prior's mean.
-  restoration_distortion: float32 [b], -log p(x | z) at the prior's mean, for models that restore; else None.
-  """
 
-  distortion: Array
-  rate: Array
-  log_weight: Array
-  kl_units: Array
-  posterior_mean: Array
-  reconstruction: Array
-  restoration_distortion: Array | None = None
+# What a second stage models in place of images, from its first stage: never given from outside, as a label is.
+MODELLED = frozenset({"codes", "latents"})
+
+
+def image_spec(shape: Shape, degraded: Shape | None = None, **others: jax.ShapeDtypeStruct) -> Spec:
+  """The spec of records with clean images of `shape` and, where the encoder sees another image, that one's shape."""
+  spec = {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
+  if degraded is not None:
+    spec["degraded"] = jax.ShapeDtypeStruct(degraded, jnp.float32)
+  return spec | others
+
+
+def image_shape(spec: Spec) -> Shape:
+  """(h, w, c) of the clean images."""
+  return spec["image"].shape  # type: ignore[return-value]
+
+
+def input_shape(spec: Spec) -> Shape:
+  """(h, w, c) of what the encoder sees: the degraded images, where there are some."""
+  return spec.get("degraded", spec["image"]).shape  # type: ignore[return-value]
+
+
+def seen(batch: Batch) -> Array:
+  """What the encoder sees of a prepared batch: the degraded images, where there are some."""
+  return jnp.asarray(batch.get("degraded", batch["image"]))

@@ -320,3 +320,15 @@ def test_bad_first_batches(batch, values, words):
   with pytest.raises(UserError) as error:
     prepare.check_first_batch(batch, config(**values), (8, 6, 3))
   assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["flip", "rotate"])
+@pytest.mark.parametrize("field", ["factors", "codes"])
+def test_images_that_move_away_from_their_factors_or_codes_are_refused(key, field):
+  config = base_config().data
+  config[key] = True
+  batch = {"image": np.zeros((2, 4, 4, 1), np.uint8), field: np.zeros((2, 3), np.int32)}
+  keys = jax.random.split(jax.random.key(0), 2)
+  with pytest.raises(UserError, match=rf"data\.{key}=true moves images, and their {field} stay as they are"):
+    prepare.make_prepare(config, training=True)(keys, batch)
+  prepare.make_prepare(config, training=False)(keys, batch)

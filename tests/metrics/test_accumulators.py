@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.metrics import ActiveUnits, Mean
+from vae_jax.metrics import ActiveUnits, CodeUsage, Mean
 
 
 def batches(values, size, padding):
@@ -80,3 +80,59 @@ def test_active_units_merge_and_refuse():
     first.update(means[:, :2])
   with pytest.raises(ValueError, match="expected 2 axes"):
     ActiveUnits().update(means[0])
+
+
+def perplexity(codes, size):
+  """exp of the entropy, by numpy in float64."""
+  shares = np.bincount(codes.reshape(-1), minlength=size) / codes.size
+  return np.exp(-sum(p * np.log(p) for p in shares if p > 0))
+
+
+@pytest.mark.parametrize("padding", [0, 6, -1, 10**6])
+@pytest.mark.parametrize("size", [1, 7, 64, 200])
+def test_code_usage_does_not_depend_on_batches_and_padding(size, padding):
+  """Against numpy; what is masked need not even be a code."""
+  codes = (np.random.default_rng(0).integers(0, 5, size=(101, 3)) ** 2).astype(np.int32)  # 0, 1, 4, 9, 16
+  usage = CodeUsage(20)
+  for part, mask in batches(codes, size, padding):
+    usage = usage.update(part, mask)
+  np.testing.assert_array_equal(usage.counts, np.bincount(codes.reshape(-1), minlength=20))
+  assert usage.used == 5 / 20 and usage.dead == 15
+  np.testing.assert_allclose(usage.perplexity, perplexity(codes, 20), rtol=1e-12)
+
+
+def test_perplexity_at_its_ends():
+  assert CodeUsage(7).update(np.full((4, 2), 3)).perplexity == 1.0
+  even = CodeUsage(7).update(jnp.arange(7)[None])
+  np.testing.assert_allclose(even.perplexity, 7.0, rtol=1e-12)
+  assert (even.used, even.dead) == (1.0, 0)
+
+
+def test_code_usage_merges():
+  codes = np.random.default_rng(0).integers(0, 6, size=(10, 3))
+  first, second = CodeUsage(6).update(codes[:4]), CodeUsage(6).update(codes[4:])
+  for merged in (first.merge(second), second.merge(first), CodeUsage(6).merge(first).merge(second)):
+    np.testing.assert_array_equal(merged.counts, np.bincount(codes.reshape(-1), minlength=6))
+  assert first.merge(CodeUsage(6)) is first
+  assert first.counts.sum() == 12  # updates return new values
+  with pytest.raises(ValueError, match="codebooks of 6 and of 7 codes cannot be merged"):
+    first.merge(CodeUsage(7))
+
+
+@pytest.mark.parametrize(("code", "said"), [(4, "codes from 0 to 4"), (-1, "codes from -1 to 0")])
+def test_code_usage_refuses_what_is_no_code(code, said):
+  codes = np.array([[0, 0], [0, code]])
+  with pytest.raises(ValueError, match=f"{said}; a codebook of 4 has 0 to 3"):
+    CodeUsage(4).update(codes)
+  usage = CodeUsage(4).update(codes, np.array([True, False]))  # masked, it is not looked at
+  assert usage.counts.tolist() == [2, 0, 0, 0]
+
+
+def test_code_usage_of_nothing_has_no_value():
+  nothing = CodeUsage(4).update(np.zeros((3, 2), np.int32), np.zeros(3, bool))
+  for usage in CodeUsage(4), nothing:
+    for name in "used", "dead", "perplexity":
+      with pytest.raises(ValueError, match="no codes: every batch was empty or masked"):
+        getattr(usage, name)
+  with pytest.raises(ValueError, match="expected 2 axes"):
+    CodeUsage(4).update(np.zeros(3, np.int32))

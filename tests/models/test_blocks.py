@@ -11,7 +11,7 @@ from vae_jax.models import blocks
 
 
 def normal(seed, *shape):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def filled(module, *inputs):
@@ -80,17 +80,17 @@ def test_pixel_shuffle_is_a_loop_over_pixels(factor):
   # Channel (i * f + j) * c + k of a pixel becomes channel k of sub-pixel (i, j): "depth to space". PyTorch's
   # PixelShuffle reads k * f * f + i * f + j instead: the same layer with its input channels in another order.
   b, h, w, c = 2, 2, 3, 2
-  x = normal(0, b, h, w, factor**2 * c)
+  x = np.asarray(normal(0, b, h, w, factor**2 * c))
   expected = np.zeros((b, h * factor, w * factor, c), np.float32)
   for y, u, i, j, k in np.ndindex(h, w, factor, factor, c):
     expected[:, y * factor + i, u * factor + j, k] = x[:, y, u, (i * factor + j) * c + k]
-  np.testing.assert_array_equal(blocks.pixel_shuffle(x, factor), expected)
+  np.testing.assert_array_equal(blocks.pixel_shuffle(jnp.asarray(x), factor), expected)
 
   torch_order = [k * factor**2 + i * factor + j for i, j, k in np.ndindex(factor, factor, c)]
   torch_like = np.zeros_like(expected)
   for y, u, i, j, k in np.ndindex(h, w, factor, factor, c):
     torch_like[:, y * factor + i, u * factor + j, k] = x[:, y, u, k * factor**2 + i * factor + j]
-  np.testing.assert_array_equal(blocks.pixel_shuffle(x[..., torch_order], factor), torch_like)
+  np.testing.assert_array_equal(blocks.pixel_shuffle(jnp.asarray(x[..., torch_order]), factor), torch_like)
 
 
 @pytest.mark.parametrize(
@@ -136,16 +136,17 @@ def test_norm_is_group_norm_per_example(channels):
   x, scale, bias = 3 + 2 * normal(0, 3, 4, 5, channels), normal(1, channels), normal(2, channels)
   y = jax.jit(blocks.Norm().apply)({"params": {"GroupNorm_0": {"scale": scale, "bias": bias}}}, x)
   groups = {1: 1, 6: 2, 12: 4, 16: 8}[channels]
-  parts = x.astype(np.float64).reshape(3, 4 * 5, groups, channels // groups)
+  parts = np.asarray(x, np.float64).reshape(3, 4 * 5, groups, channels // groups)
   mean, var = parts.mean((1, 3), keepdims=True), parts.var((1, 3), keepdims=True)
-  expected = ((parts - mean) / np.sqrt(var + 1e-6)).reshape(x.shape) * scale + bias
+  expected = ((parts - mean) / np.sqrt(var + 1e-6)).reshape(x.shape)
+  expected = expected * np.asarray(scale) + np.asarray(bias)
   np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_pixel_unshuffle_gathers_and_is_undone_by_pixel_shuffle(factor):
   x = normal(0, 2, 2 * factor, 3 * factor, 5)
-  y = np.asarray(blocks.pixel_unshuffle(x, factor))
+  y = blocks.pixel_unshuffle(x, factor)
   assert y.shape == (2, 2, 3, 5 * factor**2)
   for i in range(factor):
     for j in range(factor):

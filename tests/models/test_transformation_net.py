@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import batch_of, mode
 
 from vae_jax.config import apply_overrides, base_config, validate
 from vae_jax.data.degrade import bicubic_up
 from vae_jax.errors import UserError
-from vae_jax.models import build, last_kernel
+from vae_jax.models import build
+from vae_jax.models.contract import init_variables
 from vae_jax.photos.tiling import tiled
+from vae_jax.types import image_spec
 
-OVERRIDES = ["model.name=transformation_net", "model.latent_dim=0", "model.likelihood=gaussian"]
+OVERRIDES = ["model.name=transformation_net", "model.likelihood=gaussian"]
 FACTORS = [1, 2, 3, 4, 8]
 
 
@@ -30,12 +33,11 @@ def _compiled_quickly():
 
 def made(factor, *overrides):
   config = configured(*overrides)
-  return build(config.model, (12 * factor, 12 * factor, 3), input_shape=(12, 12, 3))
+  return build(config.model, image_spec((12 * factor, 12 * factor, 3), (12, 12, 3)))
 
 
 def initialised(model, key):
-  low, clean = jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 4 * model.factor, 4 * model.factor, 3))
-  return model.init(key, clean, jax.random.split(key, 1), low)
+  return init_variables(model, image_spec((4 * model.factor, 4 * model.factor, 3), (4, 4, 3)), key)
 
 
 @functools.cache
@@ -65,13 +67,13 @@ def unbounded(model, variables):
 @pytest.mark.parametrize("factor", FACTORS)
 def test_any_height_and_width_is_restored_at_factor_times_the_size(factor):
   model, variables = network(factor)
-  assert (model.factor, model.units, model.unconditional) == (factor, 0, False)
+  assert (model.factor, model.units) == (factor, 0)
+  assert not model.can & {"sample", "draw", "encode"} and {"restore", "tile"} <= model.can
   for h, w in (1, 2), (5, 7):
     restored = jax.eval_shape(
       functools.partial(model.apply, method="restore"), variables, pictures(2, h, w, 3)
     )
     assert restored.shape == (2, factor * h, factor * w, 3) and restored.dtype == jnp.float32
-  assert model.noise(jax.random.key(0), (5, 7)) == ()
 
 
 def test_a_picture_of_one_pixel_is_restored():
@@ -88,8 +90,14 @@ def test_a_fresh_network_gives_the_base_and_its_last_layer_has_a_gradient(factor
   variables = jax.jit(functools.partial(initialised, model))(jax.random.key(1))
   base = np.clip(low if factor == 1 else bicubic_up(low, factor), 0, 1)
   np.testing.assert_allclose(compiled(model, "restore")(variables, low), base, atol=1e-6)
-  slope = jax.jit(jax.grad(lambda v: model.apply(v, clean, keys, low).distortion.mean()))(variables)
-  kernel = last_kernel(slope["params"])
+
+  def distortion(variables):
+    return model.apply(variables, batch_of(clean, low), keys, mode()).terms["distortion"].mean()
+
+  slope = jax.jit(jax.grad(distortion))(variables)
+  kernel = slope["params"]
+  for name in model.last_kernel:
+    kernel = kernel[name]
   assert np.abs(kernel).max() > 0 and kernel.shape == (9, 9, features, 3)
   assert variables["params"]["log_scale"] == -4
 
@@ -99,7 +107,8 @@ def test_the_output_is_the_distribution_of_one_restoration(likelihood):
   """For sizes that are no multiple: 7 x 9, degraded to 4 x 5, restored to 8 x 10, cropped."""
   model, variables = network(2, likelihood=likelihood)
   clean, low = pictures(2, 7, 9, 3), pictures(2, 4, 5, 3, seed=1)
-  output = compiled(model, samples=3)(variables, clean, jax.random.split(jax.random.key(0), 2), low)
+  keys, three = jax.random.split(jax.random.key(0), 2), mode(samples=3)
+  output = jax.jit(lambda v: model.apply(v, batch_of(clean, low), keys, three))(variables)
   restored = np.asarray(compiled(model, "restore")(variables, low))[:, :7, :9]
   np.testing.assert_allclose(output.reconstruction, restored, atol=1e-6)
   error = np.asarray(unbounded(model, variables)(low), np.float64)[:, :7, :9] - clean
@@ -108,9 +117,12 @@ def test_the_output_is_the_distribution_of_one_restoration(likelihood):
     "gaussian": error**2 / (2 * scale**2) + np.log(scale * np.sqrt(2 * np.pi)),
     "laplace": np.abs(error) / scale + np.log(2 * scale),
   }[likelihood]
-  assert output.distortion.shape == (3, 2) and output.rate.shape == (2, 1) and not output.rate.any()
-  np.testing.assert_allclose(output.distortion, np.tile(nll.sum((1, 2, 3)), (3, 1)), rtol=1e-2)
-  np.testing.assert_array_equal(output.log_weight, -output.distortion)
+  distortion, rate = output.terms["distortion"], output.terms["rate"]
+  assert distortion.shape == rate.shape == (2,) and not rate.any() and output.log_weight.shape == (3, 2)
+  np.testing.assert_allclose(distortion, nll.sum((1, 2, 3)), rtol=1e-2)
+  np.testing.assert_array_equal(output.log_weight, np.tile(-distortion, (3, 1)))
+  given = model.apply(variables, batch_of(clean, low), method="reconstruct")
+  np.testing.assert_allclose(given[:, :7, :9], restored, atol=1e-6)
 
 
 @pytest.mark.parametrize(("factor", "blocks"), [(1, 0), (1, 1), (2, 2), (3, 0), (8, 0)])
@@ -147,8 +159,8 @@ def test_tiles_give_what_the_whole_image_gives(factor):
 @pytest.mark.parametrize(
   ("override", "message"),
   [
-    ("model.latent_dim=2", "model.latent_dim=2 must be 0 for model.name=transformation_net"),
-    ("model.likelihood=bernoulli", "must be gaussian or laplace for model.name=transformation_net"),
+    ("model.latent_dim=2", "model.latent_dim is a key of .*, not of transformation_net"),
+    ("model.likelihood=bernoulli", r"model\.likelihood=bernoulli must be gaussian \| laplace"),
   ],
 )
 def test_what_it_cannot_be_is_refused(override, message):

@@ -5,7 +5,6 @@ x = mu + W z + sigma e have log p(x) = log N(x; mu, W W^T + sigma^2 I), and wher
 orthogonal the latents are independent under the posterior.
 """
 
-import functools
 import itertools
 import math
 
@@ -15,30 +14,53 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from families import filled, mode, score
 from flax import linen as nn
 
 from vae_jax import distributions as dist
 from vae_jax import models
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.errors import UserError
+from vae_jax.models.contract import init_variables
 from vae_jax.models.vae import VAE
-from vae_jax.training import state, steps
+from vae_jax.training.scoring import make_eval_step
+from vae_jax.types import image_spec
 
 FAMILIES = ["mlp_vae", "conv_vae"]
 LIKELIHOODS = ["bernoulli", "gaussian", "laplace", "logistic_mixture"]
-SMALL = ["hidden=8,6", "channels=4,8", "dense=8", "latent_dim=3", "mixtures=2"]
+SMALL = {"mlp_vae": ["hidden=8,6"], "conv_vae": ["channels=4,8", "dense=8"]}
 
 
 def small(family, *overrides):
-  return apply_overrides(base_config(), [f"model.{o}" for o in (f"name={family}", *SMALL, *overrides)]).model
+  given = (*SMALL[family], "latent_dim=3", "mixtures=2", *overrides)
+  return apply_overrides(base_config(family), [f"model.{o}" for o in given]).model
 
 
-def filled(model, shape, degraded_shape=None, scale=0.3):
-  """Parameters of the model's shapes with normal values: initialisers take long to compile."""
-  init = functools.partial(state.init_params, model, shape, degraded_shape or shape)
-  leaves, tree = jax.tree.flatten(jax.eval_shape(init, jax.random.key(0)))
-  random = np.random.default_rng(0)
-  return jax.tree.unflatten(tree, [(scale * random.normal(size=x.shape)).astype(x.dtype) for x in leaves])
+def build(config, shape, dtype="float32", degraded=None):
+  """The model, and the spec that it is built for."""
+  spec = image_spec(shape, degraded)
+  return models.build(config, spec, dtype), spec
+
+
+def arrays(output):
+  """Its leaves by name, without statistics."""
+  return (
+    output.terms
+    | output.latents
+    | {n: getattr(output, n) for n in ("rates", "kl_units", "log_weight", "reconstruction")}
+  )
+
+
+def shapes_of(output):
+  return {name: x.shape for name, x in arrays(output).items()}
+
+
+def promised(samples, n, units, shape):
+  """The shapes of an output of `n` images with one layer of latents."""
+  each = {"distortion": (n,), "rate": (n,), "rates": (n, 1), "log_weight": (samples, n)}
+  return (
+    each | dict.fromkeys(("kl_units", "z", "mean", "logvar"), (n, units)) | {"reconstruction": (n, *shape)}
+  )
 
 
 def grey_levels(seed, *shape):
@@ -53,18 +75,19 @@ def grey_levels(seed, *shape):
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outputs_are_float32_of_the_promised_shapes(family, likelihood, shape, dtype):
-  model = models.build(small(family, f"likelihood={likelihood}"), shape, dtype)
+  model, spec = build(small(family, f"likelihood={likelihood}"), shape, dtype)
 
   def everything(key, image, keys):
-    output, variables = model.init_with_output(key, image, keys, samples=2)
-    z = model.apply(variables, keys, method="prior_sample")
-    mean = model.apply(variables, z, method="decode_mean")
-    return output, variables, z, mean, model.apply(variables, z, key, method="decode_sample")
+    output, variables = model.init_with_output(key, {"image": image}, keys, mode(2))
+    noise = jax.vmap(lambda key: model.noise(key, spec))(keys)
+    z = model.apply(variables, noise, {}, method="latents")
+    mean = model.apply(variables, z, {}, method="decode")
+    return output, variables, z, mean, model.apply(variables, z, {}, key, method="draw_pixels")
 
   keys = jax.random.split(jax.random.key(0), 3)
   output, variables, z, *images = jax.eval_shape(everything, keys[0], jnp.zeros((3, *shape)), keys)
-  assert output.restoration_distortion is None
-  assert [x.shape for x in output[:6]] == [(2, 3), (3, 1), (2, 3), (3, 3), (3, 3), (3, *shape)]
+  assert shapes_of(output) == promised(2, 3, 3, shape) and output.statistics == ()
+  assert set(output.terms) == set(model.terms)
   assert z.shape == (3, 3) and [x.shape for x in images] == [(3, *shape)] * 2
   assert {x.dtype for x in jax.tree.leaves((output, z, images))} == {np.dtype(np.float32)}
   assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
@@ -75,30 +98,31 @@ def test_outputs_are_float32_of_the_promised_shapes(family, likelihood, shape, d
 def test_a_map_of_latents(dtype):
   """dense=0: `latent_dim` at each position of the last feature map, none of them behind a dense layer."""
   shape, units = (7, 5, 3), 2 * 2 * 3  # halved twice, rounded up: 2 x 2
-  model = models.build(small("conv_vae", "likelihood=gaussian", "dense=0"), shape, dtype)
+  model, spec = build(small("conv_vae", "likelihood=gaussian", "dense=0"), shape, dtype)
   assert model.units == model.latent_dim == units
-  params = filled(model, shape)
+  params = filled(model, spec)
   image, keys = jnp.asarray(grey_levels(0, 4, *shape)), jax.random.split(jax.random.key(0), 4)
 
   @jax.jit
   def run(params):
     def loss(params):
-      output = model.apply({"params": params}, image, keys, samples=2)
-      return (output.distortion.mean(0) + output.rate.sum(-1)).mean(), output
+      output = score(model, params, image, keys, samples=2)
+      return (output.terms["distortion"] + output.terms["rate"]).mean(), output
 
     (_, output), grads = jax.value_and_grad(loss, has_aux=True)(params)
-    z = model.apply({"params": params}, keys, method="prior_sample")
-    posterior = model.apply({"params": params}, image, method="encode")
+    noise = jax.vmap(lambda key: model.noise(key, spec))(keys)
+    z = model.apply({"params": params}, noise, {}, method="latents")
+    posterior = model.apply({"params": params}, {"image": image}, method="encode")
     as_map = model.apply({"params": params}, image, method=lambda model, x: model.encoder(x))
     images = [
-      model.apply({"params": params}, z, method="decode_mean"),
-      model.apply({"params": params}, z, keys[0], method="decode_sample"),
-      model.apply({"params": params}, image, method="restore"),
+      model.apply({"params": params}, z, {}, method="decode"),
+      model.apply({"params": params}, z, {}, keys[0], method="draw_pixels"),
+      model.apply({"params": params}, {"image": image}, method="reconstruct"),
     ]
     return output, grads, z, posterior, as_map, images
 
   output, grads, z, posterior, as_map, images = run(params)
-  assert [x.shape for x in output[:6]] == [(2, 4), (4, 1), (2, 4), (4, units), (4, units), (4, *shape)]
+  assert shapes_of(output) == promised(2, 4, units, shape)
   assert z.shape == posterior.mean.shape == posterior.logvar.shape == (4, units)
   assert as_map.shape == (4, 2, 2, 6) and all(x.shape == (4, *shape) for x in images)
   np.testing.assert_array_equal(posterior.mean.reshape(4, 2, 2, 3), as_map[..., :3])
@@ -110,16 +134,15 @@ def test_a_map_of_latents(dtype):
     output.kl_units, 0.5 * (mean**2 + np.exp(logvar) - 1 - logvar), rtol=1e-3, atol=1e-5
   )
   names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-  dense = models.build(small("conv_vae", "likelihood=gaussian"), shape)
-  assert len(names) < len(jax.tree.leaves(filled(dense, shape)))
+  assert len(names) < len(jax.tree.leaves(filled(*build(small("conv_vae", "likelihood=gaussian"), shape))))
 
 
 def test_latents_of_a_map_lie_where_their_pixels_are():
   """One position of the map changed: there, or beside it, the image changes most."""
   shape = (16, 16, 1)
-  model = models.build(small("conv_vae", "dense=0", "blocks=0", "latent_dim=2", "likelihood=gaussian"), shape)
-  params = filled(model, shape)
-  decode = jax.jit(lambda z: model.apply({"params": params}, z.reshape(1, -1), method="decode"))
+  model, spec = build(small("conv_vae", "dense=0", "blocks=0", "latent_dim=2", "likelihood=gaussian"), shape)
+  params = filled(model, spec)
+  decode = jax.jit(lambda z: model.apply({"params": params}, z.reshape(1, -1), method="pixels"))
   before = np.asarray(decode(jnp.zeros((4, 4, 2))))[0, ..., 0]
   for row, column in (0, 3), (3, 1), (1, 3):
     after = np.asarray(decode(jnp.zeros((4, 4, 2)).at[row, column].set(3.0)))[0, ..., 0]
@@ -133,10 +156,10 @@ def test_a_map_of_latents_refuses_smaller_inputs():
   with pytest.raises(
     UserError, match=r"model\.dense=0 .* not \(4, 4\) for \(8, 8\); give model\.dense a width"
   ) as e:
-    models.build(config, (8, 8, 1), input_shape=(4, 4, 1))
+    build(config, (8, 8, 1), degraded=(4, 4, 1))
   assert "\n" not in str(e.value)
-  assert models.build(config, (8, 8, 1), input_shape=(8, 8, 1)).units == 12
-  assert models.build(small("conv_vae"), (8, 8, 1), input_shape=(4, 4, 1)).units == 3
+  assert build(config, (8, 8, 1), degraded=(8, 8, 1))[0].units == 12
+  assert build(small("conv_vae"), (8, 8, 1), degraded=(4, 4, 1))[0].units == 3
 
 
 @pytest.mark.parametrize(
@@ -145,18 +168,18 @@ def test_a_map_of_latents_refuses_smaller_inputs():
 )
 def test_values_and_gradients_are_finite_in_both_compute_types(likelihood, dtype):
   shape = (7, 5, 3)
-  model = models.build(small("conv_vae", f"likelihood={likelihood}", "channels=4"), shape, dtype)
+  model, spec = build(small("conv_vae", f"likelihood={likelihood}", "channels=4"), shape, dtype)
   image, keys = jnp.asarray(grey_levels(0, 4, *shape)), jax.random.split(jax.random.key(0), 4)
 
   @jax.jit
   def values(params):
     def loss(params):
-      output = model.apply({"params": params}, image, keys)
-      return (output.distortion.mean(0) + output.rate.sum(-1)).mean(), output
+      output = score(model, params, image, keys)
+      return (output.terms["distortion"] + output.terms["rate"]).mean(), output
 
     return jax.value_and_grad(loss, has_aux=True)(params)
 
-  (_, output), grads = values(filled(model, shape))
+  (_, output), grads = values(filled(model, spec))
   for leaf in jax.tree.leaves((output, grads)):
     assert leaf.dtype == jnp.float32 and jnp.isfinite(leaf).all()
   assert (output.reconstruction >= 0).all() and (output.reconstruction <= 1).all()
@@ -167,20 +190,20 @@ def test_values_and_gradients_are_finite_in_both_compute_types(likelihood, dtype
 def test_bfloat16_is_used_and_costs_little_accuracy():
   shape = (6, 6, 1)
   image, keys = jnp.asarray(grey_levels(0, 4, *shape)), jax.random.split(jax.random.key(0), 4)
-  full, half = (models.build(small("mlp_vae"), shape, dtype) for dtype in ("float32", "bfloat16"))
-  params = filled(full, shape)
-  a, b = (jax.jit(m.apply)({"params": params}, image, keys) for m in (full, half))
-  assert not np.array_equal(a.distortion, b.distortion)
-  np.testing.assert_allclose(a.distortion, b.distortion, rtol=0.02)
+  (full, spec), (half, _) = (build(small("mlp_vae"), shape, dtype) for dtype in ("float32", "bfloat16"))
+  params = filled(full, spec)
+  a, b = (jax.jit(lambda m=m: score(m, params, image, keys))().terms["distortion"] for m in (full, half))
+  assert not np.array_equal(a, b)
+  np.testing.assert_allclose(a, b, rtol=0.02)
 
 
 def test_a_fresh_model_is_tame(key):
   shape = (7, 5, 1)
-  model = models.build(small("mlp_vae", "likelihood=gaussian", "hidden=8"), shape)
-  params = jax.jit(lambda key: state.init_params(model, shape, shape, key))(key)
+  model, spec = build(small("mlp_vae", "likelihood=gaussian", "hidden=8"), shape)
+  params = jax.jit(lambda key: init_variables(model, spec, key))(key)["params"]
   image, keys = jnp.asarray(grey_levels(0, 4, *shape)), jax.random.split(key, 4)
-  output = jax.jit(model.apply)({"params": params}, image, keys)
-  assert (output.rate < 10.0).all() and (output.rate >= 0).all()
+  rate = jax.jit(lambda: score(model, params, image, keys))().terms["rate"]
+  assert (rate < 10.0).all() and (rate >= 0).all()
   assert params["log_scale"] == -2.0
 
 
@@ -188,7 +211,7 @@ def test_build_refuses_an_unknown_family():
   config = small("mlp_vae").copy_and_resolve_references()
   config.name = "mlp_vea"
   with pytest.raises(UserError, match=r"mlp_vea.*did you mean 'mlp_vae'"):
-    models.build(config, (4, 4, 1))
+    build(config, (4, 4, 1))
 
 
 # --- the terms ---
@@ -198,21 +221,21 @@ def test_build_refuses_an_unknown_family():
 def scored():
   """A model, its parameters, a batch with a 2x smaller encoder input, keys and the compiled score."""
   shape, low = (4, 6, 1), (2, 3, 1)
-  model = models.build(small("mlp_vae"), shape)
-  score = jax.jit(lambda params, *batch: model.apply({"params": params}, *batch, samples=3))
+  model, spec = build(small("mlp_vae"), shape, degraded=low)
+  compiled = jax.jit(lambda params, *batch: score(model, params, *batch, samples=3))
   batch = grey_levels(0, 5, *shape), jax.random.split(jax.random.key(1), 5), grey_levels(1, 5, *low)
-  return model, filled(model, shape, low), batch, score
+  return model, filled(model, spec), batch, compiled
 
 
 def test_terms_against_float64_for_the_same_latents(scored):
   model, params, (image, keys, degraded), score = scored
   output = score(params, image, keys, degraded)
-  mean, logvar = model.apply({"params": params}, degraded, method="encode")
+  mean, logvar = model.apply({"params": params}, {"image": image, "degraded": degraded}, method="encode")
   eps = jnp.stack([jax.random.normal(key, (3, 3)) for key in keys], axis=1)
   mean, logvar, eps = (np.asarray(x, np.float64) for x in (mean, logvar, eps))
   z = mean + np.exp(0.5 * logvar) * eps  # [s, b, d]
   logits = jnp.stack(
-    [model.apply({"params": params}, each, method="decode") for each in z.astype(np.float32)]
+    [model.apply({"params": params}, each, method="pixels") for each in jnp.asarray(z, jnp.float32)]
   )
 
   p = scipy.special.expit(np.asarray(logits, np.float64))
@@ -220,35 +243,34 @@ def test_terms_against_float64_for_the_same_latents(scored):
   log_prior = scipy.stats.norm.logpdf(z).sum(-1)
   log_posterior = scipy.stats.norm.logpdf(z, mean, np.exp(0.5 * logvar)).sum(-1)
   kl = 0.5 * (mean**2 + np.exp(logvar) - 1 - logvar)
-  np.testing.assert_allclose(output.distortion, -log_likelihood, rtol=1e-5)
+  np.testing.assert_allclose(output.terms["distortion"], -log_likelihood.mean(0), rtol=1e-5)
   np.testing.assert_allclose(output.log_weight, log_likelihood + log_prior - log_posterior, rtol=1e-5)
   np.testing.assert_allclose(output.kl_units, kl, rtol=1e-4, atol=1e-6)
-  np.testing.assert_allclose(output.rate, output.kl_units.sum(-1, keepdims=True), rtol=1e-6)
-  np.testing.assert_allclose(output.posterior_mean, mean, rtol=1e-6)
+  np.testing.assert_allclose(output.rates, output.kl_units.sum(-1, keepdims=True), rtol=1e-6)
+  np.testing.assert_allclose(output.terms["rate"], output.kl_units.sum(-1), rtol=1e-6)
+  np.testing.assert_allclose(output.latents["mean"], mean, rtol=1e-6)
+  np.testing.assert_allclose(output.latents["logvar"], logvar, rtol=1e-6)
+  np.testing.assert_allclose(output.latents["z"], z[0], rtol=1e-5)
   np.testing.assert_allclose(output.reconstruction, p[0], rtol=1e-4)
 
 
 def test_an_example_does_not_depend_on_its_neighbours(scored):
   _, params, (image, keys, degraded), score = scored
-  whole = score(params, image, keys, degraded)
-  axes = (1, 0, 1, 0, 0, 0)  # of the batch, in the order of VAEOutput
+  whole = arrays(score(params, image, keys, degraded))
   for chosen in (np.array([3, 0, 4, 1, 2]), np.array([2, 4])):
-    part = score(params, image[chosen], keys[chosen], degraded[chosen])
-    for a, b, axis in zip(part[:6], whole[:6], axes, strict=True):
-      np.testing.assert_allclose(a, np.take(np.asarray(b), chosen, axis), rtol=1e-5, atol=1e-6)
+    part = arrays(score(params, image[chosen], keys[chosen], degraded[chosen]))
+    for name, a in part.items():
+      b = np.take(np.asarray(whole[name]), chosen, 1 if name == "log_weight" else 0)
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_conv_examples_do_not_depend_on_their_neighbours():
   shape = (5, 4, 1)
-  model = models.build(small("conv_vae", "channels=4"), shape)
-  params, image, keys = (
-    filled(model, shape),
-    grey_levels(0, 4, *shape),
-    jax.random.split(jax.random.key(0), 4),
-  )
-  score = jax.jit(lambda image, keys: model.apply({"params": params}, image, keys))
-  whole, chosen = score(image, keys), np.array([2, 0, 2, 2])
-  others = score(image[chosen], keys[chosen])
+  model, spec = build(small("conv_vae", "channels=4"), shape)
+  params, image, keys = filled(model, spec), grey_levels(0, 4, *shape), jax.random.split(jax.random.key(0), 4)
+  compiled = jax.jit(lambda image, keys: score(model, params, image, keys))
+  whole, chosen = compiled(image, keys), np.array([2, 0, 2, 2])
+  others = compiled(image[chosen], keys[chosen])
   np.testing.assert_allclose(others.log_weight, whole.log_weight[:, chosen], rtol=1e-5)
   np.testing.assert_allclose(others.reconstruction, whole.reconstruction[chosen], rtol=1e-4, atol=1e-6)
 
@@ -257,42 +279,42 @@ def test_the_encoder_sees_the_degraded_image_and_the_likelihood_the_clean_one(sc
   _, params, (image, keys, degraded), score = scored
   output = score(params, image, keys, degraded)
   other_target = score(params, 1 - image, keys, degraded)
-  np.testing.assert_array_equal(output.posterior_mean, other_target.posterior_mean)
+  np.testing.assert_array_equal(output.latents["mean"], other_target.latents["mean"])
   np.testing.assert_array_equal(output.reconstruction, other_target.reconstruction)
-  assert (output.distortion != other_target.distortion).all()
+  assert (output.terms["distortion"] != other_target.terms["distortion"]).all()
   other_input = score(params, image, keys, 1 - degraded)
-  assert (output.posterior_mean != other_input.posterior_mean).all()
+  assert (output.latents["mean"] != other_input.latents["mean"]).all()
 
 
 @pytest.mark.parametrize("low", [(3, 4, 1), (5, 7, 1)])
 def test_conv_vae_takes_low_resolution_inputs(low):
   shape = (5, 7, 1)
-  model = models.build(small("conv_vae"), shape)
-  params = filled(model, shape, low)
+  model, spec = build(small("conv_vae"), shape, degraded=low)
+  params = filled(model, spec)
   image, keys, degraded = jnp.zeros((2, *shape)), jax.random.split(jax.random.key(0), 2), jnp.zeros((2, *low))
-  output = jax.eval_shape(lambda: model.apply({"params": params}, image, keys, degraded))
+  output = jax.eval_shape(lambda: score(model, params, image, keys, degraded))
   assert output.reconstruction.shape == (2, *shape)
 
 
 def test_without_a_degraded_image_the_encoder_sees_the_image():
   shape = (4, 4, 1)
-  model = models.build(small("mlp_vae"), shape)
-  params, image, keys = (
-    filled(model, shape),
-    grey_levels(0, 2, *shape),
-    jax.random.split(jax.random.key(0), 2),
-  )
-  score = jax.jit(lambda *batch: model.apply({"params": params}, *batch))
-  jax.tree.map(np.testing.assert_array_equal, score(image, keys), score(image, keys, image))
+  model, spec = build(small("mlp_vae"), shape)
+  params, image, keys = filled(model, spec), grey_levels(0, 2, *shape), jax.random.split(jax.random.key(0), 2)
+  compiled = jax.jit(lambda *batch: score(model, params, *batch))
+  jax.tree.map(np.testing.assert_array_equal, compiled(image, keys), compiled(image, keys, image))
 
 
 def test_prior_samples_scale_with_temperature(scored):
   model, params, _, _ = scored
   keys = jax.random.split(jax.random.key(0), 4000)
-  draw = jax.jit(lambda t: model.apply({"params": params}, keys, t, method="prior_sample"))
+  noise = jax.vmap(lambda key: model.noise(key, image_spec((4, 6, 1))))(keys)
+  draw = jax.jit(lambda t: model.apply({"params": params}, noise, {}, t, method="latents"))
   z = draw(1.0)
   assert scipy.stats.kstest(np.ravel(z), "norm").pvalue > 1e-3
   np.testing.assert_allclose(draw(0.5), 0.5 * z, rtol=1e-6)
+  images = model.apply({"params": params}, noise[:3], {}, 0.5, method="generate")
+  decoded = model.apply({"params": params}, 0.5 * z[:3], {}, method="decode")
+  np.testing.assert_allclose(images, decoded, rtol=1e-5)
 
 
 # --- the bounds, against a model whose evidence is known ---
@@ -337,7 +359,7 @@ def ppca_params(shift=0.0, widen=0.0):
 
 
 score_ppca = jax.jit(
-  lambda params, image, keys, samples: PPCA.apply({"params": params}, image, keys, samples=samples),
+  lambda params, image, keys, samples: score(PPCA, params, image, keys, samples=samples),
   static_argnums=3,
 )
 
@@ -355,10 +377,12 @@ def posterior_gap(shift, widen):
 
 
 def iwae(params, image, samples, chunk=50):
-  step = steps.make_eval_step(
-    PPCA, lambda keys, batch: batch, root=jax.random.key(3), iwae_samples=samples, chunk=min(chunk, samples)
-  )
-  return jax.jit(step)(params, {"image": image, "index": jnp.arange(len(image))})
+  def prepare(keys, batch, frozen):
+    return batch
+
+  root, chunk = jax.random.key(3), min(chunk, samples)
+  step = make_eval_step(PPCA, prepare, root=root, iwae_samples=samples, chunk=chunk)
+  return jax.jit(step)({"params": params}, {"image": image, "index": jnp.arange(len(image))})
 
 
 def test_with_the_exact_posterior_every_weight_is_the_evidence():
@@ -374,19 +398,26 @@ def test_the_elbo_is_the_evidence_less_the_posterior_gap(shift, widen):
   image, evidence = ppca_data(4)
   params, expected = ppca_params(shift, widen), evidence - posterior_gap(shift, widen)
   draws = 20_000
-  output = score_ppca(params, image, jax.random.split(jax.random.key(0), 4), draws)
-  distortion, rate = (np.asarray(x, np.float64) for x in (output.distortion, output.rate[:, 0]))
+  # Each draw is an example: an output has the mean distortion of an example's draws.
+  keys = jax.random.split(jax.random.key(0), draws * 4)
+  output = score_ppca(params, np.tile(image, (draws, 1, 1, 1)), keys, 1)
+  distortion, rates = (
+    np.asarray(output.terms[name], np.float64).reshape(draws, 4) for name in ("distortion", "rate")
+  )
+  rate = rates[0]
   error = 5 * distortion.std(0) / math.sqrt(draws)  # the rate is analytic
   assert (np.abs(-distortion.mean(0) - rate - expected) < error + 1e-4).all()
   assert (error < 0.06).all()
   # Exactly: the expected squared error of a linear decoder under q.
-  mean, logvar = (np.asarray(x, np.float64) for x in PPCA.apply({"params": params}, image, method="encode"))
+  mean, logvar = (
+    np.asarray(x, np.float64) for x in PPCA.apply({"params": params}, {"image": image}, method="encode")
+  )
   residual = image.reshape(4, 6) - MU - mean @ W.T
   squared = (residual**2).sum(-1) + (np.exp(logvar) * (W**2).sum(0)).sum(-1)
   exact = 0.5 * squared / SIGMA**2 + 3 * math.log(2 * math.pi * SIGMA**2)
   np.testing.assert_allclose(-exact - rate, expected, atol=1e-4)
   # The sampled form of the bound is less noisy, since log q and log p(x, z) vary together.
-  weights = np.asarray(output.log_weight, np.float64)
+  weights = np.asarray(output.log_weight, np.float64).reshape(draws, 4)
   assert (np.abs(weights.mean(0) - expected) < 5 * weights.std(0) / math.sqrt(draws) + 1e-4).all()
 
 

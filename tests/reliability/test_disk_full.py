@@ -406,7 +406,7 @@ def big_arrays(path):
 
 
 def big_weights(path):
-  pretrained.save(path.parent, {"a": np.zeros(90_000, np.float32)}, {})
+  pretrained.save(path.parent, {"params": {"a": np.zeros(90_000, np.float32)}}, {})
 
 
 @pytest.mark.parametrize("write", [big_text, big_picture, big_arrays, big_weights])

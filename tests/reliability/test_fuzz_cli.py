@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vae_jax import cli
-from vae_jax.config import KEYS, apply_overrides, base_config, to_json
+from vae_jax.config import apply_overrides, base_config, every_key, to_json
 from vae_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +188,7 @@ def answer(parse, argv):
 
 
 TRAIN = ["--config", "--workdir", "--coordinator", "--processes", "--process", "--help", "-h"]
-KEYED = [f"--config.{key}" for key in KEYS]
+KEYED = [f"--config.{key}" for key in every_key()]
 
 
 @pytest.mark.parametrize("times", TIMES)

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from vae_jax.config import (
-  KEYS,
   apply_overrides,
   base_config,
   differences,
+  every_key,
   from_json,
+  keys_of,
   load_config_file,
+  owners,
   show,
   to_json,
   validate,
@@ -30,11 +32,12 @@ from vae_jax.config import (
 from vae_jax.data.degrade import degraded_shape
 from vae_jax.data.prepare import make_prepare
 from vae_jax.errors import UserError
-from vae_jax.models import build
+from vae_jax.models import FAMILIES, build
 from vae_jax.objectives import make_objective
-from vae_jax.training.adversarial import make_adversarial
+from vae_jax.training.opponents import pixel_opponent
 from vae_jax.training.state import init_state, make_learning_rate, make_optimizer
 from vae_jax.training.steps import make_train_step
+from vae_jax.types import image_spec
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 TIMES = [1, pytest.param(10, marks=pytest.mark.slow)]
@@ -49,11 +52,20 @@ def profile(cases):
 
 @functools.cache
 def starts():
-  """The defaults, and the configs of this repository, by name."""
-  return {"": base_config()} | {path.stem: load_config_file(path) for path in CONFIGS}
+  """The defaults of each family, and the configs of this repository, by name."""
+  return {name: base_config(name) for name in FAMILIES} | {
+    path.stem: load_config_file(path) for path in CONFIGS
+  }
 
 
-STARTS = st.just("") | st.sampled_from(["", *(path.stem for path in CONFIGS)])
+STARTS = st.sampled_from([*FAMILIES]) | st.sampled_from([*FAMILIES, *(path.stem for path in CONFIGS)])
+
+
+def keys_from(start):
+  """The keys of a start's family, and what they are."""
+  return keys_of(starts()[start].model.name)
+
+
 INTEGERS = st.sampled_from([0, -1, 1, 2, 3, 64, 2**20, 2**31 - 1, 2**31, 2**63, -(2**31), 10**400, 10**5000])
 FLOATS = st.sampled_from([0.0, -0.0, 0.5, 1.0, 1e-320, 1e-7, 1e6, 1e308, math.nan, math.inf, -math.inf])
 TEXTS = st.text(max_size=12) | st.sampled_from(
@@ -98,7 +110,7 @@ ANYTHING = INTEGERS | FLOATS | TEXTS | TUPLES | ODDITIES
 
 def likely(key):
   """Values of the key's type, many of which are valid."""
-  default, _, rule = KEYS[key]
+  default, _, rule = keys_of(owners(key)[0])[key]
   if rule is not None and "|" in rule.words:
     return st.sampled_from([type(default)(word) for word in rule.words.split(" | ") if " " not in word])
   return {
@@ -115,10 +127,15 @@ def written(key):
   return likely(key).map(lambda value: _repr(value) if isinstance(value, int) else show(value))
 
 
-def changes(values, keys=tuple(KEYS)):
+def changes(values, keys):
   """One to three keys with a value each, from `values(key)`."""
-  one = st.sampled_from(keys).flatmap(lambda key: st.tuples(st.just(key), values(key)))
+  one = st.sampled_from([*keys]).flatmap(lambda key: st.tuples(st.just(key), values(key)))
   return st.lists(one, min_size=1, max_size=3, unique_by=lambda pair: pair[0])
+
+
+def started(values):
+  """A start, and changes of keys that it has."""
+  return STARTS.flatmap(lambda start: st.tuples(st.just(start), changes(values, keys_from(start))))
 
 
 def with_values(config, pairs):
@@ -139,7 +156,7 @@ def is_one_line(error):
 def names(line, pairs):
   """The line names one of the keys that were changed, and a value beside a key."""
   assert any(key in line for key, _ in pairs), (line, pairs)
-  assert any(f"{key}=" in line for key in KEYS), line
+  assert any(f"{key}=" in line for key in every_key()), line
   (key, value), *others = pairs
   if not others and f"{key}=" in line:
     shown = [
@@ -165,8 +182,9 @@ def comes_back(config):
 @pytest.mark.parametrize("times", TIMES)
 def test_any_value_of_any_key(times):
   @profile(550 * times)
-  @given(STARTS, changes(lambda key: likely(key) | ANYTHING))
-  def check(start, pairs):
+  @given(started(lambda key: likely(key) | ANYTHING))
+  def check(case):
+    start, pairs = case
     config = with_values(starts()[start], pairs)
     try:
       validate(config)
@@ -181,17 +199,19 @@ def test_any_value_of_any_key(times):
 @pytest.mark.parametrize("times", TIMES)
 def test_any_override_of_any_config(times):
   @profile(450 * times)
-  @given(STARTS, changes(lambda key: written(key) | TEXTS))
+  @given(STARTS, changes(lambda key: written(key) | TEXTS, every_key()))
   def check(start, pairs):
     try:
       config = apply_overrides(starts()[start], [f"{key}={text}" for key, text in pairs])
       validate(config)
     except UserError as error:
       line = is_one_line(error)
-      assert any(key in line for key, _ in pairs) and any(f"{key}=" in line for key in KEYS), (line, pairs)
+      assert any(key in line for key, _ in pairs), (line, pairs)
+      assert any(f"{key}=" in line or line.startswith(f"{key} is a key of ") for key in every_key()), line
       return
     comes_back(config)
-    assert set(differences(config, starts()[start])) <= {key for key, _ in pairs}
+    if config.model.name == starts()[start].model.name:
+      assert set(differences(config, starts()[start])) <= {key for key, _ in pairs}
 
   check()
 
@@ -209,13 +229,13 @@ def misspelt(word):
 @pytest.mark.parametrize("times", TIMES)
 def test_a_misspelt_key_in_a_config_file(times, tmp_path):
   """The line names file, line, the word, and keys or sections like it."""
-  every = {".".join(key.split(".")[: n + 1]) for key in KEYS for n in range(key.count(".") + 1)}
+  every = {".".join(key.split(".")[: n + 1]) for key in every_key() for n in range(key.count(".") + 1)}
   path = tmp_path / "mine.py"
 
   @profile(60 * times)
   @given(st.data())
   def check(data):
-    parts = data.draw(st.sampled_from(sorted(KEYS))).split(".")
+    parts = data.draw(st.sampled_from(sorted(keys_of("mlp_vae")))).split(".")
     i = data.draw(st.integers(0, len(parts) - 1))
     right, parts[i] = parts[i], data.draw(misspelt(parts[i]))
     if ".".join(parts[: i + 1]) in every:
@@ -239,20 +259,20 @@ def test_a_misspelt_key_in_a_config_file(times, tmp_path):
 
 BUILDING = tuple(
   key
-  for key in KEYS
+  for key in every_key()
   if key.startswith(
     ("model.", "objective.", "data.degrade.", "training.", "data.binarize", "data.deq", "data.flip")
   )
   and not key.startswith(
-    ("objective.perceptual", "objective.style.weight", "model.blocks", "training.accumulate")
+    ("objective.perceptual", "objective.style.weight", "model.blocks", "model.name", "training.accumulate")
   )
 )
 SHAPES = [(1, 1, 1), (5, 100, 3), (9, 9, 1), (28, 28, 1), (17, 16, 3)]
-FAMILIES = {
+SMALL = {
   "mlp_vae": [],
   "conv_vae": ["model.channels=8,8", "model.dense=16"],
   "restoration_vae": ["model.channels=8,8", "model.latent_dim=2", "model.likelihood=laplace"],
-  "transformation_net": ["model.channels=8", "model.latent_dim=0", "model.likelihood=gaussian"],
+  "transformation_net": ["model.channels=8"],
 }
 
 
@@ -260,22 +280,21 @@ def shapes_of_a_step(config, shape):
   """Metrics of one training step, as shapes, with all that `train` builds from a config."""
   t, objective, key = config.training, config.objective, jax.random.key(0)
   seen = degraded_shape(config.data.degrade, shape)
-  model = build(config.model, shape, t.dtype, input_shape=seen)
+  spec = image_spec(shape, None if config.data.degrade.name == "identity" else seen)
+  model = build(config.model, spec, t.dtype)
   tx = make_optimizer(t)
-  adversarial = make_adversarial(objective.adversarial, t.dtype)
-  state = jax.eval_shape(
-    lambda: init_state(model, tx, shape, seen, key, ema=t.ema_decay > 0, adversarial=adversarial)
-  )
+  opponents = pixel_opponent(objective.adversarial, t.dtype)
+  state = jax.eval_shape(lambda: init_state(model, tx, spec, key, ema=t.ema_decay > 0, opponents=opponents))
   step = make_train_step(
     model,
-    make_objective(objective),
+    make_objective(objective, model.terms, t.batch_size),
     make_prepare(config.data, training=True),
     tx,
     make_learning_rate(t),
-    samples=objective.samples,
+    samples=objective.get("samples", 1),
     ema_decay=t.ema_decay,
     root=key,
-    adversarial=adversarial,
+    opponents=opponents,
     accumulate=t.accumulate,
   )
   batch = {
@@ -292,11 +311,15 @@ def shapes_of_a_step(config, shape):
 @pytest.mark.parametrize("times", TIMES)
 def test_a_step_can_be_built_from_what_is_valid(times):
   built = set()
+  families = st.sampled_from(sorted(SMALL)).flatmap(
+    lambda name: st.tuples(st.just(name), changes(likely, [k for k in BUILDING if k in keys_of(name)]))
+  )
 
   @profile(25 * times)
-  @given(st.sampled_from(sorted(FAMILIES)), st.sampled_from(SHAPES), changes(likely, BUILDING))
-  def check(family, shape, pairs):
-    config = with_values(apply_overrides(base_config(), [f"model.name={family}", *FAMILIES[family]]), pairs)
+  @given(families, st.sampled_from(SHAPES))
+  def check(case, shape):
+    family, pairs = case
+    config = with_values(apply_overrides(base_config(family), SMALL[family]), pairs)
     try:
       validate(config)
       logged = shapes_of_a_step(from_json(to_json(config)), shape)
@@ -307,7 +330,7 @@ def test_a_step_can_be_built_from_what_is_valid(times):
     built.add(config.model.name)
 
   check()
-  assert built == set(FAMILIES)
+  assert built == set(SMALL)
 
 
 @pytest.mark.parametrize(
@@ -340,4 +363,4 @@ def test_a_factor_that_only_one_side_tells():
   )
   assert "loss" in shapes_of_a_step(config, (5, 100, 3))
   with pytest.raises(UserError, match="degraded images of 2 x 26 for clean ones of 5 x 100"):
-    build(config.model, (5, 100, 3), input_shape=(2, 26, 3))
+    build(config.model, image_spec((5, 100, 3), (2, 26, 3)))

@@ -19,17 +19,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trained import shapes
 
 import vae_jax
 from vae_jax import metrics
 from vae_jax.config import apply_overrides, base_config, from_json, to_json
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
-from vae_jax.models import build
 from vae_jax.perceptual.heads import load_lpips_heads
+from vae_jax.runs import describe_spec
 from vae_jax.storage import exported as pretrained
 from vae_jax.storage.weight_files import read_arrays
-from vae_jax.training.state import init_params
+from vae_jax.types import image_spec
 
 SECONDS, MIB = 1, 500  # that a reader may take
 
@@ -345,16 +346,13 @@ CONFIG = apply_overrides(base_config(), ["model.hidden=8", "model.latent_dim=3"]
 SHAPE = (5, 4, 1)
 
 
-def parameters(config=CONFIG, shape=SHAPE):
-  init = jax.eval_shape(
-    lambda key: init_params(build(config.model, shape), shape, shape, key), jax.random.key(0)
-  )
-  return jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), init)
+def variables(config=CONFIG, shape=SHAPE):
+  return jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), shapes(config, image_spec(shape)))
 
 
 def save_model(folder, config=CONFIG, **changes):
   meta = {"config": config.to_dict(), "image_shape": SHAPE, "input_shape": SHAPE, "step": 7} | changes
-  pretrained.save(folder, parameters(), meta)
+  pretrained.save(folder, variables(config), meta)
   return folder
 
 
@@ -442,9 +440,9 @@ def test_wrong_types_in_every_place_of_a_config():
         assert config.is_locked
 
 
-def test_wrong_types_in_every_place_of_a_model(tmp_path, model):
-  save_model(tmp_path)
-  whole = json.loads((model / "config.json").read_text())
+def test_wrong_types_in_every_place_of_a_model(tmp_path):
+  save_model(tmp_path, **describe_spec(image_spec(SHAPE)))
+  whole = json.loads((tmp_path / "config.json").read_text())
   others = ("data", "objective", "training", "evaluation")  # see above
   shown = [
     path for path in places(whole) if not (path[:1] == ("config",) and path[1:2] in [(o,) for o in others])

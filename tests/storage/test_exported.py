@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
+import vae_jax
 from vae_jax.config import base_config
 from vae_jax.errors import UserError
+from vae_jax.inference import export
 from vae_jax.storage import exported as pretrained
 
+ROOT = Path(__file__).parents[2]
 META = {
   "config": base_config().to_dict(),
   "image_shape": [4, 4, 1],
@@ -19,20 +24,26 @@ META = {
 }
 
 
-def params(seed=0):
+def variables(seed=0):
   random = np.random.default_rng(seed)
   return {
-    "trunk": {
-      "stem": {"kernel": random.normal(size=(3, 3, 1, 4)).astype(np.float32), "bias": np.zeros(4, "f4")}
+    "params": {
+      "trunk": {
+        "stem": {"kernel": random.normal(size=(3, 3, 1, 4)).astype(np.float32), "bias": np.zeros(4, "f4")}
+      },
+      "log_scale": np.float32(-3.25),
+      "empty": {"w": np.zeros((0, 3), np.float32)},
     },
-    "log_scale": np.float32(-3.25),
-    "empty": {"w": np.zeros((0, 3), np.float32)},
+    "codebook": {
+      "counts": random.integers(-(2**31), 2**31, size=5, dtype=np.int32),
+      "mean": np.ones(2, "f4"),
+    },
   }
 
 
 @pytest.fixture
 def folder(tmp_path):
-  pretrained.save(tmp_path / "m", params(), META)
+  pretrained.save(tmp_path / "m", variables(), META)
   return tmp_path / "m"
 
 
@@ -42,14 +53,19 @@ def refused(function, folder, match):
   assert "\n" not in str(error.value)
 
 
-def test_what_is_saved_is_read(folder):
-  read, meta = pretrained.read(folder)
-  assert jax.tree.structure(read) == jax.tree.structure(params())
-  for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(params()), strict=True):
-    assert a.shape == b.shape and a.dtype == np.float32
+def assert_same(read, written):
+  assert jax.tree.structure(read) == jax.tree.structure(written)
+  for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(written), strict=True):
+    assert a.shape == b.shape and a.dtype == b.dtype
     np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_saved_is_read(folder):
+  read, meta, below = pretrained.read(folder)
+  assert_same(read, variables())
+  assert below is None
   assert {name: meta[name] for name in META} == json.loads(json.dumps(META))
-  assert meta["format_version"] == 1 and pretrained.describe(folder) == meta
+  assert meta["format_version"] == 2 and pretrained.describe(folder) == meta
   assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
   assert pretrained.is_model(folder) and not pretrained.is_model(folder.parent)
   digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
@@ -60,31 +76,96 @@ def test_others_can_read_the_weights(folder):
   from safetensors.numpy import load_file
 
   flat = load_file(folder / "model.safetensors")
-  assert set(flat) == {"trunk/stem/kernel", "trunk/stem/bias", "log_scale", "empty/w"}
-  np.testing.assert_array_equal(flat["trunk/stem/kernel"], params()["trunk"]["stem"]["kernel"])
+  names = {"params/trunk/stem/kernel", "params/trunk/stem/bias", "params/log_scale", "params/empty/w"}
+  assert set(flat) == names | {"codebook/counts", "codebook/mean"}
+  np.testing.assert_array_equal(
+    flat["params/trunk/stem/kernel"], variables()["params"]["trunk"]["stem"]["kernel"]
+  )
 
 
 def test_saving_again_replaces_the_model_and_keeps_the_card(folder):
   (folder / "README.md").write_text("card")
-  pretrained.save(folder, params(1), META | {"step": 13})
-  read, meta = pretrained.read(folder)
+  pretrained.save(folder, variables(1), META | {"step": 13})
+  read, meta, _ = pretrained.read(folder)
   assert meta["step"] == 13 and (folder / "README.md").read_text() == "card"
-  np.testing.assert_array_equal(read["trunk"]["stem"]["kernel"], params(1)["trunk"]["stem"]["kernel"])
+  assert_same(read, variables(1))
 
 
-def test_weights_of_other_types_are_saved_as_float32(tmp_path):
-  tree = {"a": np.arange(3), "b": jax.numpy.ones((2, 3), jax.numpy.bfloat16).T}
+def test_weights_of_other_types_are_saved_as_float32_and_int32(tmp_path):
+  tree = {"params": {"a": np.arange(3), "b": jax.numpy.ones((2, 3), jax.numpy.bfloat16).T, "c": np.eye(2)}}
   pretrained.save(tmp_path, tree, META)
-  read, _ = pretrained.read(tmp_path)
-  assert read["a"].dtype == read["b"].dtype == np.float32
+  read = pretrained.read(tmp_path)[0]["params"]
+  assert (read["a"].dtype, read["b"].dtype, read["c"].dtype) == (np.int32, np.float32, np.float32)
   np.testing.assert_array_equal(read["a"], [0, 1, 2])
   assert read["b"].shape == (3, 2)
 
 
+def test_integers_that_int32_does_not_hold_are_refused(tmp_path):
+  with pytest.raises(ValueError, match=r"'rest/n' holds 2147483648, more than 32 bits"):
+    pretrained.save(tmp_path / "m", {"rest": {"n": np.array([2**31])}}, META)
+  assert not (tmp_path / "m").exists()
+
+
+# --- a first stage beside it ---
+
+
+def test_a_first_stage_is_kept_beside_the_model(tmp_path):
+  stage = META | {"step": 3}
+  pretrained.save(tmp_path, variables(), META, (variables(1), stage))
+  read, meta, below = pretrained.read(tmp_path)
+  assert_same(read, variables())
+  assert_same(below[0], variables(1))
+  assert below[1] == json.loads(json.dumps(stage)) == meta["first_stage"] and meta["step"] == 12
+  pretrained.save(tmp_path, variables(), META)
+  assert pretrained.read(tmp_path)[2] is None
+
+
+@pytest.mark.parametrize("kept", ["weights", "description"])
+def test_half_a_first_stage_is_refused(tmp_path, kept):
+  pretrained.save(tmp_path, variables(), META, (variables(1), META))
+  both = {path: path.read_bytes() for path in tmp_path.iterdir()}
+  pretrained.save(tmp_path, variables(), META)
+  alone = json.loads((tmp_path / "config.json").read_text())
+  if kept == "weights":  # of both, and the description of one
+    content = both[tmp_path / "model.safetensors"]
+    (tmp_path / "model.safetensors").write_bytes(content)
+    alone["sha256"] = hashlib.sha256(content).hexdigest()
+  else:
+    alone["first_stage"] = META
+  (tmp_path / "config.json").write_text(json.dumps(alone))
+  refused(pretrained.read, tmp_path, r"model\.safetensors: cannot be read \(.*first stage")
+
+
+# --- format 1: parameters alone ---
+
+OLD = sorted([ROOT / "tests" / "golden" / "export_v1", *(ROOT / "pretrained").glob("*")])
+
+
+@pytest.mark.parametrize("folder", OLD, ids=lambda folder: folder.name)
+def test_models_of_format_1_are_read(folder):
+  from safetensors.numpy import load_file
+
+  read, meta, below = pretrained.read(folder)
+  assert meta["format_version"] == 1 and below is None and list(read) == ["params"]
+  flat = load_file(folder / "model.safetensors")
+  found = flatten_dict(read["params"], sep="/")
+  assert set(found) == set(flat) and all(np.array_equal(found[name], flat[name]) for name in flat)
+  assert vae_jax.load(folder).step == meta["step"]
+
+
+def test_a_model_of_format_1_is_written_again_in_format_2(tmp_path):
+  old = vae_jax.load(ROOT / "tests" / "golden" / "export_v1")
+  export(old, tmp_path)
+  new = vae_jax.load(tmp_path)
+  assert pretrained.describe(tmp_path)["format_version"] == 2
+  assert (new.config, new.spec, new.step) == (old.config, old.spec, old.step)
+  assert_same(jax.device_get(new.variables), jax.device_get(old.variables))
+
+
 def test_arrays_that_do_not_lie_in_order_keep_their_values(tmp_path):
   kernel = np.arange(12, dtype=np.float32).reshape(3, 4)
-  pretrained.save(tmp_path, {"a": kernel.T, "b": kernel[:, ::2]}, META)
-  read, _ = pretrained.read(tmp_path)
+  pretrained.save(tmp_path, {"params": {"a": kernel.T, "b": kernel[:, ::2]}}, META)
+  read = pretrained.read(tmp_path)[0]["params"]
   np.testing.assert_array_equal(read["a"], kernel.T)
   np.testing.assert_array_equal(read["b"], kernel[:, ::2])
 
@@ -93,14 +174,14 @@ def test_names_are_those_of_folders_with_weights(tmp_path, monkeypatch):
   monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "models")
   assert pretrained.names() == []
   for name in ("b", "a"):
-    pretrained.save(tmp_path / "models" / name, params(), META)
+    pretrained.save(tmp_path / "models" / name, variables(), META)
   (tmp_path / "models" / "empty").mkdir()
   (tmp_path / "models" / "file").write_text("")
   assert pretrained.names() == ["a", "b"]
 
 
 def test_other_weights_are_refused(folder):
-  pretrained.save(folder.parent / "other", params(1), META)
+  pretrained.save(folder.parent / "other", variables(1), META)
   (folder / "model.safetensors").write_bytes((folder.parent / "other" / "model.safetensors").read_bytes())
   refused(pretrained.read, folder, r"model\.safetensors: does not match its checksum; fetch it again")
 
@@ -136,21 +217,21 @@ def test_a_description_that_is_none_is_refused(folder, text):
     refused(function, folder, r"config\.json: does not describe a model; fetch it again")
 
 
-@pytest.mark.parametrize("version", [2, "1", None])
+@pytest.mark.parametrize("version", [3, 0, "1", None, True])
 def test_a_newer_version_is_refused(folder, version):
   meta = json.loads((folder / "config.json").read_text()) | {"format_version": version}
   (folder / "config.json").write_text(json.dumps(meta))
-  refused(pretrained.read, folder, "has format .*, this vae_jax reads 1; update vae_jax")
+  refused(pretrained.read, folder, "has format .*, this vae_jax reads 1 to 2; update vae_jax")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot be written"):
-    pretrained.save(tmp_path / "file", params(), META)
+    pretrained.save(tmp_path / "file", variables(), META)
   assert (tmp_path / "file").read_text() == ""
 
 
 def test_numbers_that_json_lacks_write_nothing(tmp_path):
   with pytest.raises(ValueError, match="JSON"):
-    pretrained.save(tmp_path / "m", params(), META | {"step": float("nan")})
+    pretrained.save(tmp_path / "m", variables(), META | {"step": float("nan")})
   assert not (tmp_path / "m").exists()

@@ -1,102 +1,210 @@
-"""The losses of 20 steps are the same however they are run, for every family; order, flips and noise are random."""
+"""The losses of 20 steps are the same however they are run, for every family; order, flips and noise are random.
+
+A family is one line of `FAMILIES`: that it is in a name before the comma, and the config with which it is small.
+"""
 
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
 
 from vae_jax.config import apply_overrides, base_config, validate
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import make_prepare
-from vae_jax.models import build
-from vae_jax.objectives import make_objective
-from vae_jax.training import parallel, state, steps
-from vae_jax.training.adversarial import make_adversarial
+from vae_jax.errors import UserError
+from vae_jax.models import build, family
+from vae_jax.objectives import load_frozen, make_objective
+from vae_jax.training import assemble, parallel, state, steps
+from vae_jax.training.opponents import Opponent
 
 SHAPE, STEPS, BATCH = (8, 8, 1), 20, 16
 DEVICES = jax.devices("cpu")  # eight, see conftest
-IMAGES = np.random.default_rng(0).integers(0, 256, size=(40, *SHAPE), dtype=np.uint8)
-SMALL = "model.channels=4 model.blocks=1 model.latent_dim=2 model.hidden=16 model.dense=8 data.flip=true "
-NOISE = "data.degrade.name=gaussian_noise model.likelihood=laplace model.sigma=0.3"
+MLP = "model.hidden=16 model.latent_dim=2"
+CONV = "model.channels=4 model.dense=8 model.latent_dim=2 model.likelihood=gaussian"
+NOISE = "model.channels=4 data.degrade.name=gaussian_noise model.likelihood=laplace model.sigma=0.3"
+JUDGE = "objective.adversarial.weight=0.5 objective.adversarial.start=5 objective.adversarial.channels=4,8"
 FAMILIES = {
-  "mlp_vae": "data.binarize=dynamic objective.free_bits=0.1",
-  "conv_vae": "model.likelihood=gaussian objective.beta_schedule=linear objective.beta_steps=10",
-  "conv_vae, adversarial": "model.likelihood=gaussian objective.adversarial.weight=0.5 objective.adversarial.start=5 "
-  "objective.adversarial.channels=4,8",
-  "iwae": "objective.name=iwae objective.samples=3",
-  "restoration_vae": NOISE,
-  "transformation_net": f"{NOISE} model.latent_dim=0",
+  "mlp_vae": f"{MLP} data.binarize=dynamic objective.free_bits=0.1",
+  "mlp_vae, iwae": f"{MLP} objective.name=iwae objective.samples=3",
+  "mlp_vae, total correlation": f"{MLP} objective.total_correlation=2",
+  "mlp_vae, dip": f"{MLP} objective.dip=1",
+  "mlp_vae, mmd": f"{MLP} objective.mmd=5",
+  "mlp_vae, two opponents": f"{MLP} {JUDGE} training.adam_eps=1e-3",  # smaller ones blow up rounding
+  "conv_vae": f"{CONV} objective.beta_schedule=linear objective.beta_steps=10",
+  "conv_vae, adversarial": f"{CONV} {JUDGE}",
+  "restoration_vae": f"{NOISE} model.latent_dim=2",
+  "transformation_net": NOISE,
 }
-WAYS = {
+WAYS = {  # devices, way, fsdp, parts of a batch
   "jit on 2": (2, "jit", False, 1),
+  "jit on 8": (8, "jit", False, 1),
   "fsdp on 8": (8, "jit", True, 1),
+  "pmap on 2": (2, "pmap", False, 1),
   "pmap on 8": (8, "pmap", False, 1),
+  "4 parts": (1, "jit", False, 4),
   "pmap on 2, 4 parts": (2, "pmap", False, 4),
 }
+# That with an adversarial term holds the convolutional one too.
+SLOW = {"conv_vae"}
 
 
-def made(family, accumulate=1, axis_name=None):
-  """The training step, and what makes its first state."""
-  name = "mlp_vae" if family == "iwae" else family.split(",")[0]
-  words = f"model.name={name} {SMALL} {FAMILIES[family]} training.steps=100 training.learning_rate=1e-3"
-  config = apply_overrides(base_config(), words.split())
-  validate(config)
-  model, tx = build(config.model, SHAPE), state.make_optimizer(config.training)
-  adversarial = make_adversarial(config.objective.adversarial)
-  step = steps.make_train_step(
-    model,
-    make_objective(config.objective),
-    make_prepare(config.data, training=True),
-    tx,
-    state.make_learning_rate(config.training),
-    samples=config.objective.samples,
-    ema_decay=0.9,
-    root=jax.random.key(1),
-    adversarial=adversarial,
-    accumulate=accumulate,
-    axis_name=axis_name,
-  )
-  make = functools.partial(state.init_state, model, tx, SHAPE, SHAPE, ema=True, adversarial=adversarial)
-  return step, functools.partial(make, jax.random.key(0))
+class Judge(nn.Module):
+  """Tells two distributions of latents [b, d] apart: logits [b, 1]."""
+
+  @nn.compact
+  def __call__(self, z):
+    return nn.Dense(1)(nn.relu(nn.Dense(8)(z)))
+
+
+def permuted(output, batch, key, whole):
+  """As a FactorVAE's discriminator sees latents (Kim & Mnih 2018): each permuted over the whole batch, and as drawn."""
+  z = output.latents["z"]
+  shuffle = jax.vmap(jax.random.permutation, in_axes=(0, 1), out_axes=1)
+  return shuffle(jax.random.split(key, z.shape[1]), whole(z))[batch["place"]], z
+
+
+# Opponents of a case beside those of its config.
+BESIDE = {
+  "mlp_vae, two opponents": {
+    "independence": Opponent(Judge(), permuted, optax.scale_by_adam(b1=0.5, eps=1e-3), 1e-3, weight=3.0)
+  }
+}
 
 
 @functools.cache
-def losses(family, count=1, way="jit", fsdp=False, accumulate=1):
+def records(name):
+  """40 records with all fields that a family needs."""
+  random = np.random.default_rng(0)
+  fields = {
+    "image": random.integers(0, 256, size=(40, *SHAPE), dtype=np.uint8),
+    "label": random.integers(0, 4, size=40, dtype=np.int32),
+    "factors": random.normal(size=(40, 3)).astype(np.float32),
+    "text": random.integers(1, 9, size=(40, 5), dtype=np.int32),
+    "codes": random.integers(0, 4, size=(40, 4), dtype=np.int32),
+  }
+  return {field: fields[field] for field in sorted({"image"} | family(name).FAMILY.NEEDS)}
+
+
+def configured(case, *overrides):
+  name = case.split(",")[0]
+  words = f"{FAMILIES[case]} data.flip=true training.steps=100 training.learning_rate=1e-3".split()
+  return apply_overrides(base_config(name), [*words, *overrides])
+
+
+def made(case, accumulate=1, axis_name=None):
+  """The training step, and what makes its first state."""
+  config = configured(case, f"training.accumulate={accumulate}", f"training.batch_size={BATCH}")
+  validate(config)
+  prepare, frozen = make_prepare(config.data, training=True), load_frozen(config.objective)
+  spec = assemble.prepared_spec(prepare, records(config.model.name), frozen)
+  model, tx = build(config.model, spec), state.make_optimizer(config.training)
+  opponents = assemble.make_opponents(config, spec) | BESIDE.get(case, {})
+  step = steps.make_train_step(
+    model,
+    make_objective(config.objective, model.terms, 40),
+    prepare,
+    tx,
+    state.make_learning_rate(config.training),
+    samples=config.objective.get("samples", 1),
+    ema_decay=0.9,
+    root=jax.random.key(1),
+    opponents=opponents,
+    accumulate=accumulate,
+    axis_name=axis_name,
+  )
+  return step, functools.partial(state.init_state, model, tx, spec, jax.random.key(0), opponents=opponents)
+
+
+@functools.cache
+def curves(case, count=1, way="jit", fsdp=False, accumulate=1):
+  """Every loss of 20 steps, by name: the model's, and those of opponents."""
   placement = parallel.make_placement(BATCH, DEVICES[:count], way, fsdp)
-  step, make = made(family, accumulate, placement.axis_name)
-  first = make()
+  step, make = made(case, accumulate, placement.axis_name)
+  first, data = make(), records(case.split(",")[0])
   call = parallel.compile_train_call(steps.make_train_call(step), placement, first)
-  train_state, stored = jax.device_put(first, placement.state(first)), placement.put({"image": IMAGES})
-  index = pipeline.order(0, len(IMAGES), pipeline.positions(0, STEPS, BATCH))
-  curve = []
+  train_state, stored = jax.device_put(first, placement.state(first)), placement.put(data)
+  index = pipeline.order(0, 40, pipeline.positions(0, STEPS, BATCH))
+  rows = []
   for at in range(STEPS):
     batches = placement.put_batch({"index": index[at : at + 1]}, axis=1)
     train_state, metrics = call(train_state, stored, batches)
-    curve.append(metrics["loss"][0])
-  return np.asarray(jax.device_get(curve))
+    rows.append({name: x[0] for name, x in metrics.items() if name.endswith("loss")})
+  assert int(train_state.skipped) == 0
+  return {name: np.array([row[name] for row in jax.device_get(rows)]) for name in rows[0]}
 
 
-QUICK = "fsdp on 8"
+@functools.cache
+def is_of_the_whole_batch(case):
+  """Whether a term of the loss cannot be made of parts of a batch."""
+  try:
+    config = configured(case, "training.accumulate=4")
+    validate(config)
+    assemble.make_opponents(config, {})
+  except UserError as error:
+    assert "training.accumulate=4 must be 1 with" in str(error) and "\n" not in str(error)
+    return True
+  return bool(BESIDE.get(case))
 
 
-@pytest.mark.parametrize("way", [pytest.param(w, marks=() if w == QUICK else pytest.mark.slow) for w in WAYS])
-@pytest.mark.parametrize(
-  "family",  # that with an adversarial term holds the convolutional one too
-  [pytest.param(f, marks=pytest.mark.slow if f == "conv_vae" else ()) for f in FAMILIES],
-)
-def test_twenty_steps_have_the_same_losses(family, way):
-  if "adversarial" in family and WAYS[way][-1] > 1:
-    pytest.skip("refused by config.validate")
-  alone, other = losses(family), losses(family, *WAYS[way])
-  assert np.isfinite(alone).all() and np.std(alone) > 1e-3 * np.abs(alone.mean())
-  np.testing.assert_allclose(other, alone, rtol=1e-5)
+def quick(case):
+  """The way in which a case may differ most from one device, or the one that XLA has most to divide in."""
+  return "pmap on 8" if is_of_the_whole_batch(case) else "fsdp on 8"
+
+
+def cases():
+  for case in FAMILIES:
+    for way, (_, _, _, accumulate) in WAYS.items():
+      if accumulate == 1 or not is_of_the_whole_batch(case):
+        slow = case in SLOW or way != quick(case)
+        yield pytest.param(case, way, marks=pytest.mark.slow if slow else (), id=f"{case}: {way}")
+
+
+@pytest.mark.parametrize(("case", "way"), list(cases()))
+def test_twenty_steps_have_the_same_losses(case, way):
+  alone, other = curves(case), curves(case, *WAYS[way])
+  loss = alone["loss"]
+  assert np.isfinite(loss).all() and np.std(loss) > 1e-3 * np.abs(loss.mean())
+  assert alone.keys() == other.keys()
+  for name in alone:
+    np.testing.assert_allclose(other[name], alone[name], rtol=1e-5, err_msg=name)
+
+
+def test_terms_over_the_whole_batch_and_opponents_refuse_parts():
+  found = {case for case in FAMILIES if is_of_the_whole_batch(case)}
+  assert found >= {f"mlp_vae, {term}" for term in ("total correlation", "dip", "mmd", "two opponents")}
+  assert "conv_vae, adversarial" in found and not found & {"mlp_vae", "mlp_vae, iwae", "conv_vae"}
+
+
+def test_two_opponents_learn_and_count_in_the_loss():
+  found = curves("mlp_vae, two opponents")
+  assert {"adversarial_discriminator_loss", "independence_discriminator_loss"} < found.keys()
+  assert all(np.ptp(curve) > 1e-3 for curve in found.values())
+
+
+def test_permuted_latents_are_those_of_the_whole_batch(key):
+  """What a part of the batch sees for real: its rows of the permuted whole, each latent permuted by itself."""
+  from vae_jax.models.contract import Output
+
+  z = np.random.default_rng(0).normal(size=(BATCH, 3)).astype(np.float32)
+  seen = []
+  for rows in (slice(0, BATCH), slice(4, 8)):
+    batch = {"place": jnp.arange(BATCH)[rows]}
+    seen.append(permuted(Output({}, latents={"z": z[rows]}), batch, key, lambda x: jnp.asarray(z)))
+  (real, fake), (part, same) = seen
+  np.testing.assert_array_equal(np.sort(real, 0), np.sort(z, 0))
+  assert len({tuple(np.argsort(column)) for column in real.T - 0}) == 3
+  np.testing.assert_array_equal(part, real[4:8])
+  np.testing.assert_array_equal(fake[4:8], same)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("family", ["conv_vae, adversarial", "restoration_vae", "transformation_net"])
-def test_steps_have_no_convolution_that_is_slow_in_loops_on_cpus(family, accumulate):
-  step, make = made(family, accumulate=1 if "adversarial" in family else accumulate)
+@pytest.mark.parametrize("case", ["conv_vae, adversarial", "restoration_vae", "transformation_net"])
+def test_steps_have_no_convolution_that_is_slow_in_loops_on_cpus(case, accumulate):
+  step, make = made(case, accumulate=1 if is_of_the_whole_batch(case) else accumulate)
   images = np.zeros((2, BATCH, *SHAPE), np.uint8)
   program = jax.jit(steps.make_train_call(step)).lower(jax.eval_shape(make), {}, {"image": images})
   found = [line for line in program.as_text().splitlines() if "stablehlo.convolution(" in line]

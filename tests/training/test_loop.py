@@ -21,11 +21,12 @@ from vae_jax.errors import UserError
 from vae_jax.inference import load
 from vae_jax.models import build
 from vae_jax.storage.checkpoints import Checkpoints
-from vae_jax.training import loop, state, steps
+from vae_jax.training import assemble, loop, scoring, state, steps
 from vae_jax.training.loop import calls, train
 from vae_jax.training.parallel import make_placement
 from vae_jax.training.stopping import Stopped
 from vae_jax.training.writers import Writers
+from vae_jax.types import NO_FROZEN, image_spec
 
 STEPS = 12
 TINY = [
@@ -58,7 +59,10 @@ def data(tmp_path_factory):
 
 
 def tiny(data, *overrides):
-  return apply_overrides(base_config(), [*TINY, f"data.dir={data}", *overrides])
+  """`TINY` on these data; of another family without model.hidden, which only mlp_vae has."""
+  other = any(word.startswith("model.name=") for word in overrides)
+  words = [word for word in TINY if not (other and word.startswith("model.hidden="))]
+  return apply_overrides(base_config(), [*words, f"data.dir={data}", *overrides])
 
 
 def rows(workdir, seconds=False):
@@ -96,8 +100,8 @@ def run(data, tmp_path_factory):
     return wrapper
 
   with pytest.MonkeyPatch.context() as patch:
-    for name in ("make_train_call", "make_eval_step"):
-      patch.setattr(steps, name, counting(getattr(steps, name), name))
+    for module, name in (steps, "make_train_call"), (scoring, "make_eval_step"):
+      patch.setattr(module, name, counting(getattr(module, name), name))
     state = train(tiny(data), workdir)
   return workdir, state, traced
 
@@ -127,7 +131,7 @@ def test_dispatches_are_as_long_as_allowed():
 def test_dispatches_follow_the_order_of_the_data(data, resident_mb):
   """Batches of 8 from 20 records, from step 1 on: with the records of step 0, each epoch has every record once."""
   config = tiny(data, f"data.resident_mb={resident_mb}")
-  split = loop.open_split(config.data, "train")
+  split = assemble.open_split(config.data, "train")
   assert (split.arrays is None) == (resident_mb == 0)
   placement = make_placement(8)
   got = list(loop.train_batches(config, split, 1, [1, 2, 1], placement))
@@ -470,7 +474,11 @@ def test_a_restoration_run(tmp_path, size, latents):
   training, validation = rows(tmp_path / "run")
   assert {"restoration", "weighted_restoration"} <= set(training) if latents else training["rate"] == 0
   assert validation["psnr"] > 0 and validation["active_units"] <= 2 * latents
-  for name in ("reconstructions", "samples"):
+  shown = (
+    ("reconstructions", "samples") if latents else ("reconstructions",)
+  )  # without latents nothing is drawn
+  assert {p.name for p in (tmp_path / "run" / "images").iterdir()} == {f"{n}_0000002.png" for n in shown}
+  for name in shown:
     with Image.open(tmp_path / "run" / "images" / f"{name}_0000002.png") as picture:
       assert picture.mode == "RGB" and np.asarray(picture).std() > 0
 
@@ -503,14 +511,14 @@ def test_a_batch_that_is_not_a_number_is_given_up_before_any_checkpoint(data, tm
   def make_prepare(config, training):
     prepare = original(config, training)
 
-    def spoiled(keys, batch):
-      batch = prepare(keys, batch)
+    def spoiled(keys, batch, frozen=NO_FROZEN):
+      batch = prepare(keys, batch, frozen)
       return {**batch, "image": batch["image"] * np.nan} if training else batch
 
     return spoiled
 
-  original = loop.make_prepare
-  monkeypatch.setattr(loop, "make_prepare", make_prepare)
+  original = assemble.make_prepare
+  monkeypatch.setattr(assemble, "make_prepare", make_prepare)
   config = tiny(data, "training.max_skipped=2")
   for _ in range(2):  # a second start finds a workdir without a checkpoint
     with pytest.raises(
@@ -531,12 +539,12 @@ def test_a_checkpoint_keeps_a_bad_step_since_the_last_row(data, tmp_path, monkey
   values = [{"loss": np.array([1.5, np.nan, 0.1], np.float32)}, {"loss": np.array([-np.inf], np.float32)}]
   stored = json.loads(json.dumps(loop._packed(values), allow_nan=False))
   np.testing.assert_array_equal(
-    loop._unpacked(stored)[0]["loss"], np.concatenate([v["loss"] for v in values])
+    assemble._unpacked(stored)[0]["loss"], np.concatenate([v["loss"] for v in values])
   )
-  assert loop._unpacked(loop._packed([])) == []
+  assert assemble._unpacked(loop._packed([])) == []
   for bad in ({"loss": ["x"]}, ["loss"], {"loss": {}}):
     with pytest.raises(UserError, match="holds no numbers; delete"):
-      loop._unpacked(bad)
+      assemble._unpacked(bad)
 
 
 def test_a_workdir_that_lost_its_config_is_compared_by_its_checkpoint(run, data, tmp_path):
@@ -551,15 +559,15 @@ def test_a_single_bad_step_is_skipped_and_the_run_goes_on(data, tmp_path, monkey
   def make_prepare(config, training):
     prepare = original(config, training)
 
-    def spoiled(keys, batch):  # where image 7 is in the batch
+    def spoiled(keys, batch, frozen=NO_FROZEN):  # where image 7 is in the batch
       bad = jnp.where((batch["index"] == 7).any(), jnp.nan, 1.0) if training else 1.0
-      batch = prepare(keys, batch)
+      batch = prepare(keys, batch, frozen)
       return {**batch, "image": batch["image"] * bad}
 
     return spoiled
 
-  original = loop.make_prepare
-  monkeypatch.setattr(loop, "make_prepare", make_prepare)
+  original = assemble.make_prepare
+  monkeypatch.setattr(assemble, "make_prepare", make_prepare)
   state = train(tiny(data), tmp_path)
   times = int((order(0, 20, np.arange(8 * STEPS)).reshape(STEPS, 8) == 7).any(axis=1).sum())
   assert 0 < times < STEPS and int(state.skipped) == times and int(state.step) == STEPS
@@ -593,7 +601,7 @@ def test_posterior_collapse_is_told_with_its_remedy(data, tmp_path, capsys):
   train(tiny(data, "objective.beta=1000", "training.learning_rate=0.1", *ramp), tmp_path)
   said = [line for line in capsys.readouterr().err.splitlines() if "collapse" in line]
   assert len(said) == 1 and "at step 6: 0 of 3 latent units" in said[0] and "free_bits" in said[0]
-  model = build(base_config().model, (5, 4, 1))
+  model = build(base_config().model, image_spec((5, 4, 1)))
   quiet = base_config().objective
   assert loop._collapse(model.units, model, 10, quiet) is None and loop._collapse(0, model, 10, quiet)
   quiet.beta_steps = 11
@@ -650,7 +658,7 @@ def test_colour_images_of_odd_size(tmp_path, overrides):
 def test_without_a_moving_average_the_parameters_are_scored_and_loaded(data, tmp_path):
   config = tiny(data, "training.steps=4", "training.ema_decay=0")
   trained = train(config, tmp_path / "run")
-  assert trained.ema is None and same(trained.averaged, trained.params)
+  assert trained.ema is None and same(trained.averaged, trained.variables)
   assert same(load(tmp_path / "run").params, trained.params)
   assert same(train(config, tmp_path / "run"), trained)  # restored
 
@@ -685,10 +693,9 @@ def test_a_perceptual_loss_keeps_its_network_out_of_the_state_and_the_checkpoint
   config = tiny(tmp_path / "data", *overrides)
   trained = train(config, tmp_path / "run")
   plain = state.init_state(
-    build(config.model, (16, 16, 3)),
+    build(config.model, image_spec((16, 16, 3))),
     state.make_optimizer(config.training),
-    (16, 16, 3),
-    (16, 16, 3),
+    image_spec((16, 16, 3)),
     jax.random.key(0),
   )
   assert jax.tree.structure(trained) == jax.tree.structure(plain)
@@ -787,3 +794,12 @@ def test_a_grid_shows_no_padding(tmp_path):
     4 * math.ceil(400 / (3 * 4)) + 2
   )  # pixels of a column: an image of width 4, enlarged, and its margin
   assert 3 * cells < shown.shape[1] < 3 * cells + 150
+
+
+@pytest.mark.parametrize(
+  ("waited", "seconds", "told"), [(50.0, 59.0, ""), (2.0, 60.0, ""), (6.0, 60.0, "10% of the time went by")]
+)
+def test_slow_data_are_told_of_runs_that_are_long_enough(capsys, waited, seconds, told):
+  loop._tell_waiting(waited, seconds)
+  out = capsys.readouterr().out
+  assert out.startswith(told) and bool(out) == bool(told)

@@ -1,12 +1,11 @@
 """One program over many devices: the same numbers on one device and on eight."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from families import filled
 
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.data.prepare import make_prepare
@@ -14,6 +13,8 @@ from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.objectives import make_objective
 from vae_jax.training import parallel, state, steps
+from vae_jax.training.scoring import make_eval_step
+from vae_jax.types import image_spec
 
 SHAPE, STEPS, BATCH = (5, 4, 1), 2, 16
 DEVICES = jax.devices("cpu")  # eight, see conftest
@@ -21,18 +22,14 @@ IMAGES = np.random.default_rng(0).integers(0, 256, size=(40, *SHAPE), dtype=np.u
 
 
 def setup(family):
-  sizes = ["model.hidden=8", "model.channels=4", "model.blocks=0", "model.dense=8", "model.latent_dim=2"]
-  random = ["data.binarize=dynamic", "data.flip=true"]
-  config = apply_overrides(base_config(), [f"model.name={family}", *sizes, *random])
-  return build(config.model, SHAPE), make_objective(config.objective), config.data
+  given = ["model.hidden=8", "model.latent_dim=2", "data.binarize=dynamic", "data.flip=true"]
+  config = apply_overrides(base_config(family), given)
+  model = build(config.model, image_spec(SHAPE))
+  return model, make_objective(config.objective, model.terms), config.data
 
 
 def parameters(model):
-  """Normal values in the model's shapes: initialisers take long to compile."""
-  init = functools.partial(state.init_params, model, SHAPE, SHAPE)
-  leaves, tree = jax.tree.flatten(jax.eval_shape(init, jax.random.key(0)))
-  random = np.random.default_rng(0)
-  return jax.tree.unflatten(tree, [(0.3 * random.normal(size=x.shape)).astype(np.float32) for x in leaves])
+  return filled(model, image_spec(SHAPE))
 
 
 def norm(tree):
@@ -112,16 +109,16 @@ def test_large_arrays_are_divided_and_small_ones_are_not():
 
 def test_scores_are_the_same_on_one_device_and_on_eight():
   model, _, data = setup("mlp_vae")
-  step = steps.make_eval_step(
+  step = make_eval_step(
     model, make_prepare(data, training=False), root=jax.random.key(0), iwae_samples=2, chunk=2
   )
   batch = {"image": IMAGES[:8], "index": np.arange(8, dtype=np.int32), "mask": np.ones(8, bool)}
   scores = []
-  params = parameters(model)
+  variables = {"params": parameters(model)}
   for devices, way in ((DEVICES[:1], "jit"), (DEVICES, "jit"), (DEVICES, "pmap")):
     placement = parallel.make_placement(8, devices, way)
     call = parallel.compile_eval_step(step, placement)
-    got = call(placement.put(params), placement.put_batch(batch))
+    got = call(placement.put(variables), placement.put_batch(batch))
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(got))
     scores.append(jax.device_get(got))
   for other in scores[1:]:

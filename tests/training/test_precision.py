@@ -28,10 +28,11 @@ def data(tmp_path_factory):
 )
 def test_bfloat16_ends_at_the_score_of_float32(data, tmp_path, family, steps):
   scores = {}
+  sizes = "model.hidden=32" if family == "mlp_vae" else "model.channels=8 model.dense=32"
   for dtype in ("float32", "bfloat16"):
     words = (
-      f"data.name=npz data.dir={data} model.name={family} model.hidden=32 model.channels=8 model.dense=32 "
-      f"model.latent_dim=4 model.likelihood=laplace training.steps={steps} training.batch_size=32 "
+      f"data.name=npz data.dir={data} model.name={family} {sizes} model.latent_dim=4 "
+      f"model.likelihood=laplace training.steps={steps} training.batch_size=32 "
       f"training.learning_rate=3e-3 training.log_every={steps} training.eval_every={steps} "
       f"training.checkpoint_every={steps} evaluation.batch_size=64 evaluation.pictures=2 training.dtype={dtype}"
     )

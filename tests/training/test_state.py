@@ -12,8 +12,10 @@ import pytest
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.models import build
+from vae_jax.models.contract import Family, Output
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import state
+from vae_jax.types import image_spec
 
 
 def training(*overrides):
@@ -88,11 +90,12 @@ def test_the_first_state():
   config = apply_overrides(
     base_config(), ["model.hidden=4", "model.latent_dim=2", "model.likelihood=gaussian"]
   )
-  model, tx = build(config.model, (4, 4, 1)), optax.scale_by_adam()
+  spec = image_spec((4, 4, 1), (2, 2, 1))
+  model, tx = build(config.model, spec), optax.scale_by_adam()
 
   @jax.jit
   def init(key):
-    return state.init_state(model, tx, (4, 4, 1), (2, 2, 1), key)
+    return state.init_state(model, tx, spec, key)
 
   first, again, other = init(jax.random.key(0)), init(jax.random.key(0)), init(jax.random.key(1))
   jax.tree.map(np.testing.assert_array_equal, first.params, first.ema)
@@ -102,17 +105,25 @@ def test_the_first_state():
   assert not np.array_equal(kernel, other.params["encoder"]["Dense_0"]["kernel"])
   for counter in (first.step, first.skipped, first.skipped_in_a_row):
     assert counter.dtype == jnp.int32 and counter == 0
+  assert first.rest == first.opponents == {}
+  assert first.variables == {"params": first.params} and first.averaged == {"params": first.ema}
 
 
 def test_a_first_state_made_outside_jit_can_be_donated():
-  class Fresh:
-    def init(self, *args):
-      return {"params": {"w": jnp.ones(3)}}
+  class Fresh(Family):
+    def setup(self):
+      self.w = self.param("w", lambda key: jnp.ones(3))
+      self.mean = self.variable("stats", "mean", lambda: jnp.zeros(2))
 
-  first = state.init_state(Fresh(), optax.scale_by_adam(), (2, 2, 1), (2, 2, 1), jax.random.key(0))
+    def __call__(self, batch, keys, mode):
+      return Output({})
+
+  first = state.init_state(Fresh(), optax.scale_by_adam(), image_spec((2, 2, 1)), jax.random.key(0))
   buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(first)]
   assert len(set(buffers)) == len(buffers)  # one buffer is donated only once
   np.testing.assert_array_equal(first.ema["w"], np.ones(3))
+  assert first.variables == {"params": first.params, "stats": first.rest["stats"]}
+  assert first.averaged == {"params": first.ema, "stats": first.rest["stats"]}
 
 
 # --- parameters of another run ---
@@ -121,10 +132,9 @@ def test_a_first_state_made_outside_jit_can_be_donated():
 def start(tmp_path, saved, hidden=4, ema=True, **shapes):
   """A fresh state, and what `start_from` makes of it from a run that saved `saved(params)`."""
   config = apply_overrides(base_config(), [f"model.hidden={hidden}", "model.latent_dim=2"])
-  model, tx = build(config.model, (4, 4, 1)), optax.scale_by_adam()
-  fresh = jax.jit(lambda key: state.init_state(model, tx, (4, 4, 1), (4, 4, 1), key, ema=ema))(
-    jax.random.key(0)
-  )
+  spec = image_spec((4, 4, 1))
+  model, tx = build(config.model, spec), optax.scale_by_adam()
+  fresh = jax.jit(lambda key: state.init_state(model, tx, spec, key, ema=ema))(jax.random.key(0))
   with Checkpoints(tmp_path / "checkpoints") as store:
     store.save(3, saved(fresh), meta={}, score=None)
   return fresh, state.start_from(fresh, Checkpoints(tmp_path / "checkpoints"))

@@ -8,21 +8,24 @@ import numpy as np
 import optax
 import pytest
 import scipy.special
+from families import filled, mode
 
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.data.prepare import make_prepare
 from vae_jax.models import build
-from vae_jax.objectives import make_objective
+from vae_jax.models.contract import Family, Output
+from vae_jax.objectives import Objective, make_objective
 from vae_jax.training import state, steps
-from vae_jax.types import VAEOutput
+from vae_jax.training.scoring import make_eval_step
+from vae_jax.types import image_spec
 
 SHAPE = (4, 4, 1)
 CONFIG = apply_overrides(
   base_config(), ["model.hidden=8", "model.latent_dim=2", "data.binarize=dynamic", "training.adam_eps=1e-3"]
 )
-MODEL = build(CONFIG.model, SHAPE)
+MODEL = build(CONFIG.model, image_spec(SHAPE))
 PREPARE = make_prepare(CONFIG.data, training=True)
-OBJECTIVE = make_objective(CONFIG.objective)
+OBJECTIVE = make_objective(CONFIG.objective, MODEL.terms)
 RATE = state.make_learning_rate(CONFIG.training)
 ROOT = jax.random.key(5)
 
@@ -33,13 +36,12 @@ def pixels(seed, *leading):
 
 @functools.cache
 def parameters():
-  """Normal values in the model's shapes: initialisers take long to compile."""
-  init = functools.partial(state.init_params, MODEL, SHAPE, SHAPE)
-  leaves, tree = jax.tree.flatten(jax.eval_shape(init, jax.random.key(0)))
-  random = np.random.default_rng(0)
-  return jax.tree.unflatten(
-    tree, [jnp.asarray(0.3 * random.normal(size=x.shape), jnp.float32) for x in leaves]
-  )
+  return jax.tree.map(jnp.asarray, filled(MODEL, image_spec(SHAPE)))
+
+
+def untouched(keys, batch, frozen):
+  """A preparation that leaves the batch as it is."""
+  return batch
 
 
 def start(params, tx):
@@ -112,7 +114,7 @@ def test_a_stored_split_is_gathered_by_index():
   call = jax.jit(steps.make_train_call(lambda s, batch, frozen: (s, batch)))
   stored = {"image": pixels(0, 10), "label": np.arange(10, dtype=np.int32)}
   index = np.array([[3, 9], [0, 3]], np.int32)
-  _, got = call(jnp.zeros(()), stored, {"index": index})
+  _, got = call(state.TrainState(*[jnp.zeros(())] * 6), stored, {"index": index})
   np.testing.assert_array_equal(got["image"], stored["image"][index])
   np.testing.assert_array_equal(got["label"], index)
   np.testing.assert_array_equal(got["index"], index)
@@ -121,14 +123,16 @@ def test_a_stored_split_is_gathered_by_index():
 # --- the training step, on a model whose gradient is known ---
 
 
-class Toy:
+class Toy(Family):
   """distortion_i = sum_pixels (w - x_i)^2, rate_i = 0."""
 
-  def apply(self, variables, image, keys, degraded, samples):
-    del degraded
-    distortion = jnp.square(variables["params"]["w"] - image).sum((1, 2, 3))
-    zero = jnp.zeros((keys.shape[0], 1))
-    return VAEOutput(distortion[None], zero, -distortion[None], zero, zero, image)
+  def setup(self):
+    self.w = self.param("w", lambda key: jnp.full((1, 1, 1, 1), 0.5))
+
+  def __call__(self, batch, keys, mode):
+    image, zero = jnp.asarray(batch["image"]), jnp.zeros((keys.shape[0], 1))
+    distortion = jnp.square(self.w - image).sum((1, 2, 3))
+    return Output({"distortion": distortion, "rate": zero[:, 0]}, image, zero, zero, -distortion[None])
 
 
 def toy_step(objective=OBJECTIVE, ema_decay=0.999, tx=None):
@@ -136,7 +140,7 @@ def toy_step(objective=OBJECTIVE, ema_decay=0.999, tx=None):
   step = steps.make_train_step(
     Toy(),
     objective,
-    lambda keys, batch: batch,
+    untouched,
     tx,
     lambda step: 0.01 * (step + 1),
     samples=1,
@@ -168,19 +172,17 @@ def test_the_step_moves_against_the_mean_gradient_and_the_average_follows(ema_de
     np.testing.assert_allclose(here.ema["w"].item(), ema, rtol=1e-5)
 
 
-def sqrt_at_zero(output, step, image=None, perceptual=None):
-  """A loss that is finite where its gradient is not."""
-  loss = jnp.sqrt(0.0 * output.distortion[0])
-  return loss, {}
+# A loss that is finite where its gradient is not.
+SQRT_AT_ZERO = Objective({"distortion": 1.0}, bound=lambda output: jnp.sqrt(0.0 * output.terms["distortion"]))
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(bad):
-  objective = sqrt_at_zero if bad == "gradient" else OBJECTIVE
+  objective = SQRT_AT_ZERO if bad == "gradient" else OBJECTIVE
   here, step = toy_step(objective, tx=optax.scale_by_adam())
   batch = toy_images(0)
   if bad != "gradient":
-    here, _ = step(here, batch)  # so that the optimiser's state is not zero
+    here, _ = step(here, toy_images(0))  # so that the optimiser's state is not zero
     batch["image"][1, 2, 3, 0] = float(bad)
   before = int(here.step)
   for i in (1, 2):
@@ -204,7 +206,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(bad):
 
 def evaluator(samples, chunk):
   prepare = make_prepare(CONFIG.data, training=False)
-  return jax.jit(steps.make_eval_step(MODEL, prepare, root=ROOT, iwae_samples=samples, chunk=chunk))
+  return jax.jit(make_eval_step(MODEL, prepare, root=ROOT, iwae_samples=samples, chunk=chunk))
 
 
 def test_scores_do_not_depend_on_the_batch_size_and_padding():
@@ -215,12 +217,15 @@ def test_scores_do_not_depend_on_the_batch_size_and_padding():
       index = np.arange(begin, begin + size)
       mask, index = index < 10, np.minimum(index, 9)
       batch = {"image": images[index], "index": index.astype(np.int32), "mask": mask}
-      scores = step(parameters(), batch)
+      scores = step({"params": parameters()}, batch)
       np.testing.assert_array_equal(scores.pop("mask"), mask)
+      latents = scores.pop("latents")
+      assert set(latents) == {"mean"}
+      scores["mean"] = latents["mean"]
       assert {v.dtype for v in scores.values()} == {np.dtype(np.float32)}
       parts.append({name: np.asarray(v)[mask] for name, v in scores.items()})
     tables.append(jax.tree.map(lambda *x: np.concatenate(x), *parts))
-  assert set(tables[0]) == {"distortion", "rate", "neg_elbo", "mse", "psnr", "posterior_mean", "iwae_nll"}
+  assert set(tables[0]) == {"distortion", "rate", "neg_elbo", "mse", "psnr", "mean", "iwae_nll"}
   assert_close(*tables, rtol=1e-5, atol=1e-6)
 
 
@@ -228,7 +233,7 @@ def test_scores_against_float64_for_the_same_draws():
   """12 importance samples in two blocks of 5 and one of 2; draw 0 is that of the other scores."""
   index = np.array([4, 0, 17], np.int32)
   image, params = pixels(2, 3), parameters()
-  got = evaluator(12, 5)(params, {"image": image, "index": index})
+  got = evaluator(12, 5)({"params": params}, {"image": image, "index": index})
   prepared = PREPARE(steps.example_keys(ROOT, steps.PREPARE_STREAM, jnp.asarray(index)), {"image": image})[
     "image"
   ]
@@ -237,7 +242,7 @@ def test_scores_against_float64_for_the_same_draws():
   @functools.partial(jax.jit, static_argnums=1)
   def score(draw, samples):
     drawn = jax.vmap(lambda key: jax.random.fold_in(key, draw))(keys)
-    return MODEL.apply({"params": params}, prepared, drawn, samples=samples)
+    return MODEL.apply({"params": params}, {"image": prepared}, drawn, mode(samples))
 
   weights = np.concatenate([score(1 + i, n).log_weight for i, n in enumerate([5, 5, 2])]).astype(np.float64)
   assert weights.shape == (12, 3) and len(np.unique(weights)) == 36
@@ -246,22 +251,23 @@ def test_scores_against_float64_for_the_same_draws():
 
   output = score(0, 1)
   error = ((np.asarray(output.reconstruction, np.float64) - prepared) ** 2).mean((1, 2, 3))
-  np.testing.assert_allclose(got["distortion"], output.distortion[0], rtol=1e-6)
-  np.testing.assert_allclose(got["rate"], output.rate[:, 0], rtol=1e-6)
-  np.testing.assert_allclose(got["neg_elbo"], output.distortion[0] + output.rate[:, 0], rtol=1e-6)
+  distortion, rate = output.terms["distortion"], output.terms["rate"]
+  np.testing.assert_allclose(got["distortion"], distortion, rtol=1e-6)
+  np.testing.assert_allclose(got["rate"], rate, rtol=1e-6)
+  np.testing.assert_allclose(got["neg_elbo"], distortion + rate, rtol=1e-6)
   np.testing.assert_allclose(got["mse"], error, rtol=1e-5)
   np.testing.assert_allclose(got["psnr"], -10 * np.log10(error), rtol=1e-5)
-  np.testing.assert_allclose(got["posterior_mean"], output.posterior_mean, rtol=1e-6)
+  np.testing.assert_allclose(got["latents"]["mean"], output.latents["mean"], rtol=1e-6)
 
 
 def test_the_importance_bound_is_tighter_on_average():
   batch = {"image": pixels(3, 200), "index": np.arange(200, dtype=np.int32)}
-  scores = evaluator(20, 50)(parameters(), batch)
+  scores = evaluator(20, 50)({"params": parameters()}, batch)
   gain = np.asarray(scores["neg_elbo"] - scores["iwae_nll"], np.float64)
   assert gain.mean() > 3 * gain.std() / np.sqrt(200)
 
 
 def test_without_importance_samples_there_is_no_bound():
   batch = {"image": jnp.zeros((2, *SHAPE), jnp.uint8), "index": jnp.arange(2)}
-  step = steps.make_eval_step(MODEL, make_prepare(CONFIG.data, training=False), root=ROOT)
-  assert "iwae_nll" not in jax.eval_shape(step, parameters(), batch)
+  step = make_eval_step(MODEL, make_prepare(CONFIG.data, training=False), root=ROOT)
+  assert "iwae_nll" not in jax.eval_shape(step, {"params": parameters()}, batch)

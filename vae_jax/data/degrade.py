@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.config import KEYS
+from vae_jax.config.sections import DATA
 from vae_jax.errors import UserError, nearest
 from vae_jax.types import Array, ArrayLike, Key
 
@@ -228,7 +228,7 @@ def degraded_shape(config_degrade: Mapping[str, Any], shape: tuple[int, int, int
 
 def _checked(name: str, value: Any) -> Any:
   """`value` in the type of `data.degrade.<name>`; UserError where it breaks that key's rule."""
-  default, _, rule = KEYS[f"data.degrade.{name}"]
+  default, _, rule = DATA[f"data.degrade.{name}"]
   whole = isinstance(default, int)
   fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
   if rule is None or not fits or not rule.holds(value):

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax.errors import UserError
-from vae_jax.types import Batch
+from vae_jax.types import FIELD_TYPES, Batch
 
 TOGETHER = 8  # records that a thread reads at once: one at a time takes 0.4 ms more for each
 
@@ -169,6 +169,26 @@ class First:
     return {name: values[: self._limit] for name, values in self._source.load_all().items()}
 
 
+class Chosen:
+  """Some records of a source, by index."""
+
+  def __init__(self, source: Source, indices: Sequence[int]):
+    self._source, self._indices = source, list(indices)
+    self.name, self.uniform_shape = source.name, source.uniform_shape
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: int) -> Record:
+    return self._source[self._indices[index]]
+
+  def read(self, indices: Sequence[int]) -> Iterator[Record]:
+    return self._source.read([self._indices[index] for index in indices])
+
+  def load_all(self) -> dict[str, np.ndarray]:
+    return {name: values[self._indices] for name, values in self._source.load_all().items()}
+
+
 def resident(data: ConfigDict, source: Source) -> dict[str, np.ndarray] | None:
   """The split as arrays ("image" uint8 [n, h, w, c], ...) if it needs no fitting and is small enough, else None."""
   shape = source.uniform_shape
@@ -180,18 +200,30 @@ def resident(data: ConfigDict, source: Source) -> dict[str, np.ndarray] | None:
   return arrays if arrays["image"].shape[1:] == shape else None
 
 
+def check_labels(labels: np.ndarray, classes: int, name: str, trained: bool = False) -> None:
+  """Raises UserError where a label is not one of 0 .. classes - 1. name: the data set; trained: classes are fixed."""
+  if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+    remedy = f"set model.classes={max(int(labels.max()) + 1, 1)}"
+    remedy += ", and number the labels from 0" if labels.min() < 0 else ""
+    raise UserError(
+      f"data.name={name}: labels go from {labels.min()} to {labels.max()}, and model.classes={classes} knows 0 to "
+      f"{classes - 1}; {'give data with the labels of the training' if trained else remedy}"
+    )
+
+
 def _stack(records: list[Record], index: np.ndarray, mask: np.ndarray | None = None) -> Batch:
   batch: dict[str, np.ndarray] = {"index": index.astype(np.int32)}
-  for name in ("image", "degraded"):
-    if name in records[0]:
-      shapes = sorted({r[name].shape for r in records})
-      if len(shapes) > 1:
-        raise UserError(
-          f"{name}s of {shapes[0]} and {shapes[1]} in one batch; set data.size and data.channels"
-        )
-      batch[name] = np.stack([r[name] for r in records])
-  if "label" in records[0]:
-    batch["label"] = np.array([r["label"] for r in records], np.int32)
+  for name in (field for field in records[0] if field != "index"):
+    if name not in FIELD_TYPES:
+      raise UserError(
+        f"records have the field {name!r}, which is none of {', '.join(FIELD_TYPES)}; leave it out"
+      )
+    values: list[np.ndarray] = [np.asarray(record[name], FIELD_TYPES[name]) for record in records]
+    shapes = sorted({value.shape for value in values})
+    if len(shapes) > 1:
+      remedy = "set data.size and data.channels" if name in ("image", "degraded") else "give all one shape"
+      raise UserError(f"{name}s of {shapes[0]} and {shapes[1]} in one batch; {remedy}")
+    batch[name] = np.stack(values)
   if mask is not None:
     batch["mask"] = mask
   return batch  # type: ignore[return-value]

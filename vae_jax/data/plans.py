@@ -381,7 +381,7 @@ def _files(chosen: Sequence[tuple[Record, Seen]]) -> Split:
 def too_many(skipped: Sequence[str], max_bad: int) -> UserError:
   named = "; ".join(skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
   return UserError(
-    f"more than data.max_bad={max_bad} images cannot be decoded: {named}; mend them or raise data.max_bad"
+    f"more than data.max_bad={max_bad} images cannot be decoded: {named}; fix them or raise data.max_bad"
   )
 
 
@@ -420,7 +420,7 @@ def state(data: ConfigDict) -> dict[str, str]:
 
 
 def digest(data: ConfigDict, files: dict[str, str]) -> str:
-  """Of the path of the data set, and of its `state`."""
+  """Digest of the path of the data set and of its `state`."""
   folder = str(_folder(data).resolve())
   words = [folder, data.low, data.high] if data.name == "paired_folder" else [folder]
   total = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape"))

@@ -16,9 +16,9 @@ import numpy as np
 
 from vae_jax.data.degrade import degraded_shape, make_degrade
 from vae_jax.errors import UserError, nearest
-from vae_jax.types import Array, ArrayLike, Batch, Key
+from vae_jax.types import FIELDS, NO_FROZEN, Array, ArrayLike, Batch, Frozen, Key
 
-Prepare = Callable[[Key, Batch], Batch]
+Prepare = Callable[..., Batch]  # (keys, batch, frozen) -> prepared batch
 
 BINARIZE = ("none", "dynamic", "threshold")
 # Folded into the example's key. Part of what makes a run repeatable: never renumber.
@@ -26,11 +26,11 @@ FLIP, DYNAMIC, DEQUANTIZE, DEGRADE, ROTATE = range(5)
 
 
 def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
-  """`prepare(keys, batch) -> batch` with float32 images, according to `data.*`.
+  """`prepare(keys, batch, frozen={}) -> batch` with float32 images, according to `data.*`.
 
   keys: typed keys [b], one per example, used for nothing else (derive them for this purpose).
   batch: `image` (and perhaps `degraded`) uint8 [b, h, w, c], or float32 in [0, 1], which is taken as it is;
-  other entries pass through.
+  other fields of `types.Batch` pass through, and one that is none of them is an error. frozen: not used here.
 
   - `flip` (training only): with probability 1/2 mirrors left-right, `image` and a given `degraded` together.
   - `rotate` (training only): turns square images, both alike, by 0, 90, 180 or 270 degrees with equal probability.
@@ -52,7 +52,16 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
   degrade = make_degrade(config_data["degrade"])  # also for identity: its settings are checked at the door
   degrades = config_data["degrade"]["name"] != "identity"
 
-  def prepare(keys: Key, batch: Batch) -> Batch:
+  def prepare(keys: Key, batch: Batch, frozen: Frozen = NO_FROZEN) -> Batch:
+    del frozen
+    if undeclared := sorted(set(batch) - set(FIELDS)):
+      raise UserError(
+        f"a batch has the field {undeclared[0]!r}, which is none of {', '.join(FIELDS)}; leave it out"
+      )
+    moved = "data.flip" if flip else "data.rotate"
+    if fixed := [name for name in ("factors", "codes") if name in batch and (flip or rotate)]:
+      raise UserError(f"{moved}=true moves images, and their {fixed[0]} stay as they are; set {moved}=false")
+
     def stream(number: int) -> Key:
       return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 

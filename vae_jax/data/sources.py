@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from vae_jax.data import builders, images, plans
 from vae_jax.errors import UserError, nearest
+from vae_jax.types import FIELD_TYPES
 
 Shape = tuple[int, int, int]
 Record = dict[str, Any]
@@ -71,7 +72,7 @@ class Source:
     return next(self.read([index]))
 
   def load_all(self) -> dict[str, np.ndarray]:
-    """Every record: uint8 "image" [n, h, w, c]; where there are, int32 "label" [n], "degraded" like "image".
+    """Every record: uint8 "image" [n, h, w, c]; where there are, int32 "label" [n], "degraded" like "image", others.
 
     Raises:
       UserError: if the images differ in shape, or one cannot be decoded.
@@ -79,7 +80,7 @@ class Source:
     first, n = self[0], len(self)
     out: dict[str, np.ndarray] = {}
     for key, value in first.items():
-      value = np.asarray(value, np.int32 if key == "label" else np.uint8)
+      value = np.asarray(value, FIELD_TYPES[key])
       out[key] = np.empty((n, *value.shape), value.dtype)
 
     def load(begin: int) -> None:
@@ -105,6 +106,8 @@ class Source:
     for key, value in raw.items():
       if key == "label":
         record[key] = int(value)
+      elif key not in ("image", "degraded"):
+        record[key] = np.asarray(value, FIELD_TYPES[key])
       elif isinstance(value, bytes):
         record[key] = images.decode(value, self.channels, name=f"{self.name} {self.split}, {key} {index}")
       else:
@@ -320,7 +323,41 @@ def _npz_splits(data: ConfigDict) -> dict[str, Callable[[], _Full]]:
 
 
 def _npz_split(path: Path) -> _Full:
-  """Array "image" uint8 [n, h, w, 1 or 3] or [n, h, w], and maybe "label", integers [n]."""
+  """Arrays by field: "image" uint8 [n, h, w, 1 or 3] or [n, h, w], and maybe others of `types.FIELD_TYPES`."""
+  arrays = _npz_arrays(path)
+  if "image" not in arrays:
+    keys = ", ".join(arrays) or "nothing"
+    raise UserError(f"{path}: has no array 'image', only {keys}; save it with numpy.savez(path, image=...)")
+  if foreign := sorted(set(arrays) - set(FIELD_TYPES)):
+    raise UserError(
+      f"{path}: has an array {foreign[0][:80]!r}, which is no field of a record ({', '.join(FIELD_TYPES)}); "
+      "leave it out"
+    )
+  for name in ("image", "degraded"):
+    if name in arrays:
+      arrays[name] = _npz_images(path, name, arrays[name])
+  n = len(arrays["image"])
+  for name, values in arrays.items():
+    kinds = "iuf" if name == "factors" else "iu"
+    axes = {"label": (), "image": ("h", "w", "c"), "degraded": ("h", "w", "c")}.get(name, ("length",))
+    if values.shape[:1] != (n,) or values.ndim != 1 + len(axes) or values.dtype.kind not in kinds:
+      wanted = f"{'numbers' if 'f' in kinds else 'integers'} [{', '.join([str(n), *axes])}]"
+      raise UserError(f"{path}: {name!r} is {values.dtype} {list(values.shape)}; it must be {wanted}")
+    if values.size and FIELD_TYPES[name] is np.int32 and not -(2**31) <= values.min() <= values.max() < 2**31:
+      raise UserError(
+        f"{path}: {name!r} is from {values.min()} to {values.max()}; it must hold 32-bit integers"
+      )
+    if values.dtype.kind == "f" and not (np.abs(values) <= np.finfo(np.float32).max).all():
+      raise UserError(f"{path}: {name!r} has values that are no finite float32; leave those records out")
+
+  def read(indices: Sequence[int]) -> list[Record]:
+    return [{name: values[i] for name, values in arrays.items()} for i in indices]
+
+  return _Full(n, read, {name: arrays[name].shape[1:] for name in ("image", "degraded") if name in arrays})
+
+
+def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
+  """What an npz file holds. Raises UserError: no such file, damaged, or larger than the memory."""
   try:
     with open(path, "rb") as opened:  # np.load leaves a damaged file open that it opened itself
       if opened.read(2) != b"PK":
@@ -330,8 +367,7 @@ def _npz_split(path: Path) -> _Full:
       opened.seek(0)
       file = np.load(opened, allow_pickle=False)
       # numpy gives bytes for a member that is no array
-      arrays = {key: np.asarray(file[key]) for key in ("image", "label") if key in file.files}
-      keys = ", ".join(file.files) or "nothing"
+      return {key: np.asarray(file[key]) for key in file.files}
   except UserError:
     raise
   except MemoryError as error:
@@ -342,21 +378,12 @@ def _npz_split(path: Path) -> _Full:
     raise UserError(
       f"{path}: cannot be read as .npz ({_one_line(error)}); save it with numpy.savez"
     ) from error
-  if "image" not in arrays:
-    raise UserError(f"{path}: has no array 'image', only {keys}; save it with numpy.savez(path, image=...)")
-  image, label = arrays["image"], arrays.get("label")
-  image = image[..., None] if image.ndim == 3 else image
+
+
+def _npz_images(path: Path, name: str, stored: np.ndarray) -> np.ndarray:
+  """uint8 [n, h, w, c], or UserError."""
+  image = stored[..., None] if stored.ndim == 3 else stored
   if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] not in (1, 3) or not image.size:
-    stored = f"{image.dtype} {list(arrays['image'].shape)}"
-    raise UserError(f"{path}: 'image' is {stored}; it must be uint8 [n, h, w, 1 or 3] or [n, h, w], n > 0")
-  if label is not None and (label.shape != image.shape[:1] or label.dtype.kind not in "iu"):
-    raise UserError(
-      f"{path}: 'label' is {label.dtype} {list(label.shape)}; it must be integers [{len(image)}]"
-    )
-  if label is not None and (label.min() < -(2**31) or label.max() >= 2**31):
-    raise UserError(f"{path}: 'label' is from {label.min()} to {label.max()}; labels must be 32-bit integers")
-
-  def read(indices: Sequence[int]) -> list[Record]:
-    return [{"image": image[i]} if label is None else {"image": image[i], "label": label[i]} for i in indices]
-
-  return _Full(len(image), read, {"image": image.shape[1:]})
+    held = f"{stored.dtype} {list(stored.shape)}"
+    raise UserError(f"{path}: {name!r} is {held}; it must be uint8 [n, h, w, 1 or 3] or [n, h, w], n > 0")
+  return image

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,31 @@ import jax.numpy as jnp
 from vae_jax.distributions.latents import LOG_2PI, leads
 from vae_jax.distributions.stable import absolute, as_float32
 from vae_jax.errors import UserError, nearest
+from vae_jax.keys import SIGMA, Keys, counted, one_of
+from vae_jax.keys import Key as ConfigKey
 from vae_jax.types import Array, ArrayLike, Key
 
 MIN_SCALE = 1e-3  # lower bound of the scales of gaussian and laplace, in units of the [0, 1] range
 MIN_MSE = MIN_SCALE**2
 LEVELS = 256
 MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 40.0  # clamp of the logistic mixture's log-scales, images in [-1, 1]
+
+
+NAMES = ("bernoulli", "gaussian", "laplace", "logistic_mixture")
+# Config keys of every family whose pixels have any of these likelihoods.
+KEYS: Keys = {
+  "model.likelihood": ConfigKey("bernoulli", "p(x | z) of a pixel", one_of(*NAMES)),
+  "model.sigma": ConfigKey(
+    "learned", "gaussian, laplace: one scale; optimal: Rybkin et al. 2021, gaussian", SIGMA
+  ),
+  "model.mixtures": ConfigKey(10, "logistic_mixture: number of components", counted(1000)),
+}
+
+
+def faults(model: Mapping[str, Any]) -> Iterator[str]:
+  """What `model`, the section of a config with these keys, contradicts itself in."""
+  if model["likelihood"] == "laplace" and model["sigma"] == "optimal":
+    yield "model.sigma=optimal must be learned or a number > 0 for model.likelihood=laplace"
 
 
 @dataclass(frozen=True)

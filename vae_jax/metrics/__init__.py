@@ -1,6 +1,6 @@
 """Metrics: pure functions of images, and accumulators of dataset scores that live on the host in float64."""
 
-from vae_jax.metrics.accumulators import ActiveUnits, Mean
+from vae_jax.metrics.accumulators import ActiveUnits, CodeUsage, Mean
 from vae_jax.metrics.blocking import psnr_b
 from vae_jax.metrics.class_score import ClassStatistics, class_score, inception_score
 from vae_jax.metrics.colour import rgb_to_y
@@ -16,6 +16,7 @@ from vae_jax.metrics.underwater import uciqe, uicm, uiconm, uiqm, uism
 __all__ = [
   "ActiveUnits",
   "ClassStatistics",
+  "CodeUsage",
   "FeatureSet",
   "FeatureStatistics",
   "Mean",

@@ -82,6 +82,52 @@ class ActiveUnits:
     return int((self.variance > threshold).sum())
 
 
+@dataclass(frozen=True)
+class CodeUsage:
+  """How often each code of a codebook was chosen. `size`: number of codes."""
+
+  size: int
+  counts: np.ndarray | None = None
+
+  def update(self, codes: ArrayLike, mask: ArrayLike | None = None) -> CodeUsage:
+    """With codes [b, n] in 0 .. size - 1 added where `mask` [b] is True. ValueError: other shapes, or out of range."""
+    kept = kept_rows(codes, mask, ndim=2).astype(np.int64).reshape(-1)
+    if kept.size and not 0 <= kept.min() <= kept.max() < self.size:
+      raise ValueError(
+        f"codes from {kept.min()} to {kept.max()}; a codebook of {self.size} has 0 to {self.size - 1}"
+      )
+    return self.merge(CodeUsage(self.size, np.bincount(kept, minlength=self.size)))
+
+  def merge(self, other: CodeUsage) -> CodeUsage:
+    if self.size != other.size:
+      raise ValueError(f"codebooks of {self.size} and of {other.size} codes cannot be merged")
+    if self.counts is None or other.counts is None:
+      return other if self.counts is None else self
+    return CodeUsage(self.size, self.counts + other.counts)
+
+  @property
+  def _shares(self) -> np.ndarray:
+    if self.counts is None or not self.counts.sum():
+      raise ValueError("CodeUsage of no codes: every batch was empty or masked")
+    return self.counts / self.counts.sum()
+
+  @property
+  def used(self) -> float:
+    """Share of the codes that were chosen at least once."""
+    return float((self._shares > 0).mean())
+
+  @property
+  def dead(self) -> int:
+    """Number of codes that were never chosen."""
+    return int((self._shares == 0).sum())
+
+  @property
+  def perplexity(self) -> float:
+    """exp of the entropy of the choices: `size` where all codes are chosen equally often, 1 where one always is."""
+    shares = self._shares[self._shares > 0]
+    return float(np.exp(-np.sum(shares * np.log(shares))))
+
+
 def kept_rows(values: ArrayLike, mask: ArrayLike | None, ndim: int) -> np.ndarray:
   """The rows of `values` where `mask` is True, in float64."""
   array = np.asarray(values).astype(np.float64)

@@ -66,7 +66,7 @@ class ClassStatistics:
     )
 
   def merge(self, other: ClassStatistics) -> ClassStatistics:
-    """Of both. UserError where the protocols differ, ValueError where total, splits or the classes do."""
+    """Joins both. UserError where the protocols differ, ValueError where total, splits or the classes do."""
     check_same(self, other)
     if (self.total, self.splits) != (other.total, other.splits):
       raise ValueError(

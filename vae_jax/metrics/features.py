@@ -68,7 +68,7 @@ class FeatureStatistics:
       return self.merge(FeatureStatistics(self.protocol, len(kept), mean, centred.T @ centred))
 
   def merge(self, other: FeatureStatistics) -> FeatureStatistics:
-    """Of both sets. UserError where the protocols differ, ValueError where the dimensions do."""
+    """Joins both sets. UserError where the protocols differ, ValueError where the dimensions do."""
     check_same(self, other)
     if not self.count or not other.count:
       return self if self.count else other
@@ -111,7 +111,7 @@ class FeatureSet:
       return self.merge(FeatureSet(self.protocol, ((kept.astype(np.float32), indices),)))
 
   def merge(self, other: FeatureSet) -> FeatureSet:
-    """Of both sets. UserError where the protocols differ, ValueError where the dimensions do."""
+    """Joins both sets. UserError where the protocols differ, ValueError where the dimensions do."""
     check_same(self, other)
     if self.blocks and other.blocks:
       d, other_d = self.blocks[0][0].shape[1], other.blocks[0][0].shape[1]

@@ -13,9 +13,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vae_jax.keys import Key, Keys, one_of
 from vae_jax.types import Array
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "silu": jax.nn.silu, "gelu": jax.nn.gelu}
+
+# Config keys of every family that is built from these layers.
+ACTIVATION_KEYS: Keys = {"model.activation": Key("relu", "activation function", one_of(*ACTIVATIONS))}
+REMAT_KEYS: Keys = {
+  "model.remat": Key(False, "residual blocks are computed again in the backward pass: less memory, more time")
+}
 
 
 def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
@@ -173,11 +180,11 @@ class ResidualBlock(nn.Module):
     return maybe_remat(ResidualBlock._sum, self.remat)(self, x)
 
   def _sum(self, x: Array) -> Array:
-    act, kinds = ACTIVATIONS[self.activation], {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    act, dtypes = ACTIVATIONS[self.activation], {"dtype": self.dtype, "param_dtype": self.param_dtype}
     channels = x.shape[-1]
-    y = Conv(channels, **kinds)(act(Norm(**kinds)(x)))
-    y = act(Norm(**kinds)(y))
-    return x + Conv(channels, kernel_init=nn.initializers.zeros_init(), **kinds)(y)
+    y = Conv(channels, **dtypes)(act(Norm(**dtypes)(x)))
+    y = act(Norm(**dtypes)(y))
+    return x + Conv(channels, kernel_init=nn.initializers.zeros_init(), **dtypes)(y)
 
 
 class Upsample(nn.Module):

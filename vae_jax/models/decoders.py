@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from vae_jax.models.blocks import ACTIVATIONS, Conv, Norm, ResidualBlock, Upsample, halved
 from vae_jax.types import Array
@@ -21,13 +22,18 @@ class MLPDecoder(nn.Module):
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
+  @property
+  def last(self) -> str:
+    """Name of the layer that makes the pixels."""
+    return f"Dense_{len(self.hidden)}"
+
   @nn.compact
-  def __call__(self, z: Array) -> Array:
-    kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+  def __call__(self, z: Float[Array, "n d"]) -> Float[Array, "n h w c"]:
+    dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     x = z.astype(self.dtype)
     for width in self.hidden:
-      x = ACTIVATIONS[self.activation](nn.Dense(width, **kinds)(x))
-    x = nn.Dense(self.size[0] * self.size[1] * self.out_channels, **kinds)(x)
+      x = ACTIVATIONS[self.activation](nn.Dense(width, **dtypes)(x))
+    x = nn.Dense(self.size[0] * self.size[1] * self.out_channels, **dtypes)(x)
     return x.reshape(z.shape[0], *self.size, self.out_channels).astype(jnp.float32)
 
 
@@ -47,23 +53,28 @@ class ConvDecoder(nn.Module):
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
+  @property
+  def last(self) -> str:
+    """Name of the layer that makes the pixels."""
+    return "Dense_2" if self.dense else "Dense_0"
+
   @nn.compact
-  def __call__(self, z: Array) -> Array:
-    act, kinds = ACTIVATIONS[self.activation], {"dtype": self.dtype, "param_dtype": self.param_dtype}
+  def __call__(self, z: Float[Array, "n d"]) -> Float[Array, "n h w c"]:
+    act, dtypes = ACTIVATIONS[self.activation], {"dtype": self.dtype, "param_dtype": self.param_dtype}
     height, width = halved(self.size, len(self.channels))
     z = z.astype(self.dtype)
     if self.dense:
-      x = act(nn.Dense(self.dense, **kinds)(z))
-      x = nn.Dense(height * width * self.channels[-1], **kinds)(x)
+      x = act(nn.Dense(self.dense, **dtypes)(z))
+      x = nn.Dense(height * width * self.channels[-1], **dtypes)(x)
       x = x.reshape(z.shape[0], height, width, self.channels[-1])
     else:
-      x = Conv(self.channels[-1], **kinds)(z.reshape(z.shape[0], height, width, -1))
+      x = Conv(self.channels[-1], **dtypes)(z.reshape(z.shape[0], height, width, -1))
     for level in range(len(self.channels) - 1, -1, -1):
       for _ in range(self.blocks):
-        x = ResidualBlock(self.activation, self.remat, **kinds)(x)
-      x = act(Norm(**kinds)(x))
+        x = ResidualBlock(self.activation, self.remat, **dtypes)(x)
+      x = act(Norm(**dtypes)(x))
       features = self.channels[level - 1] if level else max(self.channels[0] // 2, 8)
-      x = Upsample(features, halved(self.size, level), **kinds)(x)
+      x = Upsample(features, halved(self.size, level), **dtypes)(x)
     return nn.Dense(self.out_channels, dtype=jnp.float32, param_dtype=self.param_dtype)(
       act(x).astype(jnp.float32)
     )

@@ -26,11 +26,11 @@ class PatchDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, image: Array) -> Array:
-    kinds, init = {"dtype": self.dtype, "param_dtype": self.param_dtype}, nn.initializers.normal(0.02)
+    dtypes, init = {"dtype": self.dtype, "param_dtype": self.param_dtype}, nn.initializers.normal(0.02)
     x = 2 * image.astype(self.dtype) - 1
     for i, features in enumerate(self.channels):
-      x = Conv(features, 4, 2, kernel_init=init, **kinds)(x)
-      x = Norm(**kinds)(x) if i else x
+      x = Conv(features, 4, 2, kernel_init=init, **dtypes)(x)
+      x = Norm(**dtypes)(x) if i else x
       x = jax.nn.leaky_relu(x, 0.2)
-    kinds["dtype"] = jnp.float32
-    return Conv(1, 4, kernel_init=init, **kinds)(x.astype(jnp.float32))
+    dtypes["dtype"] = jnp.float32
+    return Conv(1, 4, kernel_init=init, **dtypes)(x.astype(jnp.float32))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from vae_jax.models.blocks import ACTIVATIONS, Conv, Norm, ResidualBlock
 from vae_jax.types import Array
@@ -27,7 +28,7 @@ class MLPEncoder(nn.Module):
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image: Array) -> Array:
+  def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b d2"]:
     x = image.reshape(image.shape[0], -1).astype(self.dtype)
     for width in self.hidden:
       x = ACTIVATIONS[self.activation](nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype)(x))
@@ -50,14 +51,14 @@ class ConvEncoder(nn.Module):
   param_dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image: Array) -> Array:
-    act, kinds = ACTIVATIONS[self.activation], {"dtype": self.dtype, "param_dtype": self.param_dtype}
+  def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b *hw d2"]:
+    act, dtypes = ACTIVATIONS[self.activation], {"dtype": self.dtype, "param_dtype": self.param_dtype}
     x = image.astype(self.dtype)
     for channels in self.channels:
-      x = Conv(channels, kernel=4, stride=2, **kinds)(x)
+      x = Conv(channels, kernel=4, stride=2, **dtypes)(x)
       for _ in range(self.blocks):
-        x = ResidualBlock(self.activation, self.remat, **kinds)(x)
-    x = act(Norm(**kinds)(x))
+        x = ResidualBlock(self.activation, self.remat, **dtypes)(x)
+    x = act(Norm(**dtypes)(x))
     if self.dense:
-      x = act(nn.Dense(self.dense, **kinds)(x.reshape(x.shape[0], -1)))
+      x = act(nn.Dense(self.dense, **dtypes)(x.reshape(x.shape[0], -1)))
     return _head(self.latent_dim, self.param_dtype)(x.astype(jnp.float32))

@@ -14,14 +14,19 @@ enhancement) two convolutions of stride 2 down, the blocks, two steps up. Differ
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from ml_collections import ConfigDict
 
-from vae_jax.models.blocks import ACTIVATIONS, convolution, pixel_shuffle
-from vae_jax.models.restoration_vae import Convolutions, Eps, Restorer
-from vae_jax.types import Array, Key
+from vae_jax.distributions import likelihoods
+from vae_jax.keys import WIDTHS, Key, Keys, between
+from vae_jax.models.blocks import ACTIVATION_KEYS, ACTIVATIONS, REMAT_KEYS, convolution, pixel_shuffle
+from vae_jax.models.ladder import Convolutions, Eps
+from vae_jax.models.restorer import LIKELIHOOD_KEYS, Restorer, enlargement
+from vae_jax.types import Array, Spec, image_shape
 
 DOWN = 2  # halvings before the blocks, for images of equal size
 
@@ -61,15 +66,13 @@ class TransformationNet(Restorer):
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
-  units = 0  # no latents
-
   def setup(self):
-    kinds = {"activation": self.activation, "dtype": self.dtype, "param_dtype": self.param_dtype}
-    self.body = Body(self.channels, self.blocks, downs=self._downs, ups=self._ups, remat=self.remat, **kinds)
+    dtypes = {"activation": self.activation, "dtype": self.dtype, "param_dtype": self.param_dtype}
+    self.body = Body(self.channels, self.blocks, downs=self._downs, ups=self._ups, remat=self.remat, **dtypes)
     init = nn.initializers.zeros_init()
-    kinds = {"dtype": jnp.float32, "param_dtype": self.param_dtype}
+    dtypes = {"dtype": jnp.float32, "param_dtype": self.param_dtype}
     self.head = nn.Conv(
-      self.image_channels, (9, 9), kernel_init=init, conv_general_dilated=convolution(), **kinds
+      self.image_channels, (9, 9), kernel_init=init, conv_general_dilated=convolution(), **dtypes
     )
     self.log_scale = self._scale("log_scale", self.likelihood.has_scale)
 
@@ -100,9 +103,35 @@ class TransformationNet(Restorer):
       stride /= factor
     return math.ceil(reach + 4 * stride) + (self.factor > 1)  # an output pixel lies between two input pixels
 
-  def noise(self, key: Key, size: tuple[int, int], origin: tuple[int, int] | Array = (0, 0)) -> Eps:
-    """Nothing: there are no latents to draw."""
-    return ()
-
   def _image(self, padded: Array, eps: Eps | None) -> Array:
     return self._base(padded) + self.head(self.body(padded.astype(self.dtype)).astype(jnp.float32))
+
+
+KEYS: Keys = {
+  "model.channels": Key((32, 64), "width of the residual blocks; only the first number counts", WIDTHS),
+  "model.blocks": Key(1, "residual blocks, all at one resolution", between(0, 256)),
+  **REMAT_KEYS,
+  **ACTIVATION_KEYS,
+  **LIKELIHOOD_KEYS,
+}
+FAMILY = TransformationNet
+
+
+def faults(config: ConfigDict) -> Iterator[str]:
+  """What the family refuses in a config whose values hold one by one."""
+  yield from likelihoods.faults(config.model)
+
+
+def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> TransformationNet:
+  """The module that `config.model` describes, for records of `spec`. Raises UserError: sizes that do not fit."""
+  shape = image_shape(spec)
+  return TransformationNet(
+    channels=tuple(model.channels),
+    blocks=model.blocks,
+    factor=enlargement(spec),
+    likelihood=likelihoods.make_likelihood(model.likelihood, shape[-1], model.sigma),
+    image_channels=shape[-1],
+    activation=model.activation,
+    remat=model.remat,
+    **dtypes,
+  )

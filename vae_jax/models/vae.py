@@ -1,20 +1,25 @@
 """The variational autoencoder (Kingma & Welling 2014): one layer of Gaussian latents; any encoder and likelihood.
 
 Where the batch carries a degraded image (noisy, low-resolution), the encoder sees that and the likelihood scores the
-clean one: log p(x) >= E_q(z|y)[log p(x|z)] - KL(q(z|y) || p(z)) holds for any q.
+clean one: log p(x) >= E_q(z|y)[log p(x|z)] - KL(q(z|y) || p(z)) holds for any q. The families `mlp_vae` and `conv_vae`
+are this module with different encoders and decoders.
 """
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from vae_jax import distributions as dist
-from vae_jax.types import Array, Key, VAEOutput
+from vae_jax.models.contract import Family, Mode, Output
+from vae_jax.types import Array, Batch, Key, Spec, seen
 
 
-class VAE(nn.Module):
+class VAE(Family):
   """p(z) = N(0, I), q(z | x) = N(mean(x), diag exp(logvar(x))), p(x | z) = likelihood(decoder(z)).
 
   Attributes:
@@ -29,12 +34,17 @@ class VAE(nn.Module):
   likelihood: dist.Likelihood
   latent_dim: int
 
-  unconditional = True  # its prior needs no image
+  TERMS: ClassVar[tuple[str, ...]] = ("distortion", "rate")
+  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample", "bound"})
 
   @property
   def units(self) -> int:
     """Latents of an image."""
     return self.latent_dim
+
+  @property
+  def last_kernel(self) -> tuple[str, ...]:
+    return ("decoder", self.decoder.last, "kernel")
 
   def setup(self):
     # One scale for all pixels, starting at sigma = e^-2 of the grey range.
@@ -44,45 +54,54 @@ class VAE(nn.Module):
       else jnp.zeros((), jnp.float32)
     )
 
-  def encode(self, image: Array) -> dist.Gaussian:
+  def encode(self, batch: Batch) -> dist.Gaussian:
     """The posterior q(z | image); mean and logvar float32 [b, latent_dim]."""
+    image = seen(batch)
     mean, raw = (half.reshape(image.shape[0], -1) for half in jnp.split(self.encoder(image), 2, axis=-1))
     return dist.Gaussian(mean, dist.bound_logvar(raw))
 
-  def decode(self, z: Array) -> Array:
-    """Likelihood parameters [n, h, w, likelihood.channels] for latents [n, latent_dim]."""
+  def pixels(self, z: Float[Array, "n d"]) -> Float[Array, "n h w p"]:
+    """Parameters of the likelihood of each pixel."""
     return self.decoder(z)
 
-  def decode_mean(self, z: Array) -> Array:
-    """The mean image of p(x | z), float32 [n, h, w, c] in [0, 1]."""
-    return self.likelihood.mean(self.decode(z), self.log_scale)
+  def decode(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w c"]:
+    return self.likelihood.mean(self.pixels(z), self.log_scale)
 
-  def restore(self, degraded: Array) -> Array:
-    """What the model makes of images [n, h, w, c]: the mean of p(x | z) at the posterior's mean."""
-    return self.decode_mean(self.encode(degraded).mean)
+  def draw_pixels(self, z: Float[Array, "n d"], condition: Batch, key: Key) -> Float[Array, "n h w c"]:
+    """Images drawn from p(x | z), in [0, 1]."""
+    return self.likelihood.sample(key, self.pixels(z), self.log_scale)
 
-  def decode_sample(self, z: Array, key: Key) -> Array:
-    """Images drawn from p(x | z), float32 [n, h, w, c] in [0, 1]."""
-    return self.likelihood.sample(key, self.decode(z), self.log_scale)
+  def reconstruct(self, batch: Batch) -> Float[Array, "b h2 w2 c"]:
+    """The mean of p(x | z) at the posterior's mean."""
+    return self.decode(self.encode(batch).mean, batch)
 
-  def prior_sample(self, keys: Key, temperature: float = 1.0) -> Array:
-    """One latent [n, latent_dim] per key from N(0, temperature^2 I)."""
-    return temperature * jax.vmap(lambda key: jax.random.normal(key, (self.latent_dim,)))(keys)
+  def noise(self, key: Key, spec: Spec, origin: tuple[int, int] | Array = (0, 0)) -> Float[Array, " d"]:
+    return jax.random.normal(key, (self.latent_dim,))
 
-  def __call__(self, image: Array, keys: Key, degraded: Array | None = None, samples: int = 1) -> VAEOutput:
-    """Scores images [b, h, w, c] in [0, 1] with `samples` posterior draws; `keys` has one key per example."""
-    posterior = self.encode(image if degraded is None else degraded)
+  def latents(self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0) -> Array:
+    """Latents drawn from the prior, N(0, temperature^2 I), from standard normal noise."""
+    return temperature * noise
+
+  def generate(
+    self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0
+  ) -> Float[Array, "n h w c"]:
+    return self.decode(self.latents(noise, condition, temperature), condition)
+
+  def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
+    image, samples = jnp.asarray(batch["image"]), mode.samples
+    posterior = self.encode(batch)
     eps = jax.vmap(lambda key: jax.random.normal(key, (samples, self.latent_dim)))(keys)
     z = dist.sample(posterior, eps.swapaxes(0, 1))  # [s, b, d]
-    params = self.decode(z.reshape(-1, self.latent_dim))
+    params = self.pixels(z.reshape(-1, self.latent_dim))
     params = params.reshape(samples, image.shape[0], *params.shape[1:])
     distortion = -self.likelihood.log_prob(params, image, self.log_scale)
     kl_units = dist.kl_standard_normal(posterior)
-    return VAEOutput(
-      distortion=distortion,
-      rate=kl_units.sum(axis=-1, keepdims=True),
-      log_weight=dist.standard_normal_log_prob(z) - dist.log_prob(posterior, z) - distortion,
-      kl_units=kl_units,
-      posterior_mean=posterior.mean,
+    rates = kl_units.sum(axis=-1, keepdims=True)
+    return Output(
+      terms={"distortion": distortion.mean(axis=0), "rate": rates.sum(axis=-1)},
       reconstruction=self.likelihood.mean(params[0], self.log_scale),
+      rates=rates,
+      kl_units=kl_units,
+      log_weight=dist.standard_normal_log_prob(z) - dist.log_prob(posterior, z) - distortion,
+      latents={"z": z[0], "mean": posterior.mean, "logvar": posterior.logvar},
     )

@@ -76,8 +76,9 @@ def image_features(
   resize: str = "bilinear",
   batch_size: int = 64,
   first: int = 0,
+  progress: bool = True,
 ) -> FeatureSet:
-  """Takes the features of images: the mean of one layer over all positions. Shows a progress bar after 2 seconds.
+  """Takes the features of images: the mean of one layer over all positions.
 
   Args:
     extractor: a network of `perceptual.load`, computing in float32.
@@ -90,6 +91,7 @@ def image_features(
     resize: "bilinear" or "bicubic" (Keys, a = -0.5, clipped to [0, 1]), with antialiasing where images shrink.
     batch_size: images at a time; does not change the features beyond rounding.
     first: the index of the first image. Give the parts of one set indices of their own, then `merge` them.
+    progress: whether to show a progress bar, after 2 seconds.
 
   Returns:
     A `metrics.FeatureSet` of n features [d], with their protocol.
@@ -108,9 +110,8 @@ def image_features(
   from tqdm import tqdm
 
   batch_size, features = min(batch_size, shape[0]), []
-  with tqdm(
-    total=shape[0], desc=f"features of {extractor.network}", unit="image", leave=False, delay=2
-  ) as bar:
+  what = f"features of {extractor.network}"
+  with tqdm(total=shape[0], desc=what, unit="image", leave=False, delay=2, disable=not progress) as bar:
     for start in range(0, shape[0], batch_size):
       batch = np.asarray(images[start : start + batch_size], np.float32)
       check(batch, (0.0, 1.0))

@@ -36,6 +36,12 @@ def flat(tree: Any) -> dict[str, Any]:
   return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
 
+def modern(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Gives the arrays of older runs, which had one discriminator, the names that they have now."""
+  old, new = "discriminator/", "opponents/adversarial/"
+  return {new + name.removeprefix(old) if name.startswith(old) else name: x for name, x in arrays.items()}
+
+
 def choose_part(arrays: dict[str, list], only: str | tuple[str, ...] | None, path: Path) -> str | None:
   """Returns the first of the parts asked for that the checkpoint has; UserError where it has none."""
   if only is None:

@@ -33,7 +33,16 @@ import jax
 import numpy as np
 
 from vae_jax.errors import UserError
-from vae_jax.storage.checkpoint_arrays import choose_part, flat, nest, one_line, read_stored, select, shape_as
+from vae_jax.storage.checkpoint_arrays import (
+  choose_part,
+  flat,
+  modern,
+  nest,
+  one_line,
+  read_stored,
+  select,
+  shape_as,
+)
 from vae_jax.storage.files import write_whole
 from vae_jax.storage.verification import (
   FORMAT_VERSION,
@@ -102,6 +111,13 @@ class Checkpoints:
       if score is not None:
         scores.append((score, -step))
     return -min(scores)[1] if scores else None
+
+  def has(self, step: int, part: str) -> bool:
+    """Whether a complete, readable step has a part of the state, such as "rest"."""
+    try:
+      return any(name.split("/")[0] == part for name in read_header(self.folder / str(step))["arrays"])
+    except Damaged:
+      return False
 
   def save(self, step: int, state: Any, *, meta: dict, score: float | None = None) -> None:
     """Copies `state` to the host, then writes it in the background; the caller may donate `state` at once.
@@ -177,7 +193,7 @@ class Checkpoints:
       try:
         header = verify(path)
         part = choose_part(header["arrays"], only, path)
-        arrays = read_stored(path, select(header["arrays"], part))
+        arrays = modern(read_stored(path, select(header["arrays"], part)))
       except Damaged as reason:
         reasons.append(f"checkpoint {path} is damaged ({reason})")
         self._damaged.add(candidate)
@@ -228,7 +244,7 @@ class Checkpoints:
     _tell_failures_once()
     self._writer = ocp.AsyncCheckpointer(
       ocp.PyTreeCheckpointHandler(),
-      # Made in the background, a folder for which there is no room is waited for by other threads for minutes.
+      # Made in the background, a folder for which there is no space is waited for by other threads for minutes.
       async_options=ocp.AsyncOptions(
         create_directories_asynchronously=False, post_finalization_callback=self._seal
       ),
@@ -323,7 +339,7 @@ def _to_host(state: Any) -> dict[str, Any]:
 
 
 def _check_room(folder: Path, arrays: dict[str, Any]) -> None:
-  """Raises OSError where there is no room for the arrays: better than to find out with half of them written."""
+  """Raises OSError where there is no space for the arrays: better than to find out with half of them written."""
   if not hasattr(os, "statvfs"):
     return
   disk = os.statvfs(folder)
@@ -351,7 +367,7 @@ class _Unraisable:
 
 
 def _tell_failures_once() -> None:
-  """Of a save that failed, which is raised as one line, Orbax and its threads print tracebacks, some of them late."""
+  """Silences the tracebacks of Orbax and its threads after a failed save, which is raised as one line instead."""
   for name in ("absl", "asyncio"):
     logging.getLogger(name).addFilter(_no_traceback)
   if not isinstance(sys.unraisablehook, _Unraisable):

@@ -1,8 +1,11 @@
 """Small trained models in a folder each: weights (safetensors), what they are (JSON), a model card.
 
-    pretrained/superres_x2/model.safetensors   parameters by name, "trunk/stem/kernel", float32
+    pretrained/superres_x2/model.safetensors   variables by name, "params/trunk/stem/kernel", float32 or int32
     pretrained/superres_x2/config.json         format version, config of the run, shapes, step, digest of the weights
     pretrained/superres_x2/README.md           the model card: data, command, figures
+
+A model with a first stage has that one's variables too, "first_stage/params/...", and its description. Format 1 had
+parameters alone, without "params/" before their names; it is still read.
 
 Reading them runs no code: a folder may come from anyone. What it says is not believed, but compared with what it holds.
 """
@@ -14,12 +17,14 @@ import json
 import stat
 import sysconfig
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vae_jax.config import MAX_JSON, parse_json
 from vae_jax.errors import UserError
 from vae_jax.storage.files import write_whole
-from vae_jax.types import Params
+
+if TYPE_CHECKING:  # the command line is answered before JAX is imported
+  from vae_jax.types import Variables
 
 # Beside the package in a checkout; where an installed wheel puts it (pyproject.toml) otherwise.
 _CHECKOUT = Path(__file__).parents[2] / "pretrained"
@@ -27,7 +32,9 @@ FOLDER = (
   _CHECKOUT if _CHECKOUT.is_dir() else Path(sysconfig.get_path("data")) / "share" / "vae_jax" / "pretrained"
 )
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FIRST_STAGE = "first_stage"  # of the names of its variables, and of its description
+_TYPES = {"F32": "<f4", "I32": "<i4"}  # what safetensors calls the types that are read
 MAX_BYTES, MAX_HEADER, MAX_NAME = (
   4 << 30,
   10 << 20,
@@ -46,19 +53,30 @@ def is_model(folder: Path) -> bool:
   return (folder / WEIGHTS).is_file()
 
 
-def save(folder: str | Path, params: Params, meta: dict[str, Any]) -> None:
-  """Writes the weights and their description; `meta`: config, image_shape, input_shape, step. Keeps other files there.
+def save(
+  folder: str | Path,
+  variables: Variables,
+  meta: dict[str, Any],
+  below: tuple[Variables, dict[str, Any]] | None = None,
+) -> None:
+  """Writes the weights and their description; `meta`: config, spec, image_shape, input_shape, step. Keeps other files.
 
-  Raises UserError where the folder cannot be written.
+  below: the same of the first stage. Raises UserError where the folder cannot be written.
   """
   import numpy as np
   from flax.traverse_util import flatten_dict
   from safetensors.numpy import save as to_bytes
 
   folder = Path(folder)
-  # In C order, because safetensors takes the memory as it lies.
-  flat = {name: np.array(x, np.float32, order="C") for name, x in flatten_dict(params, sep="/").items()}
+  tree = {**variables, **({FIRST_STAGE: below[0]} if below else {})}
+  flat = {}
+  for name, x in flatten_dict(tree, sep="/").items():
+    kind = np.int32 if np.issubdtype(np.asarray(x).dtype, np.integer) else np.float32
+    if kind is np.int32 and np.size(x) and not -(2**31) <= np.min(x) <= np.max(x) < 2**31:
+      raise ValueError(f"{name!r} holds {max(np.min(x), np.max(x), key=abs)}, more than 32 bits")
+    flat[name] = np.array(x, kind, order="C")  # in C order, because safetensors takes the memory as it lies
   content = to_bytes(flat)
+  meta = {**meta, **({FIRST_STAGE: below[1]} if below else {})}
   digest = hashlib.sha256(content).hexdigest()
   text = json.dumps({"format_version": FORMAT_VERSION, "sha256": digest, **meta}, indent=2, allow_nan=False)
   write_whole(folder / WEIGHTS, lambda file: file.write(content))
@@ -73,21 +91,34 @@ def describe(folder: str | Path) -> dict[str, Any]:
     version, _, _ = meta["format_version"], meta["sha256"], meta["config"]
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path}: does not describe a model; {REMEDY}") from error
-  if type(version) is not int or version != FORMAT_VERSION:
+  if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
     raise UserError(
-      f"{folder} has format {str(version)[:80]!r}, this vae_jax reads {FORMAT_VERSION}; update vae_jax"
+      f"{folder} has format {str(version)[:80]!r}, this vae_jax reads 1 to {FORMAT_VERSION}; update vae_jax"
     )
   return meta
 
 
-def read(folder: str | Path) -> tuple[Params, dict[str, Any]]:
-  """(params, meta): meta as given to `save`, and more. Raises UserError: missing, damaged, or of a newer version."""
+def read(
+  folder: str | Path,
+) -> tuple[Variables, dict[str, Any], tuple[Variables, dict[str, Any]] | None]:
+  """(variables, meta, the same of the first stage or None): meta as given to `save`, and more.
+
+  Raises UserError: missing, damaged, or of a newer version.
+  """
   meta, path = describe(folder), Path(folder) / WEIGHTS
   content = _content(path, MAX_BYTES)
   if hashlib.sha256(content).hexdigest() != meta["sha256"]:
     raise UserError(f"{path}: does not match its checksum; {REMEDY}")
   try:
-    return _parse(content), meta
+    variables = _parse(content)
+    if meta["format_version"] == 1:
+      return {"params": variables}, meta, None
+    stage, described = variables.pop(FIRST_STAGE, None), meta.get(FIRST_STAGE)
+    if stage is None and described is None:
+      return variables, meta, None
+    if not isinstance(stage, dict) or not isinstance(described, dict):
+      raise ValueError("first stage without description, or a description without one")
+    return variables, meta, (stage, described)
   except Exception as error:  # whatever safetensors and numpy raise on a damaged file
     words = " ".join(str(error).split())[:MAX_NAME]
     raise UserError(f"{path}: cannot be read ({words}); {REMEDY}") from error
@@ -107,24 +138,24 @@ def _content(path: Path, most: int) -> bytes:
     ) from error
 
 
-def _parse(content: bytes) -> Params:
-  """The bytes of a safetensors file of float32 -> nested dicts. Raises whatever the damage may cause."""
+def _parse(content: bytes) -> Variables:
+  """The bytes of a safetensors file of float32 and int32 -> nested dicts. Raises whatever the damage may cause."""
   import numpy as np
   from safetensors import deserialize
 
   if (size := int.from_bytes(content[:8], "little")) > MAX_HEADER:
     raise ValueError(f"a header of {size} bytes, more than {MAX_HEADER}")
-  params: dict[str, Any] = {}
+  tree: dict[str, Any] = {}
   for name, entry in deserialize(content):
-    if entry["dtype"] != "F32" or len(name) > MAX_NAME:
-      raise ValueError(f"names are short and types F32, not {entry['dtype']} of {name[:80]!r}")
+    if entry["dtype"] not in _TYPES or len(name) > MAX_NAME:
+      raise ValueError(f"names are short and types F32 or I32, not {entry['dtype']} of {name[:80]!r}")
     *parents, leaf = name.split("/")
-    node = params
+    node = tree
     for parent in parents:
       node = node.setdefault(parent, {})
       if not isinstance(node, dict):
         raise ValueError(f"{name!r} lies in an array")
     if leaf in node:
       raise ValueError(f"{name!r} is there twice")
-    node[leaf] = np.frombuffer(entry["data"], "<f4").reshape(entry["shape"])
-  return params
+    node[leaf] = np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
+  return tree

@@ -327,7 +327,7 @@ def _shape(space: bytes) -> tuple[int, ...] | None:
 
 
 def _dtype(kind: bytes) -> np.dtype | None:
-  """That of integers and of floating numbers as IEEE 754 has them; None for anything else."""
+  """The dtype of integers and of IEEE 754 floating-point numbers; None for anything else."""
   bits, size, offset, precision = kind[1], _int(kind, 4, 4), _int(kind, 8, 2), _int(kind, 10, 2)
   if size not in (1, 2, 4, 8) or offset or precision != 8 * size:
     return None

@@ -19,8 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vae_jax.compiling import options
 from vae_jax.errors import UserError
-from vae_jax.training.steps import NOTHING
 from vae_jax.training.stopping import Stopped
+from vae_jax.types import NO_FROZEN
 
 AXIS = "data"
 SMALL = 2**10  # arrays of fewer elements are not worth dividing
@@ -95,7 +95,7 @@ def make_placement(batch_size: int, devices: Any = None, way: str = "jit", fsdp:
 
 
 def compile_train_call(call: Callable, placement: Placement, like: Any = None) -> Callable:
-  """Compiles `call(state, stored, batches, frozen=Frozen())` from `steps.make_train_call`. The state is donated.
+  """Compiles `call(state, stored, batches, frozen={})` from `steps.make_train_call`. The state is donated.
 
   like: the state or its shapes, where `placement.fsdp`. Metrics come back replicated; so does the state otherwise.
   """
@@ -109,7 +109,7 @@ def compile_train_call(call: Callable, placement: Placement, like: Any = None) -
       donate_argnums=(0,),
       devices=p.mesh.devices.flatten().tolist(),
     )
-    return lambda state, stored, batches, frozen=NOTHING: mapped(state, stored, batches, frozen)
+    return lambda state, stored, batches, frozen=NO_FROZEN: mapped(state, stored, batches, frozen)
   state = p.state(like) if p.fsdp else p.replicated
   compiled = jax.jit(
     call,
@@ -118,32 +118,32 @@ def compile_train_call(call: Callable, placement: Placement, like: Any = None) -
     donate_argnums=(0,),
     compiler_options=options(),
   )
-  return lambda state, stored, batches, frozen=NOTHING: compiled(state, stored, batches, frozen)
+  return lambda state, stored, batches, frozen=NO_FROZEN: compiled(state, stored, batches, frozen)
 
 
 def compile_eval_step(step: Callable, placement: Placement, like: Any = None) -> Callable:
-  """Compiles `step(params, batch, frozen=Frozen())`; per-example results come back replicated.
+  """Compiles `step(variables, batch, frozen={})`; per-example results come back replicated.
 
-  like: the parameters or their shapes, where `placement.fsdp`.
+  like: the variables or their shapes, where `placement.fsdp`.
   """
   p = placement
   if p.way == "pmap":
     mapped = jax.pmap(
-      lambda params, batch, frozen: jax.lax.all_gather(step(params, batch, frozen), AXIS, tiled=True),
+      lambda variables, batch, frozen: jax.lax.all_gather(step(variables, batch, frozen), AXIS, tiled=True),
       axis_name=AXIS,
       in_axes=(None, 0, None),
       out_axes=None,
       devices=p.mesh.devices.flatten().tolist(),
     )
-    return lambda params, batch, frozen=NOTHING: mapped(params, batch, frozen)
-  params_at = p.state(like) if p.fsdp else p.replicated
+    return lambda variables, batch, frozen=NO_FROZEN: mapped(variables, batch, frozen)
+  variables_at = p.state(like) if p.fsdp else p.replicated
   compiled = jax.jit(
     step,
-    in_shardings=(params_at, p.batch, p.replicated),
+    in_shardings=(variables_at, p.batch, p.replicated),
     out_shardings=p.replicated,
     compiler_options=options(),
   )
-  return lambda params, batch, frozen=NOTHING: compiled(params, batch, frozen)
+  return lambda variables, batch, frozen=NO_FROZEN: compiled(variables, batch, frozen)
 
 
 @contextlib.contextmanager

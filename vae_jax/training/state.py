@@ -12,10 +12,10 @@ import optax
 import optax.contrib
 from ml_collections import ConfigDict
 
-from vae_jax.models import Model, Shape
+from vae_jax.models.contract import Family, init_variables
 from vae_jax.storage.checkpoints import Checkpoints
-from vae_jax.training.adversarial import Adversarial, DiscriminatorState
-from vae_jax.types import Array, ArrayLike, Key, Params
+from vae_jax.training.opponents import Opponent, OpponentState
+from vae_jax.types import Array, ArrayLike, Key, Params, Spec, Variables
 
 
 @flax.struct.dataclass
@@ -24,10 +24,11 @@ class TrainState:
 
   step: int32, optimiser steps done, skipped ones included; also the position in the data.
   params: what the optimiser moves.
+  rest: the model's other variables (EMA codebooks, running statistics), by collection; {} for none.
   ema: moving average of params; None where training.ema_decay is 0.
   opt_state: of the optax transformation.
   skipped: int32, steps skipped because loss or gradients were not finite; skipped_in_a_row: of these, the latest run.
-  discriminator: of the adversarial term; None where there is none.
+  opponents: the state of each discriminator, by name; {} for none.
   """
 
   step: Array
@@ -36,12 +37,18 @@ class TrainState:
   opt_state: optax.OptState
   skipped: Array
   skipped_in_a_row: Array
-  discriminator: DiscriminatorState | None = None
+  opponents: dict[str, OpponentState] = flax.struct.field(default_factory=dict)
+  rest: Variables = flax.struct.field(default_factory=dict)
 
   @property
-  def averaged(self) -> Params:
+  def variables(self) -> Variables:
+    """What the model is applied with in training."""
+    return {"params": self.params, **self.rest}
+
+  @property
+  def averaged(self) -> Variables:
     """What is scored and sampled: the moving average where there is one."""
-    return self.params if self.ema is None else self.ema
+    return {"params": self.params if self.ema is None else self.ema, **self.rest}
 
 
 def _matrices(params: Params) -> Params:
@@ -85,38 +92,38 @@ def make_learning_rate(config: ConfigDict) -> Callable[[ArrayLike], Array]:
   )
 
 
-def init_params(model: Model, shape: Shape, degraded_shape: Shape, key: Key) -> Params:
-  """Fresh parameters for clean images of `shape` and encoder inputs of `degraded_shape`, both (h, w, c)."""
-  image, degraded = jnp.zeros((1, *shape)), jnp.zeros((1, *degraded_shape))
-  return model.init(key, image, jax.random.split(key, 1), degraded)["params"]
-
-
 def init_state(
-  model: Model,
+  model: Family,
   tx: optax.GradientTransformation,
-  shape: Shape,
-  degraded_shape: Shape,
+  spec: Spec,
   key: Key,
   ema: bool = True,
-  adversarial: Adversarial | None = None,
+  opponents: dict[str, Opponent] | None = None,
 ) -> TrainState:
-  """The state before the first step, with a moving average or without, with a discriminator or without."""
-  params = init_params(model, shape, degraded_shape, key)
+  """The state before the first step, with a moving average or without, with opponents or without."""
+  rest = init_variables(model, spec, key)
+  params = rest.pop("params")
 
   def zero() -> Array:  # a buffer of its own for each counter: the state is donated, and one buffer only once
     return jnp.zeros((), jnp.int32)
 
   averaged = jax.tree.map(jnp.copy, params) if ema else None
-  judge = adversarial.init(shape, jax.random.fold_in(key, 1)) if adversarial else None
-  return TrainState(zero(), params, averaged, tx.init(params), zero(), zero(), judge)
+  facing = {
+    name: opponent.init(model, {"params": params, **rest}, spec, jax.random.fold_in(key, 1 + number))
+    for number, (name, opponent) in enumerate((opponents or {}).items())
+  }
+  return TrainState(zero(), params, averaged, tx.init(params), zero(), zero(), facing, rest)
 
 
 def start_from(state: TrainState, checkpoints: Checkpoints) -> TrainState:
-  """A fresh state with the (averaged) parameters of another run's newest checkpoint; its optimiser starts anew.
+  """A fresh state with the (averaged) variables of another run's newest checkpoint; its optimiser starts anew.
 
   Raises UserError: no such checkpoint, or one of another model.
   """
   like = jax.eval_shape(lambda: state.params)
-  params, _ = checkpoints.restore(like=like, only=("ema", "params"))
+  params, found = checkpoints.restore(like=like, only=("ema", "params"))
+  if state.rest:
+    rest, _ = checkpoints.restore(found["step"], like=jax.eval_shape(lambda: state.rest), only="rest")
+    state = dataclasses.replace(state, rest=rest)
   averaged = None if state.ema is None else jax.tree.map(jnp.copy, params)
   return dataclasses.replace(state, params=params, ema=averaged)

@@ -33,6 +33,7 @@ FREE_KEYS = (
   "training.parallel",
   "training.fsdp",
   "training.accumulate",
+  "training.first_stage",  # where it lies; its digest says which one it is
   "evaluation.batch_size",
   "evaluation.samples",
   "evaluation.pictures",
@@ -53,6 +54,8 @@ def check(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> None:
       found = checkpoints.restore(only="step")[1]
       there = from_json(json.dumps(found.get("config")), str(checkpoints.folder))
     keys = [key for key in differences(there, config) if key not in FREE_KEYS]
+    if "training.first_stage_digest" in keys:
+      raise UserError(f"{workdir} {_first_stages(there.training, config.training)}, or another --workdir")
     if keys:
       raise UserError(
         f"{workdir} holds a run with another config ({', '.join(keys)} differ); "
@@ -62,6 +65,21 @@ def check(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> None:
       raise UserError(
         f"{workdir} holds a finished run of data.dir={there.data.dir}, not of {config.data.dir}; give another --workdir"
       )
+
+
+def _first_stages(there: ConfigDict, given: ConfigDict) -> str:
+  """In what the first stages of two starts of a run differ, and what to give."""
+  if not there.first_stage_digest:
+    return (
+      f"holds a run without a first stage, and training.first_stage={given.first_stage} is one; leave it out"
+    )
+  holds = f"holds a run on the first stage {there.first_stage} of digest {there.first_stage_digest[:12]}"
+  if not given.first_stage_digest:
+    return f"{holds}, and training.first_stage is not set; give that one"
+  return (
+    f"{holds}, and training.first_stage={given.first_stage} has the digest {given.first_stage_digest[:12]}; give the "
+    "one that it was trained on, wherever it lies now"
+  )
 
 
 @contextlib.contextmanager

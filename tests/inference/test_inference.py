@@ -7,45 +7,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trained import spec_of, trained, variables
 
 import vae_jax
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.errors import UserError
-from vae_jax.inference import TrainedVAE, load, slerp
-from vae_jax.models import build
+from vae_jax.inference import load, slerp
 from vae_jax.storage.checkpoints import Checkpoints
-from vae_jax.training.state import init_params
 
 SHAPE = (5, 4, 1)
+SPEC = spec_of(SHAPE)
 CONFIG = apply_overrides(base_config(), ["model.hidden=8", "model.latent_dim=3"])
 
 
-def parameters(config, shape, input_shape, seed):
-  """Normal values in the model's shapes: initialisers take long to compile."""
-  model = build(config.model, shape)
-  leaves, tree = jax.tree.flatten(
-    jax.eval_shape(lambda key: init_params(model, shape, input_shape, key), jax.random.key(0))
-  )
-  random = np.random.default_rng(seed)
-  return jax.tree.unflatten(tree, [random.normal(size=x.shape).astype(np.float32) for x in leaves])
+def parameters(config, spec, seed):
+  return variables(config, spec, seed)["params"]
 
 
-def save(folder, config, shape, input_shape, scores):
+def save(folder, config, scores):
   """A run as `train` leaves it; step s has params of seed s and an average of seed 100 + s."""
-  meta = {"config": config.to_dict(), "image_shape": list(shape), "input_shape": list(input_shape)}
+  meta = {"config": config.to_dict(), "image_shape": list(SHAPE), "input_shape": list(SHAPE)}
   with Checkpoints(folder / "checkpoints", keep=len(scores)) as store:
     for step, score in scores.items():
-      state = {
-        "params": parameters(config, shape, input_shape, step),
-        "ema": parameters(config, shape, input_shape, 100 + step),
-      }
+      state = {"params": parameters(config, SPEC, step), "ema": parameters(config, SPEC, 100 + step)}
       store.save(step, state, meta=meta, score=score)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp("run")
-  save(folder, CONFIG, SHAPE, SHAPE, {10: 3.0, 20: 1.0, 30: 2.0})
+  save(folder, CONFIG, {10: 3.0, 20: 1.0, 30: 2.0})
   return folder
 
 
@@ -67,7 +58,7 @@ def same(a, b):
 
 
 def test_load_takes_the_average_of_the_newest_step(model):
-  assert model.step == 30 and same(model.params, parameters(CONFIG, SHAPE, SHAPE, 130))
+  assert model.step == 30 and same(model.params, parameters(CONFIG, SPEC, 130))
   assert (model.image_shape, model.input_shape, model.likelihood) == (SHAPE, SHAPE, "Bernoulli")
   assert model.config == CONFIG and model.config.is_locked
 
@@ -75,7 +66,7 @@ def test_load_takes_the_average_of_the_newest_step(model):
 @pytest.mark.parametrize(("checkpoint", "step"), [("best", 20), (10, 10), ("newest", 30)])
 def test_load_takes_the_checkpoint_that_is_named(run, checkpoint, step):
   model = vae_jax.load(str(run), checkpoint=checkpoint)
-  assert model.step == step and same(model.params, parameters(CONFIG, SHAPE, SHAPE, 100 + step))
+  assert model.step == step and same(model.params, parameters(CONFIG, SPEC, 100 + step))
 
 
 @pytest.mark.parametrize(("checkpoint", "message"), [(15, "10, 20, 30"), ("newst", "'newest', 'best'")])
@@ -85,7 +76,7 @@ def test_load_refuses_a_checkpoint_that_is_not_there(run, checkpoint, message):
 
 
 def test_load_refuses_best_where_nothing_was_scored(tmp_path):
-  save(tmp_path, CONFIG, SHAPE, SHAPE, {5: None})
+  save(tmp_path, CONFIG, {5: None})
   assert load(tmp_path).step == 5
   with pytest.raises(UserError, match="none of its checkpoints has a score"):
     load(tmp_path, "best")
@@ -184,7 +175,7 @@ def test_wrong_latents_are_refused(model, bad):
 def test_a_denoiser_sees_what_noise_makes_of_images(tmp_path):
   """Noise leaves [0, 1]; images scaled to 0..255 are still refused, and so is what is not finite."""
   config = apply_overrides(CONFIG, ["data.degrade.name=gaussian_noise", "data.degrade.sigma=0.5"])
-  model = TrainedVAE(config, parameters(config, SHAPE, SHAPE, 0), SHAPE, SHAPE, 1)
+  model = trained(config, SPEC)
   noisy = 0.5 * np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
   assert noisy.min() < 0 and np.isfinite(model.reconstruct(noisy)).all()
   for bad in (np.full((1, *SHAPE), 128.0), np.full((1, *SHAPE), np.nan), np.full((1, *SHAPE), np.inf)):
@@ -194,7 +185,7 @@ def test_a_denoiser_sees_what_noise_makes_of_images(tmp_path):
 
 def test_the_encoder_takes_low_resolution_where_the_run_degraded_so():
   config = apply_overrides(CONFIG, ["data.degrade.name=bicubic_down", "model.likelihood=gaussian"])
-  model = TrainedVAE(config, parameters(config, SHAPE, (3, 2, 1), 0), SHAPE, (3, 2, 1), 1)
+  model = trained(config, spec_of(SHAPE, (3, 2, 1)))
   assert model.reconstruct(np.zeros((2, 3, 2, 1), np.uint8)).shape == (2, *SHAPE)
   with pytest.raises(UserError, match=r"takes \[n, 3, 2, 1\]"):
     model.reconstruct(np.zeros((2, *SHAPE), np.uint8))
@@ -311,7 +302,7 @@ def test_a_map_of_latents_is_drawn_encoded_and_interpolated(images, key):
   config = apply_overrides(
     base_config(), ["model.name=conv_vae", "model.channels=4", "model.dense=0", "model.latent_dim=3"]
   )
-  model = TrainedVAE(config, parameters(config, SHAPE, SHAPE, 0), SHAPE, SHAPE, 1)
+  model = trained(config, SPEC)
   assert model.latents(key, 4).shape == (4, 18) and model.sample(key, 4).shape == (4, *SHAPE)
   posterior = model.encode(images)
   assert posterior.mean.shape == posterior.logvar.shape == (6, 18)

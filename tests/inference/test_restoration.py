@@ -4,17 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trained import shapes
 
 import vae_jax
 from vae_jax.config import apply_overrides, base_config
 from vae_jax.data.degrade import bicubic_up
 from vae_jax.errors import UserError
-from vae_jax.inference import PRIOR_STREAM, TrainedVAE, export, load
-from vae_jax.models import build
+from vae_jax.inference import TrainedVAE, export, load
+from vae_jax.inference.base import PRIOR_STREAM
+from vae_jax.runs import Run
 from vae_jax.storage import exported as pretrained
 from vae_jax.storage.checkpoints import Checkpoints
-from vae_jax.training.state import init_params
 from vae_jax.training.steps import example_keys
+from vae_jax.types import image_spec
 
 
 def make(channels=1, factor=1, widths="4", **model):
@@ -31,16 +33,14 @@ def make(channels=1, factor=1, widths="4", **model):
   } | {f"model.{name}": value for name, value in model.items()}
   config = apply_overrides(base_config(), [f"{name}={value}" for name, value in given.items()])
   shape, low = (12, 12, channels), (12 // factor, 12 // factor, channels)
-  init = jax.eval_shape(
-    lambda key: init_params(build(config.model, shape, input_shape=low), shape, low, key), jax.random.key(0)
-  )
+  spec = image_spec(shape, low)
   random = np.random.default_rng(1)
 
   def draw(path, x):
     size = 0.1 if "head" in jax.tree_util.keystr(path) or x.ndim == 1 else 1.0
     return size * random.normal(size=x.shape).astype(np.float32) / np.sqrt(np.prod(x.shape[:-1] or (1,)))
 
-  return TrainedVAE(config, jax.tree_util.tree_map_with_path(draw, init), shape, low, 7)
+  return TrainedVAE(Run(config, jax.tree_util.tree_map_with_path(draw, shapes(config, spec)), spec, 7))
 
 
 def pixels(*shape, seed=0):
@@ -56,11 +56,9 @@ def model():
 def plain():
   """A VAE of one image size."""
   config = apply_overrides(base_config(), ["model.hidden=4", "model.latent_dim=2"])
-  module = build(config.model, (5, 5, 1))
-  init = jax.eval_shape(lambda key: init_params(module, (5, 5, 1), (5, 5, 1), key), jax.random.key(0))
-  return TrainedVAE(
-    config, jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), init), (5, 5, 1), (5, 5, 1), 1
-  )
+  spec = image_spec((5, 5, 1))
+  tenths = jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), shapes(config, spec))
+  return TrainedVAE(Run(config, tenths, spec, 1))
 
 
 # --- pixel noise ---
@@ -76,7 +74,7 @@ def test_pixel_noise_is_the_deviation_of_pixels_about_a_draw():
   twice = make(channels=3, factor=2, sigma=0.2)
   np.testing.assert_allclose(twice.pixel_noise(image), 2 * found, rtol=1e-4)
   assert np.exp(-7) * 0.1 <= found.min() and found.max() <= 0.1
-  with pytest.raises(UserError, match="no latents to draw"):
+  with pytest.raises(UserError, match="cannot draw restorations"):
     make(latent_dim=0).pixel_noise(pixels(8, 8, 1))
 
 
@@ -272,14 +270,17 @@ def test_a_model_without_latents_draws_nothing(key):
   model = make(latent_dim=0)
   assert model.restore(pixels(1, 6, 6, 1)).shape == (1, 6, 6, 1)
   for function, image in (model.restore, pixels(1, 6, 6, 1)), (model.restore_image, pixels(6, 6, 1)):
-    one_line(function, image, key, match="no latents to draw restorations from")
+    one_line(
+      function, image, key, match="cannot draw restorations; restoration_vae with model.latent_dim > 0 can"
+    )
 
 
 def test_what_needs_no_degraded_image_is_refused(model, key):
-  words = "this run restores images and cannot"
-  one_line(model.encode, pixels(1, 12, 12, 1), match=words)
-  one_line(model.decode, np.zeros((1, 2)), match=words)
-  one_line(model.sample, key, 3, match=words)
+  words = r"this run \(restoration_vae of 12 x 12 x 1\) cannot "
+  able = "; .* can; or use restore"
+  one_line(model.encode, pixels(1, 12, 12, 1), match=f"{words}encode images into latents{able}")
+  one_line(model.decode, np.zeros((1, 2)), match=f"{words}decode latents{able}")
+  one_line(model.sample, key, 3, match=f"{words}sample new images{able}")
   one_line(model.sample, key, 3, pixels=True, match=words)
   one_line(model.latents, key, 3, match=words)
   one_line(model.interpolate, pixels(1, 12, 12, 1), pixels(1, 12, 12, 1), 3, match=words)
@@ -292,8 +293,8 @@ def test_a_plain_vae_restores_images_of_its_size_and_draws_none(plain, key):
   for size in (6, 5), (10, 10):
     one_line(plain.restore, pixels(1, *size, 1), match=r"takes \[n, 5, 5, 1\]; crop, resize")
     one_line(plain.restore_image, pixels(*size, 1), match=r"takes \[5, 5, 1\]")
-  one_line(plain.restore, image[None], key, match="no latents to draw")
-  one_line(plain.restore_image, image, key, match="no latents to draw")
+  one_line(plain.restore, image[None], key, match="cannot draw restorations; restoration_vae can")
+  one_line(plain.restore_image, image, key, match="cannot draw restorations; restoration_vae can")
   one_line(plain.restore_image, image, ensemble=True, match="ensemble")
 
 
@@ -343,7 +344,7 @@ def test_a_description_that_is_none_is_refused(model, tmp_path, broken):
     "input_shape": [12, 12, 1],
     "step": 7,
   } | broken
-  pretrained.save(tmp_path, model.params, {k: v for k, v in meta.items() if v is not ...})
+  pretrained.save(tmp_path, model.variables, {k: v for k, v in meta.items() if v is not ...})
   one_line(load, tmp_path, match="does not describe a model")
 
 

@@ -1,4 +1,4 @@
-"""The adversarial term in the step: gradients, the adaptive weight, what is trained when, and runs that continue."""
+"""Opponents in the step: gradients, the adaptive weight, what is trained when, and runs that continue."""
 
 import functools
 import json
@@ -9,18 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from families import shapes
+from flax import linen as nn
 
 from vae_jax import losses
 from vae_jax.config import apply_overrides, base_config, validate
 from vae_jax.errors import UserError
 from vae_jax.inference import load
-from vae_jax.models import build, last_kernel
+from vae_jax.models import build
+from vae_jax.models.contract import Family, Output
 from vae_jax.models.discriminator import PatchDiscriminator
+from vae_jax.objectives import Objective
 from vae_jax.storage.checkpoints import Checkpoints
-from vae_jax.training import loop, state, steps
-from vae_jax.training.adversarial import Adversarial, make_adversarial
+from vae_jax.training import assemble, loop, opponents, state, steps
 from vae_jax.training.writers import Writers
-from vae_jax.types import VAEOutput
+from vae_jax.types import image_spec
 
 SHAPE = (8, 8, 1)
 
@@ -32,47 +35,64 @@ def _compiled_quickly():
   jax.config.update("jax_disable_most_optimizations", False)
 
 
-def term(*overrides):
+def facing(*overrides):
+  """The opponents of a config with an adversarial term: one that sees pixels."""
   given = ["weight=0.5", "channels=4,8", *overrides]
   config = apply_overrides(base_config(), [f"objective.adversarial.{o}" for o in given])
-  return make_adversarial(config.objective.adversarial)
+  return opponents.pixel_opponent(config.objective.adversarial)
 
 
-class Toy:
-  """reconstruction = kernel * image + bias, distortion the squared error to the image."""
-
-  def apply(self, variables, image, keys, degraded, samples):
-    p = variables["params"]["head"]
-    fake = p["kernel"] * image + p["bias"]
-    distortion = jnp.square(fake - image).sum((1, 2, 3))
-    zero = jnp.zeros((image.shape[0], 1))
-    return VAEOutput(distortion[None], zero, -distortion[None], zero, zero, fake)
-
-  def init(self, key, *unused):
-    return {"params": {"head": {"kernel": jnp.full((1, 1, 1, 1), 0.5), "bias": jnp.full((1, 1, 1, 1), 0.1)}}}
+def at(tree, path):
+  """What lies at a path of names."""
+  return functools.reduce(lambda node, name: node[name], path, tree)
 
 
-def objective(output, step, image=None, perceptual=None):
-  return output.distortion[0], {}
+class Head(nn.Module):
+  """kernel * image + bias."""
+
+  @nn.compact
+  def __call__(self, image):
+    kernel = self.param("kernel", nn.initializers.constant(0.5), (1, 1, 1, 1))
+    return kernel * image + self.param("bias", nn.initializers.constant(0.1), (1, 1, 1, 1))
+
+
+class Toy(Family):
+  """The reconstruction is that of the head, distortion the squared error to the image."""
+
+  last_kernel = ("head", "kernel")
+
+  @nn.compact
+  def __call__(self, batch, keys, mode):
+    image = jnp.asarray(batch["image"])
+    fake = Head(name="head")(image)
+    return Output({"distortion": jnp.square(fake - image).sum((1, 2, 3))}, fake)
+
+
+OBJECTIVE = Objective({"distortion": 1.0})
+
+
+def untouched(keys, batch, frozen):
+  """A preparation that leaves the batch as it is."""
+  return batch
 
 
 @functools.cache
 def toy(*overrides, rate=0.01):
   """The first state and the compiled step, for overrides of the adversarial term."""
-  adversarial, tx = term(*overrides), optax.trace(0.9)
+  judges, tx = facing(*overrides), optax.trace(0.9)
   step = steps.make_train_step(
     Toy(),
-    objective,
-    lambda keys, batch: batch,
+    OBJECTIVE,
+    untouched,
     tx,
     lambda step: jnp.float32(rate),
     samples=1,
     ema_decay=0.9,
     root=jax.random.key(1),
-    adversarial=adversarial,
+    opponents=judges,
   )
   init = functools.partial(
-    state.init_state, Toy(), tx, SHAPE, SHAPE, jax.random.key(0), adversarial=adversarial
+    state.init_state, Toy(), tx, image_spec(SHAPE), jax.random.key(0), opponents=judges
   )
   return jax.jit(init)(), jax.jit(step)
 
@@ -125,18 +145,18 @@ def test_the_discriminator_learns_to_tell_two_distributions_apart():
 
 def test_gradients_are_those_of_the_weighted_sum():
   """Against one backward pass of loss + w * adversarial with w held constant."""
-  adversarial, batch = term(), images()["image"]
+  opponent, batch = facing()["adversarial"], jnp.asarray(images()["image"])
   here, step = toy()
   after, got = step(here, {"image": batch})
-  judge = here.discriminator.params
+  judge = here.opponents["adversarial"].params
 
   def both(params):
-    output = Toy().apply({"params": params}, batch, None, None, 1)
-    logits = adversarial.discriminator.apply({"params": judge}, output.reconstruction)
-    return output.distortion.mean(), losses.generator_hinge_loss(logits).mean()
+    output = Toy().apply({"params": params}, {"image": batch}, None, None)
+    logits = opponent.module.apply({"params": judge}, output.reconstruction)
+    return output.terms["distortion"].mean(), losses.generator_hinge_loss(logits).mean()
 
   first, second = jax.jit(jax.jacrev(both))(here.params)
-  norms = [np.abs(np.float64(last_kernel(g).item())) for g in (first, second)]
+  norms = [np.abs(np.float64(at(g, Toy.last_kernel).item())) for g in (first, second)]
   weight = 0.5 * norms[0] / (norms[1] + 1e-6)
   np.testing.assert_allclose(got["adversarial_weight"], weight, rtol=1e-3)
   expected = jax.tree.map(lambda p, a, b: p - 0.01 * (a + weight * b), here.params, first, second)
@@ -145,15 +165,16 @@ def test_gradients_are_those_of_the_weighted_sum():
   np.testing.assert_allclose(got["adversarial"], value, rtol=1e-4)
   np.testing.assert_allclose(got["weighted_adversarial"], weight * value, rtol=1e-3)
   np.testing.assert_allclose(got["loss"], loss + weight * value, rtol=1e-3)
-  fake = Toy().apply({"params": here.params}, batch, None, None, 1).reconstruction
+  fake = Toy().apply({"params": here.params}, {"image": batch}, None, None).reconstruction
 
   def told_apart(judge):
-    logits = (adversarial.discriminator.apply({"params": judge}, x) for x in (batch, fake))
+    logits = (opponent.module.apply({"params": judge}, x) for x in (batch, fake))
     return losses.discriminator_hinge_loss(*logits).mean()
 
   told = jax.jit(jax.grad(told_apart))(judge)
   # Adam's first step is the sign of the gradient, where that is not tiny.
-  moved = jax.tree.map(lambda a, b: (a - b) / adversarial.learning_rate, judge, after.discriminator.params)
+  changed = after.opponents["adversarial"].params
+  moved = jax.tree.map(lambda a, b: (a - b) / opponent.learning_rate, judge, changed)
   for step_, slope in zip(jax.tree.leaves(moved), jax.tree.leaves(told), strict=True):
     large = np.abs(slope) > 1e-4
     np.testing.assert_allclose(np.asarray(step_)[large], np.sign(slope)[large], atol=2e-2)
@@ -163,10 +184,10 @@ def test_the_weight_counts_from_its_start_and_the_discriminator_learns_before():
   here, step = toy("start=2")
   plain, plain_step = toy("weight=0")
   for i in range(4):
-    judge = here.discriminator
+    judge = here.opponents["adversarial"]
     here, got = step(here, images(i))
     plain, _ = plain_step(plain, images(i))
-    assert unlike(judge.params, here.discriminator.params)
+    assert unlike(judge.params, here.opponents["adversarial"].params)
     assert (got["adversarial_weight"] > 0) == (i >= 2)
     for a, b in zip(jax.tree.leaves(here.params), jax.tree.leaves(plain.params), strict=True):
       assert np.allclose(a, b, rtol=1e-6, atol=0) == (i < 2)
@@ -193,23 +214,23 @@ def test_a_step_that_is_not_finite_leaves_both_sides_as_they_were():
   batch = images(1)
   batch["image"][1, 2, 3, 0] = np.nan
   after, got = step(here, batch)
-  for name in ("params", "ema", "opt_state", "discriminator"):
+  for name in ("params", "ema", "opt_state", "opponents"):
     assert not unlike(getattr(after, name), getattr(here, name))
   assert got["skipped"] == 1 and int(after.step) == 2
 
 
 def test_a_discriminator_that_is_not_finite_spoils_nothing(monkeypatch):
-  gradients = Adversarial.gradients
+  gradients = opponents.gradients
 
   def spoiled(*args):
     *model_side, judge = gradients(*args)
     return *model_side, jax.tree.map(lambda g: g * jnp.nan, judge)
 
-  monkeypatch.setattr(Adversarial, "gradients", spoiled)
+  monkeypatch.setattr(opponents, "gradients", spoiled)
   here, step = toy.__wrapped__()
   after, got = step(here, images())
   assert got["skipped"] == 1 and np.isfinite(got["gradient_norm"])
-  assert not unlike((after.params, after.discriminator), (here.params, here.discriminator))
+  assert not unlike((after.params, after.opponents), (here.params, here.opponents))
 
 
 @pytest.mark.parametrize(
@@ -218,26 +239,26 @@ def test_a_discriminator_that_is_not_finite_spoils_nothing(monkeypatch):
     ["model.name=mlp_vae", f"model.hidden={','.join(['2'] * 11)}"],  # Dense_11 is the last, not Dense_9
     ["model.name=conv_vae", "model.dense=4"],
     ["model.name=conv_vae", "model.dense=0"],
-    ["model.name=restoration_vae", "model.likelihood=gaussian"],
-    ["model.name=transformation_net", "model.latent_dim=0", "model.likelihood=gaussian"],
+    ["model.name=restoration_vae"],
+    ["model.name=transformation_net"],
   ],
 )
 def test_the_last_kernel_of_every_family_makes_the_image(overrides):
-  config = apply_overrides(base_config(), ["model.channels=8", "model.latent_dim=2", *overrides])
-  model = build(config.model, SHAPE)
-  params = jax.eval_shape(lambda key: state.init_params(model, SHAPE, SHAPE, key), jax.random.key(0))
+  config, spec = apply_overrides(base_config(), overrides), image_spec(SHAPE)
+  model = build(config.model, spec)
+  shape = at(shapes(model, spec), model.last_kernel).shape
   mlp = config.model.name == "mlp_vae"
-  assert last_kernel(params).shape[-1] == (64 if mlp else 1)
-  assert not mlp or last_kernel(params).shape == (2, 64)
+  assert shape[-1] == (64 if mlp else 1)
+  assert not mlp or shape == (2, 64)
 
 
 # --- runs ---
 
 
 def test_a_run_without_it_has_no_such_arrays():
-  assert make_adversarial(base_config().objective.adversarial) is None
+  assert opponents.pixel_opponent(base_config().objective.adversarial) == {}
   here, _ = toy("weight=0")
-  assert here.discriminator is None
+  assert here.opponents == {}
   # Two counters and the step; parameters, their average and their momentum.
   assert len(jax.tree.leaves(here)) == 3 + 3 * len(jax.tree.leaves(here.params))
 
@@ -246,6 +267,15 @@ def test_a_start_that_never_comes_is_refused():
   given = ["objective.adversarial.weight=1", "objective.adversarial.start=7", "training.steps=7"]
   with pytest.raises(UserError, match=r"objective.adversarial.start=7 must be < training.steps=7"):
     validate(apply_overrides(base_config(), given))
+
+
+def test_parts_of_a_batch_and_an_opponent_are_refused():
+  given = ["objective.adversarial.weight=1", "training.accumulate=2"]
+  config = apply_overrides(base_config(), given)
+  with pytest.raises(UserError, match=r"training.accumulate=2 must be 1 with an adversarial term"):
+    validate(config)
+  with pytest.raises(UserError, match=r"accumulate=2 must be 1 with the opponent 'adversarial'"):
+    assemble.make_opponents(config, image_spec(SHAPE))
 
 
 class Stop(BaseException):
@@ -304,7 +334,9 @@ def test_a_run_with_it_continues_bit_for_bit_and_is_compiled_once(tmp_path, monk
       loop.train(config, tmp_path / "stopped")
   assert Checkpoints(tmp_path / "stopped" / "checkpoints").steps() == [4]
   continued = loop.train(config, tmp_path / "stopped")
-  assert jax.tree.structure(continued) == jax.tree.structure(whole) and whole.discriminator is not None
+  assert jax.tree.structure(continued) == jax.tree.structure(whole) and set(whole.opponents) == {
+    "adversarial"
+  }
   assert not unlike(continued, whole)
 
   lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()

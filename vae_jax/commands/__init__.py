@@ -1,0 +1,18 @@
+"""What evaluate.py can do with a trained model: one file a mode.
+
+Each file is light at import, and has `HELP` (a line), `FLAGS` (those that it takes besides --workdir, --pretrained,
+--checkpoint and --data_dir), `NEEDS` (an ability of the model, see `models.contract.ABILITIES`, or None), `OUTPUT` (the
+suffix of the file that it writes; "" for a folder) and `run(model, args)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+MODES = ("score", "sample", "reconstruct", "interpolate", "restore", "frechet", "benchmark", "export")
+
+
+def command(mode: str) -> ModuleType:
+  """The file of a mode."""
+  return importlib.import_module(f"vae_jax.commands.{mode}")

@@ -1,0 +1,22 @@
+"""Scores a folder of clean photographs, degraded and restored, beside baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+HELP = "a folder of clean photographs (--input), degraded and restored: PSNR, SSIM, beside baselines"
+FLAGS = ("input", "output", "num", "samples", "seed", "tile", "ensemble", "lpips")
+NEEDS = "restore"
+OUTPUT = ".json"
+
+
+def run(model: Any, args: Any) -> None:
+  """Writes the scores and a contact sheet; prints the table."""
+  from vae_jax import evaluation
+  from vae_jax.photos.score_table import table
+
+  output = Path(args.output or args.folder / "benchmark.json")
+  how = {"samples": args.samples, "seed": args.seed, "tile": args.tile, "ensemble": args.ensemble}
+  scores = evaluation.benchmark_folder(model, args.input[0], output, limit=args.num or 0, **how)
+  print(f"{table(scores)}\nwrote {output} and {output.with_suffix('.png').name}")

@@ -1,0 +1,19 @@
+"""Writes a run as one small folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HELP = "the run as one small folder, which --workdir and vae_jax.load take"
+FLAGS = ("output",)
+NEEDS = None
+OUTPUT = ""
+
+
+def run(model: Any, args: Any) -> None:
+  """Writes the weights and their description."""
+  from vae_jax import inference
+
+  output = args.output or args.folder / "export"
+  inference.export(model, output)
+  print(f"wrote {output}: load it with vae_jax.load({str(output)!r})")

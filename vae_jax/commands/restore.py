@@ -1,0 +1,25 @@
+"""Restores a person's photographs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HELP = "your photographs (--input), of any size: enlarged or denoised, as the model was trained to"
+FLAGS = ("input", "output", "samples", "seed", "tile", "ensemble")
+NEEDS = "restore"
+OUTPUT = ""
+
+
+def run(model: Any, args: Any) -> None:
+  """Writes the restored files; reports what was skipped."""
+  from vae_jax import evaluation
+  from vae_jax.errors import printable
+
+  output = args.output or args.folder / "restored"
+  how = {"samples": args.samples, "seed": args.seed, "tile": args.tile, "ensemble": args.ensemble}
+  report = evaluation.restore_photographs(model, args.input, output, **how)
+  for path in report.written:
+    print(f"wrote {printable(str(path))}")
+  for line in report.remarks():
+    print(line)
+  report.check()

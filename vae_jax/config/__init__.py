@@ -1,0 +1,38 @@
+"""Configuration: every key with its default and meaning, config files, command-line overrides, validation.
+
+A config is a locked, typed `ml_collections.ConfigDict`. Keys that every family has are born in `sections`, a family's
+own in its file. A config file is Python with a `get_config()` that starts from `base_config("mlp_vae")` and changes
+values; it is run, so open only files that you trust. A workdir keeps the result as `config.json`, which is data and is
+never run.
+"""
+
+from vae_jax.config.checks import validate
+from vae_jax.config.files import load_config_file
+from vae_jax.config.help import describe
+from vae_jax.config.json import MAX_JSON, from_json, parse_json, to_json
+from vae_jax.config.values import (
+  apply_overrides,
+  base_config,
+  differences,
+  every_key,
+  keys_of,
+  owners,
+  show,
+)
+
+__all__ = [
+  "MAX_JSON",
+  "apply_overrides",
+  "base_config",
+  "describe",
+  "differences",
+  "every_key",
+  "from_json",
+  "keys_of",
+  "load_config_file",
+  "owners",
+  "parse_json",
+  "show",
+  "to_json",
+  "validate",
+]

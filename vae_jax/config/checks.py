@@ -1,0 +1,109 @@
+"""What a config must not say: values out of range, keys that contradict one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from vae_jax.config.sections import LATENT, LPIPS_NETWORKS, OBJECTIVE, RATE
+from vae_jax.config.values import as_config, brief, keys_of, show, to_values
+from vae_jax.errors import UserError
+from vae_jax.keys import words
+from vae_jax.models import family
+
+
+def validate(config: ConfigDict, where: str = "") -> None:
+  """Checks all that can be checked without data. Raises UserError for the first fault, after `where`."""
+  fault = next(_faults(config), None)
+  if fault:
+    raise UserError(where + fault)
+
+
+def _faults(config: ConfigDict) -> Iterator[str]:
+  values = to_values(config)
+  config, keys = as_config(values), keys_of(values["model.name"])  # whole, and of the right types
+  for key, value in values.items():
+    rule = keys[key].rule
+    if rule and not rule.holds(value):
+      yield f"{key}={brief(show(value))} must be {rule.words}"
+    if isinstance(value, str) and "\0" in value:
+      yield f"{key}={brief(show(value))} must be text without NUL"
+  yield from _data_faults(config)
+  yield from family(config.model.name).faults(config)
+  yield from _objective_faults(config)
+  yield from _training_faults(config)
+
+
+def _data_faults(config: ConfigDict) -> Iterator[str]:
+  data, degrade, likelihood = config.data, config.data.degrade, config.model.get("likelihood")
+  if data.name in ("idx", "folder", "paired_folder", "npz") and not data.dir:
+    yield f"data.name={data.name} needs data.dir; set it to the place of the data"
+  if data.name == "paired_folder" and data.low == data.high:
+    yield f"data.low={show(data.low)} and data.high={show(data.high)} must be two folders; change one"
+  if data.dequantize and data.binarize != "none":
+    yield f"data.dequantize=true contradicts data.binarize={data.binarize}; choose one"
+  if data.dequantize and likelihood in ("bernoulli", "logistic_mixture"):
+    yield f"data.dequantize=true must be false for model.likelihood={likelihood}"
+  if data.binarize != "none" and likelihood == "logistic_mixture":
+    yield f"data.binarize={data.binarize} must be none for model.likelihood={likelihood}"
+  if 0 < degrade.sigma_max < degrade.sigma:
+    yield f"data.degrade.sigma_max={degrade.sigma_max} must be 0 or >= sigma={degrade.sigma}"
+  if data.rotate and (tuple(data.size) == (0, 0) or data.size[0] != data.size[1]):
+    yield f"data.rotate=true needs a square data.size, such as 64,64, not {show(data.size)}"
+
+
+def _objective_faults(config: ConfigDict) -> Iterator[str]:
+  objective = config.objective
+  if "beta" in objective:
+    yield from _rate_faults(objective)
+  perceptual = objective.perceptual
+  given, wanted = len(words(perceptual.layer_weights)), len(words(perceptual.layers))
+  if perceptual.weight and perceptual.distance != "lpips" and given not in (0, wanted):
+    yield (
+      f"objective.perceptual.layer_weights={show(perceptual.layer_weights)} has {given} numbers for {wanted} layers "
+      f"({show(perceptual.layers)}); give one for each of objective.perceptual.layers"
+    )
+  if perceptual.weight and perceptual.distance == "lpips" and perceptual.network not in LPIPS_NETWORKS:
+    yield (
+      f"objective.perceptual.network={perceptual.network} has no LPIPS heads; give one of {', '.join(LPIPS_NETWORKS)}"
+    )
+  if objective.style.weight and not objective.style.image:
+    yield f"objective.style.weight={objective.style.weight} needs objective.style.image; set it to a file"
+  if objective.adversarial.weight and objective.adversarial.start >= config.training.steps:
+    yield (
+      f"objective.adversarial.start={objective.adversarial.start} must be < training.steps={config.training.steps}; "
+      "or set objective.adversarial.weight=0"
+    )
+
+
+def _rate_faults(objective: ConfigDict) -> Iterator[str]:
+  if objective.beta_schedule != "constant" and objective.beta_steps == 0:
+    yield f"objective.beta_schedule={objective.beta_schedule} needs objective.beta_steps > 0"
+  for name in ("beta", "beta_schedule", "free_bits", "alpha") if objective.name == "iwae" else ():
+    default = (OBJECTIVE | RATE)[f"objective.{name}"].default
+    if objective[name] != default:
+      yield f"objective.{name}={objective[name]} must be {default} for objective.name=iwae"
+
+
+def _training_faults(config: ConfigDict) -> Iterator[str]:
+  objective, t = config.objective, config.training
+  if t.fsdp and t.parallel == "pmap":
+    yield "training.fsdp=true must be false for training.parallel=pmap, which keeps all on every device"
+  if t.batch_size % t.accumulate:
+    yield (
+      f"training.accumulate={t.accumulate} must divide training.batch_size={t.batch_size}, "
+      f"e.g. training.batch_size={-(-t.batch_size // t.accumulate) * t.accumulate}"
+    )
+  if t.accumulate > 1 and objective.adversarial.weight:
+    yield (
+      f"training.accumulate={t.accumulate} must be 1 with an adversarial term, whose weight is one of the whole batch"
+    )
+  whole = [key for key in LATENT if LATENT[key].default == 0.0 and objective.get(key.split(".")[1], 0.0)]
+  if t.accumulate > 1 and whole:
+    yield f"training.accumulate={t.accumulate} must be 1 with {whole[0]}, a term over the whole batch"
+  if t.batch_size == 1 and whole:
+    yield f"training.batch_size=1 must be at least 2 with {whole[0]}, a term over the whole batch"
+  if t.first_stage_digest and not t.first_stage:
+    shown = brief(show(t.first_stage_digest))
+    yield f"training.first_stage_digest={shown} needs training.first_stage; set it to that run"

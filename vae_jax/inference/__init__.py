@@ -1,0 +1,55 @@
+"""A trained run as an object: sample, encode, decode, reconstruct, interpolate, restore.
+
+    model = vae_jax.load("runs/mnist_vae")
+    images = model.sample(jax.random.key(0), 16)
+
+Needs the checkpoint alone: no config file, no data set, and any kind or number of devices.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+
+from vae_jax import runs
+from vae_jax.inference.autoencode import slerp
+from vae_jax.inference.restore import TILE, Restores
+from vae_jax.runs import Run
+from vae_jax.storage import exported
+
+__all__ = ["TILE", "TrainedVAE", "export", "load", "slerp"]
+
+
+class TrainedVAE(Restores):
+  """A trained model. What its family cannot do raises UserError, in one line that names what can."""
+
+  def __init__(self, run: Run):
+    super().__init__(run)
+    self.first = None if run.first is None else TrainedVAE(run.first)
+
+
+def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
+  """The model of a run: weights of its newest good checkpoint, or of its "best" one, or of a given step.
+
+  `workdir` may also be a folder that `export` wrote, or the name of a model that comes with the project, such as
+  "superres_x2"; these have one set of weights. A name stands for a folder of that name where there is one. A run with
+  a first stage brings that one along.
+
+  Nothing in the folder is run, whoever made it: weights and their description are data, compared with one another
+  before they take memory.
+
+  Raises UserError where there is no such run or checkpoint, or it is damaged; "best" needs a scored checkpoint.
+  """
+  return TrainedVAE(runs.open_run(workdir, checkpoint))
+
+
+def export(model: TrainedVAE, folder: str | Path) -> None:
+  """Writes a model, with its first stage, as one small file of weights and its description, for `load` anywhere."""
+
+  def described(run: Run) -> dict:
+    return {"config": run.config.to_dict(), **runs.describe_spec(run.spec), "step": run.step}
+
+  first = model.run.first
+  below = None if first is None else (jax.device_get(first.variables), described(first))
+  exported.save(folder, jax.device_get(model.run.variables), described(model.run), below)

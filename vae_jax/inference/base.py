@@ -1,0 +1,142 @@
+"""What the parts of a loaded model share: its variables, compiled methods, checked inputs and conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from vae_jax.compiling import jit
+from vae_jax.data.prepare import to_float
+from vae_jax.errors import UserError
+from vae_jax.models import able
+from vae_jax.models.contract import ABILITIES
+from vae_jax.runs import Run
+from vae_jax.storage import exported
+from vae_jax.types import Array, ArrayLike, Batch, Params, Shape, image_shape, input_shape
+
+PRIOR_STREAM, PIXEL_STREAM = 0, 1
+
+
+class Base:
+  """A model with its weights (the moving average where the run kept one). Methods are compiled at first use.
+
+  Attributes: config (ConfigDict of the run), step (of the checkpoint), spec (fields of a record), image_shape
+  (h, w, c), input_shape (what the encoder sees), likelihood (in words), first (the stage below, or None).
+  """
+
+  def __init__(self, run: Run):
+    self.run, self.config, self.spec, self.step = run, run.config, run.spec, run.step
+    self.image_shape: Shape = image_shape(run.spec)
+    self.input_shape: Shape = input_shape(run.spec)
+    self.module: Any = run.module
+    self.variables = jax.tree.map(jnp.asarray, run.variables)
+    likelihood = getattr(self.module, "likelihood", None)
+    self.likelihood: str = likelihood.describe if likelihood else "none"
+
+  @property
+  def params(self) -> Params:
+    """What was trained; `variables` has what the model keeps besides."""
+    return self.variables["params"]
+
+  def _method(self, name: str) -> Callable[..., Any]:
+    return jit(lambda variables, *args: self.module.apply(variables, *args, method=name))
+
+  def can(self, ability: str) -> bool:
+    """Whether the model can do something: a key of `models.contract.ABILITIES`."""
+    return ability in self.module.can
+
+  def require(self, ability: str) -> None:
+    """Raises UserError, naming what can, where the model cannot do something."""
+    if self.can(ability):
+      return
+    name, also = self.config.model.name, []
+    if ability in ("restore", "tile") and exported.names():
+      also = [f"--pretrained {' | '.join(exported.names())}"]
+    elif self.can("restore"):
+      also = ["or use restore (--mode restore, benchmark, reconstruct)"]
+    capable = able(ability)
+    others = ", ".join(other for other in capable if other != name) or "no other family"
+    if name in capable:  # with another config
+      others = f"{name} with model.latent_dim > 0"
+    shape = " x ".join(map(str, self.image_shape))
+    raise UserError(
+      f"this run ({name} of {shape}) cannot {ABILITIES[ability]}; {'; '.join([f'{others} can', *also])}"
+    )
+
+  def _images(self, images: ArrayLike, single: bool = False) -> Float[Array, "n h w c"]:
+    """float32, or UserError: in [0, 1]; on average about there where the run degraded its images.
+
+    single: `images` is one, [h, w, c].
+    """
+    images = np.asarray(images) if not isinstance(images, jax.Array) else images
+    given, images = images.shape, images[None] if single else images
+    # A model of one size takes that size; one that works in tiles takes any.
+    any_size = self.can("tile")
+    takes = ("h", "w", self.input_shape[2]) if any_size else self.input_shape
+    fits = images.shape[-1:] == takes[2:] if any_size else images.shape[-len(takes) :] == takes
+    if images.ndim != 4 or 0 in images.shape or not fits:
+      remedy = "crop, resize or convert them"
+      if len(given) == 3 and not single:
+        remedy = "give one image as image[None]"
+      elif given[-1:] == (1,) and takes[-1] == 3:
+        remedy = "np.repeat(images, 3, axis=-1) makes grey ones so"
+      wanted = ", ".join(map(str, takes if single else ("n", *takes)))
+      raise UserError(
+        f"{'an image' if single else 'images'} of shape {given}: this model takes [{wanted}]; {remedy}"
+      )
+    if images.dtype != np.uint8:
+      self._check_range(images)
+    return to_float(images)
+
+  def _check_range(self, images: ArrayLike) -> None:
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise UserError(f"images of type {images.dtype}: give uint8 (0..255) or float in [0, 1]")
+    low, high = float(images.min()), float(images.max())
+    fits = low >= 0 and high <= 1
+    if self.config.data.degrade.name != "identity":
+      # Noise and overshoot leave [0, 1], their mean does not by far.
+      fits = bool(np.isfinite(low + high)) and abs(float(images.mean()) - 0.5) < 1
+    if not fits:
+      raise UserError(f"images with values from {low:g} to {high:g}: give uint8 (0..255) or float in [0, 1]")
+
+  def _condition(self, num: int, given: dict[str, Any]) -> Batch:
+    """The fields that the model needs, one row for each of `num` images; one value is repeated. Raises UserError."""
+    needs = self.module.conditions
+    for name in sorted(needs - given.keys()):
+      raise UserError(
+        f"this run ({self.config.model.name}) needs a {name} for each image; give {name}=... (--{name})"
+      )
+    condition: dict[str, Array] = {}
+    for name, value in given.items():
+      if value is None:
+        continue
+      if name not in needs:
+        raise UserError(
+          f"{name}={value!r}: this run ({self.config.model.name}) knows no {name}; leave it out"
+        )
+      condition[name] = self._field(name, value, num)
+    return condition  # type: ignore[return-value]
+
+  def _field(self, name: str, value: Any, num: int) -> Array:
+    like = self.spec[name]
+    try:
+      array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+      kind = "integer" if np.issubdtype(like.dtype, np.integer) else "number"
+      raise UserError(f"{name}={value!r} must be one {kind}, or {[num, *like.shape]} of them") from None
+    if array.shape == like.shape:
+      array = np.broadcast_to(array, (num, *like.shape))
+    if array.shape != (num, *like.shape):
+      raise UserError(f"{name} of shape {array.shape}: give one, or {[num, *like.shape]}")
+    if np.issubdtype(like.dtype, np.integer) and not np.issubdtype(array.dtype, np.integer):
+      raise UserError(f"{name}={value!r} must be an integer")
+    classes = self.config.model.get("classes", 0)
+    if name == "label" and not (array.min() >= 0 and array.max() < classes):
+      found = f"{value}" if np.ndim(value) == 0 else f"{array.min()} to {array.max()}"
+      raise UserError(f"label={found} must be one of 0 to {classes - 1}")
+    return jnp.asarray(array, like.dtype)

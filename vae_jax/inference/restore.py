@@ -1,0 +1,171 @@
+"""Photographs restored: whole or in tiles, estimates or draws, and the noise of their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax.compiling import jit
+from vae_jax.errors import UserError
+from vae_jax.inference.autoencode import Autoencodes
+from vae_jax.inference.base import PRIOR_STREAM
+from vae_jax.photos.tiling import tiled
+from vae_jax.runs import Run
+from vae_jax.training.steps import example_keys
+from vae_jax.types import Array, ArrayLike, Key, Variables
+
+TILE = 256  # rows and columns, in pixels of the degraded image, that are restored at once
+
+
+class Restores(Autoencodes):
+  """restore, restore_image, pixel_noise."""
+
+  def __init__(self, run: Run):
+    super().__init__(run)
+    self._restore_draw = jit(self._restored_draw)
+    self._pixel_noise = self._method("pixel_noise")
+
+  @property
+  def factor(self) -> int:
+    """How many times larger than its input a restoration is, along each axis."""
+    return -(-self.image_shape[0] // self.input_shape[0])
+
+  def _restored_draw(self, variables: Variables, images: Array, keys: Key, origin: Array) -> Any:
+    spec = {**self.spec, "degraded": jax.ShapeDtypeStruct(images.shape[1:], images.dtype)}
+    eps = jax.vmap(lambda key: self.module.noise(key, spec, origin))(keys)
+    return self.module.apply(variables, eps, {"degraded": images}, method="generate")
+
+  def restore(self, images: ArrayLike, key: Key | None = None, samples: int = 1) -> Array:
+    """What degraded images may have been: denoised, up-scaled, enhanced, as the run was trained to.
+
+    Args:
+      images: [n, h, w, c], uint8 or float, about [0, 1] (noise is not clipped). Any height and width for a
+        restoration model; for the others, those it was trained with.
+      key: None for the estimate, at the prior's mean. A key for draws from p(clean | degraded), without pixel noise.
+      samples: how many draws.
+
+    Returns:
+      float32 in [0, 1]: [n, H, W, c] without a key, [samples, n, H, W, c] with one; H = factor * h.
+    """
+    inputs = self._images(images)
+    if key is None:
+      if samples != 1:
+        raise UserError(
+          f"samples = {samples} without a key: they would all be the same; give key=jax.random.key(0)"
+        )
+      return self._estimate(inputs)
+    self.require("draw")
+    if samples < 1:
+      raise UserError(f"samples = {samples}: must be at least 1")
+    origin = jnp.zeros(2, jnp.int32)
+    draws = []
+    for k in range(samples):
+      keys = example_keys(jax.random.fold_in(key, k), PRIOR_STREAM, jnp.arange(len(inputs)))
+      draws.append(self._restore_draw(self.variables, inputs, keys, origin))
+    return jnp.stack(draws)
+
+  def restore_image(
+    self,
+    image: ArrayLike,
+    key: Key | None = None,
+    *,
+    tile: int = TILE,
+    ensemble: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+  ) -> np.ndarray:
+    """One image of any size, in tiles: the result is that of the whole image, the memory that of a tile.
+
+    Args:
+      image: [h, w, c], as for `restore`. Grey, [h, w] or [h, w, 1], is repeated for a model of colour.
+      key: None for the estimate; a key for one draw, that of `restore(image[None], key)` up to the key's folding.
+      tile: rows and columns at a time.
+      ensemble: mean of the results for the image's 8 orientations, turned back (Timofte et al. 2016); estimates only.
+      progress: called with (tiles done, tiles in all) after each; all orientations count.
+
+    Returns:
+      float32 [factor * h, factor * w, c] in [0, 1], on the host.
+    """
+    inputs = self._photograph(image)
+    if key is not None:
+      self.require("draw")
+      if ensemble:
+        raise UserError("ensemble averages estimates, it cannot draw: leave out the key or ensemble")
+    if not self.can("tile"):
+      if ensemble:
+        raise UserError(
+          "ensemble turns images, for restoration_vae only: this run takes upright images; leave it out"
+        )
+      return np.asarray(self._estimate(jnp.asarray(inputs[None])))[0]
+
+    def window(pixels: np.ndarray, origin: tuple[int, int]) -> Array:
+      if key is None:
+        return self._reconstruct(self.variables, {"image": pixels[None]})[0]
+      return self._restore_draw(self.variables, pixels[None], key[None], jnp.asarray(origin))[0]
+
+    def whole(pixels: np.ndarray, turn: int = 0) -> np.ndarray:
+      def show(done: int, total: int) -> None:
+        if progress is not None:
+          progress(turn * total + done, total * (8 if ensemble else 1))
+
+      return self._tiled(window, pixels, tile, show)
+
+    if not ensemble:
+      return whole(inputs)
+    total = np.zeros((), np.float32)
+    for turns in range(4):
+      for mirror in (False, True):
+        turned = np.rot90(inputs[:, ::-1] if mirror else inputs, turns)
+        back = np.rot90(whole(turned, 2 * turns + mirror), -turns)
+        total = total + (back[:, ::-1] if mirror else back)
+    return total / 8
+
+  def pixel_noise(self, image: ArrayLike, *, tile: int = TILE) -> np.ndarray:
+    """How far pixels are from a draw of `restore_image`: the standard deviation of p(x | y, z) at each.
+
+    With the variance of draws it makes that of p(x | y): deviation^2 = variance of draws + pixel_noise^2.
+
+    Args:
+      image, tile: as for `restore_image`.
+
+    Returns:
+      float32 [factor * h, factor * w, c] in units of [0, 1], on the host.
+    """
+    self.require("draw")
+    return self._tiled(
+      lambda x, origin: self._pixel_noise(self.variables, x[None])[0], self._photograph(image), tile
+    )
+
+  def _estimate(self, inputs: Array) -> Array:
+    """What the model gives back of checked images. Raises UserError: it gives none, or needs more than images."""
+    for field in sorted(self.module.conditions):
+      raise UserError(
+        f"this run ({self.config.model.name}) needs a {field} for each image, which restore does not take; use "
+        f"reconstruct(images, {field}=...)"
+      )
+    return (
+      self.reconstruct(inputs)
+      if not self.can("tile")
+      else self._reconstruct(self.variables, {"image": inputs})
+    )
+
+  def _photograph(self, image: ArrayLike) -> np.ndarray:
+    """float32 [h, w, c] of one image; grey is repeated for a model of colour."""
+    image = np.asarray(image)
+    if image.ndim in (2, 3) and image.shape[2:] in ((), (1,)):
+      image = np.repeat(np.atleast_3d(image), self.input_shape[2], axis=2)
+    return np.asarray(self._images(image, single=True))[0]
+
+  def _tiled(
+    self,
+    window: Callable[[np.ndarray, tuple[int, int]], Any],
+    pixels: np.ndarray,
+    tile: int,
+    progress: Callable[[int, int], None] | None = None,
+  ) -> np.ndarray:
+    where: Any = self.module
+    sizes = {"factor": self.factor, "tile": tile, "halo": where.radius, "multiple": where.multiple}
+    return tiled(window, pixels, **sizes, progress=progress)

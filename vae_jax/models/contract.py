@@ -1,0 +1,159 @@
+"""What a family of models is: a prepared batch in, named terms out. See docs/architecture.md.
+
+A family is one file of this package. Its module is a `Family`; the file ends with `KEYS` (its config keys), `faults`
+(what it refuses) and `build` (config and spec -> module).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Float, Int
+
+from vae_jax.distributions import Gaussian
+from vae_jax.types import MODELLED, Array, Batch, Key, Spec, Variables
+
+# What a family may be able to do, and how a person says it.
+ABILITIES = {
+  "encode": "encode images into latents",
+  "decode": "decode latents",
+  "sample": "sample new images",
+  "bound": "bound the likelihood of images",
+  "restore": "restore photographs",
+  "draw": "draw restorations",
+  "tile": "work in tiles",
+  "tokens": "turn images into codes and back",
+}
+
+
+class Mode(NamedTuple):
+  """How a model is called. All but `step` and `key` are static.
+
+  step: int32 [], the optimiser step; drives schedules inside a model.
+  key: of the whole step, alike for all examples and devices.
+  training: whether the model is being trained.
+  samples: posterior draws per example.
+  batch_size: of the whole step, over all devices and parts; batch["place"] counts up to it. 0 where nothing is trained.
+  """
+
+  step: Int[Array, ""]
+  key: Key
+  training: bool = False
+  samples: int = 1
+  batch_size: int = 0
+
+
+class Output(NamedTuple):
+  """What a family reports, per example. `s` samples, `b` examples, `l` latent layers, `d` latent units.
+
+  terms: float32 [b] each, in nats or a stated unit. `distortion` is -log p(x | z), mean over samples, summed over
+    pixels; `rate` is KL(q(z | x) || p(z)). Their sum is the negative evidence bound of families that bound.
+  reconstruction: in [0, 1], what the model gives back.
+  rates: the rate of each layer.
+  kl_units: the KL of each latent unit; sums to the rate. For free bits.
+  log_weight: log p(x, z_s) - log q(z_s | x), the importance weights of the IWAE bound; None where there are none.
+  latents: what terms over a batch and scores look at: `z`, `mean`, `logvar` [b, d]; `codes` int32 [b, n].
+  statistics: a pytree of means over the examples, from which `Family.absorb` updates what the model keeps.
+  """
+
+  terms: dict[str, Float[Array, " b"]]
+  reconstruction: Float[Array, "b h w c"] | None = None
+  rates: Float[Array, "b l"] | None = None
+  kl_units: Float[Array, "b d"] | None = None
+  log_weight: Float[Array, "s b"] | None = None
+  latents: dict[str, Array] = {}  # noqa: RUF012  (never changed)
+  statistics: Any = ()
+
+
+class Family(nn.Module):
+  """The base of all families. A method that a family's `CAN` does not promise is not called.
+
+  TERMS: names of the terms that enter the loss. `distortion` is weighted by objective.alpha and `rate` by
+    objective.beta; any other term NAME by the key objective.NAME, which is among the family's `KEYS`.
+  CAN: its abilities, of `ABILITIES`.
+  NEEDS: fields of the batch that it reads beside the images.
+  """
+
+  TERMS: ClassVar[tuple[str, ...]] = ()
+  CAN: ClassVar[frozenset[str]] = frozenset()
+  NEEDS: ClassVar[frozenset[str]] = frozenset()
+
+  @property
+  def can(self) -> frozenset[str]:
+    """The abilities of this model; a config may take some of the family's away."""
+    return self.CAN
+
+  @property
+  def terms(self) -> tuple[str, ...]:
+    """The terms of this model; a config may take some of the family's away."""
+    return self.TERMS
+
+  @property
+  def reconstructs(self) -> bool:
+    """Whether the model gives images back; else its output has no reconstruction."""
+    return type(self).reconstruct is not Family.reconstruct
+
+  @property
+  def conditions(self) -> frozenset[str]:
+    """The fields that a person gives for each image, such as a label: not what the model itself models."""
+    return self.NEEDS - MODELLED
+
+  @property
+  def units(self) -> int:
+    """Latent units that the score of active units counts; 0 for none."""
+    return 0
+
+  @property
+  def codes(self) -> int:
+    """Size of the codebook; 0 for none."""
+    return 0
+
+  @property
+  def last_kernel(self) -> tuple[str, ...]:
+    """The path, in `params`, to the kernel of the layer that makes the image, for adaptive weights."""
+    raise NotImplementedError
+
+  def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
+    """Scores a prepared batch; `keys` has one key per example."""
+    raise NotImplementedError
+
+  def encode(self, batch: Batch) -> Gaussian:
+    """The posterior q(z | x): mean and logvar, float32 [b, d]."""
+    raise NotImplementedError
+
+  def decode(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w c"]:
+    """The mean image of p(x | z), in [0, 1]. condition: the fields that the family needs, [n, ...] each."""
+    raise NotImplementedError
+
+  def reconstruct(self, batch: Batch) -> Float[Array, "b h2 w2 c"]:
+    """What the model gives back of a prepared batch, without anything drawn; in [0, 1]."""
+    raise NotImplementedError
+
+  def noise(self, key: Key, spec: Spec, origin: tuple[int, int] | Array = (0, 0)) -> Any:
+    """All that `generate` draws for one example; `origin` is where a tile begins in its image."""
+    raise NotImplementedError
+
+  def generate(self, noise: Any, condition: Batch, temperature: Any = 1.0) -> Array:
+    """Images in [0, 1] from noise [n, ...]; condition: the fields that the family needs, [n, ...] each.
+
+    Of a second stage, the codes or latents of images, which its first stage decodes."""
+    raise NotImplementedError
+
+  def absorb(self, variables: Variables, statistics: Any) -> Variables:
+    """The variables after an accepted step: what the model keeps, moved on by the step's statistics. Pure."""
+    return variables
+
+
+def one_record(spec: Spec) -> Batch:
+  """A batch of one record of zeros, as a training step would give it to a model."""
+  batch = {field: jnp.zeros((1, *x.shape), x.dtype) for field, x in spec.items()}
+  return {**batch, "place": jnp.zeros(1, jnp.int32)}  # type: ignore[typeddict-item]
+
+
+def init_variables(model: Family, spec: Spec, key: Key) -> Variables:
+  """Fresh variables, {"params": ..., **rest}, for records of `spec`."""
+  mode = Mode(jnp.zeros((), jnp.int32), key)
+  return dict(model.init(key, one_record(spec), jax.random.split(key, 1), mode))

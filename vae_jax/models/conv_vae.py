@@ -1,0 +1,63 @@
+"""The convolutional VAE: strided convolutions and residual blocks down, sub-pixel convolutions up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vae_jax.distributions import likelihoods
+from vae_jax.errors import UserError
+from vae_jax.keys import WIDEST, WIDTHS, Key, Keys, between, counted
+from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS, halved
+from vae_jax.models.decoders import ConvDecoder
+from vae_jax.models.encoders import ConvEncoder
+from vae_jax.models.vae import VAE
+from vae_jax.types import Spec, image_shape, input_shape
+
+KEYS: Keys = {
+  "model.latent_dim": Key(
+    16, "size of the latent vector; of a map of latents: at each position", counted(WIDEST)
+  ),
+  "model.channels": Key((32, 64), "widths at 1/2, 1/4, ... of the size", WIDTHS),
+  "model.blocks": Key(1, "residual blocks at each resolution", between(0, 256)),
+  "model.dense": Key(
+    256, "width of the layer between feature map and latents; 0: a map of latents", between(0, WIDEST)
+  ),
+  **REMAT_KEYS,
+  **ACTIVATION_KEYS,
+  **likelihoods.KEYS,
+}
+FAMILY = VAE
+
+
+def faults(config: ConfigDict) -> Iterator[str]:
+  """What the family refuses in a config whose values hold one by one."""
+  yield from likelihoods.faults(config.model)
+
+
+def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
+  """The module that `config.model` describes, for records of `spec`.
+
+  Raises UserError: a map of latents where input and output differ in size.
+  """
+  shape, given = image_shape(spec), input_shape(spec)
+  likelihood = likelihoods.make_likelihood(model.likelihood, shape[-1], model.sigma, model.mixtures)
+  height, width = (1, 1) if model.dense else halved(shape[:2], len(model.channels))
+  if not model.dense and given[:2] != shape[:2]:
+    raise UserError(
+      f"model.dense=0 (a map of latents) needs degraded images of the size of the clean ones, not {given[:2]} "
+      f"for {shape[:2]}; give model.dense a width"
+    )
+  common = {
+    "channels": tuple(model.channels),
+    "blocks": model.blocks,
+    "dense": model.dense,
+    "activation": model.activation,
+    "remat": model.remat,
+    **dtypes,
+  }
+  encoder = ConvEncoder(latent_dim=model.latent_dim, **common)
+  decoder = ConvDecoder(size=shape[:2], out_channels=likelihood.channels, **common)
+  return VAE(encoder, decoder, likelihood, height * width * model.latent_dim)

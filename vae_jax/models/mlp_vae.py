@@ -1,0 +1,39 @@
+"""The VAE of fully connected layers: the networks of Kingma & Welling 2014 and of Burda et al. 2016."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vae_jax.distributions import likelihoods
+from vae_jax.keys import WIDEST, WIDTHS, Key, Keys, counted
+from vae_jax.models.blocks import ACTIVATION_KEYS
+from vae_jax.models.decoders import MLPDecoder
+from vae_jax.models.encoders import MLPEncoder
+from vae_jax.models.vae import VAE
+from vae_jax.types import Spec, image_shape
+
+KEYS: Keys = {
+  "model.latent_dim": Key(16, "size of the latent vector", counted(WIDEST)),
+  "model.hidden": Key((512,), "widths of the encoder's layers; the decoder mirrors them", WIDTHS),
+  **ACTIVATION_KEYS,
+  **likelihoods.KEYS,
+}
+FAMILY = VAE
+
+
+def faults(config: ConfigDict) -> Iterator[str]:
+  """What the family refuses in a config whose values hold one by one."""
+  yield from likelihoods.faults(config.model)
+
+
+def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
+  """The module that `config.model` describes, for records of `spec`."""
+  shape = image_shape(spec)
+  likelihood = likelihoods.make_likelihood(model.likelihood, shape[-1], model.sigma, model.mixtures)
+  common = {"activation": model.activation, **dtypes}
+  encoder = MLPEncoder(tuple(model.hidden), model.latent_dim, **common)
+  decoder = MLPDecoder(tuple(model.hidden[::-1]), shape[:2], likelihood.channels, **common)
+  return VAE(encoder, decoder, likelihood, model.latent_dim)
