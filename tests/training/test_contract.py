@@ -38,6 +38,7 @@ FAMILIES = {
   "conv_vae, adversarial": f"{CONV} {JUDGE}",
   "restoration_vae": f"{NOISE} model.latent_dim=2",
   "transformation_net": NOISE,
+  "cvae": f"{MLP} model.classes=4 data.binarize=dynamic",
 }
 WAYS = {  # devices, way, fsdp, parts of a batch
   "jit on 2": (2, "jit", False, 1),

@@ -16,6 +16,7 @@ FAMILIES = {
   "conv_vae": "vae_jax.models.conv_vae",
   "restoration_vae": "vae_jax.models.restoration_vae",
   "transformation_net": "vae_jax.models.transformation_net",
+  "cvae": "vae_jax.models.cvae",
 }
 
 

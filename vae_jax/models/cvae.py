@@ -1,0 +1,178 @@
+"""The conditional VAE of labelled images (Kingma et al. 2014, arXiv:1406.5298, M2 with known labels; Sohn et al. 2015).
+
+    p(x | y) = E_p(z|y) p(x | z, y)      p(z | y) = N(m_y, diag s_y^2)      q(z | x, y) = N(m(x, y), diag s(x, y)^2)
+
+The prior of each label y is learned: a mean and a variance for each latent. Encoder and decoder are fully connected,
+and see the label as a one-hot vector beside the image or the latents. So z holds what the label does not say: style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from vae_jax import distributions as dist
+from vae_jax.distributions import likelihoods
+from vae_jax.keys import WIDEST, WIDTHS, Keys, between, counted
+from vae_jax.keys import Key as ConfigKey
+from vae_jax.models.blocks import ACTIVATION_KEYS, ACTIVATIONS
+from vae_jax.models.contract import Family, Mode, Output
+from vae_jax.types import Array, Batch, Key, Spec, image_shape, seen
+
+
+class Layers(nn.Module):
+  """One dense layer for each of `hidden`, then one in float32 to `features`."""
+
+  hidden: tuple[int, ...]
+  features: int
+  activation: str = "relu"
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  @property
+  def last(self) -> str:
+    """Name of the last layer."""
+    return f"Dense_{len(self.hidden)}"
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n f"]:
+    x = x.astype(self.dtype)
+    for width in self.hidden:
+      x = ACTIVATIONS[self.activation](nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype)(x))
+    last = nn.Dense(self.features, dtype=jnp.float32, param_dtype=self.param_dtype)
+    return last(x.astype(jnp.float32))
+
+
+class CVAE(Family):
+  """Attributes: encoder, [b, h * w * c + classes] -> [b, 2 * latent_dim]; decoder, [n, latent_dim + classes] ->
+  [n, h * w * likelihood.channels]; size, (h, w) of images; classes, number of labels."""
+
+  encoder: nn.Module
+  decoder: nn.Module
+  likelihood: dist.Likelihood
+  latent_dim: int
+  classes: int
+  size: tuple[int, int]
+
+  TERMS: ClassVar[tuple[str, ...]] = ("distortion", "rate")
+  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample", "bound"})
+  NEEDS: ClassVar[frozenset[str]] = frozenset({"label"})
+
+  @property
+  def units(self) -> int:
+    return self.latent_dim
+
+  @property
+  def last_kernel(self) -> tuple[str, ...]:
+    return ("decoder", self.decoder.last, "kernel")
+
+  def setup(self):
+    scale = self.likelihood.has_scale
+    self.log_scale = (
+      self.param("log_scale", nn.initializers.constant(-2.0), (), jnp.float32) if scale else jnp.float32(0)
+    )
+    zeros, shape = nn.initializers.zeros_init(), (self.classes, self.latent_dim)
+    self.prior_mean = self.param("prior_mean", zeros, shape, jnp.float32)
+    self.prior_logvar = self.param("prior_logvar", zeros, shape, jnp.float32)
+
+  def one_hot(self, condition: Batch) -> Float[Array, "n k"]:
+    """Labels as one-hot vectors."""
+    return jax.nn.one_hot(jnp.asarray(condition["label"]), self.classes, dtype=jnp.float32)
+
+  def prior(self, condition: Batch) -> dist.Gaussian:
+    """p(z | y): mean and logvar, float32 [n, latent_dim]."""
+    label = jnp.asarray(condition["label"])
+    return dist.Gaussian(self.prior_mean[label], dist.bound_logvar(self.prior_logvar[label]))
+
+  def encode(self, batch: Batch) -> dist.Gaussian:
+    image = seen(batch)
+    flat = image.reshape(image.shape[0], -1)
+    both = self.encoder(jnp.concatenate([flat, self.one_hot(batch)], axis=-1))
+    mean, raw = jnp.split(both, 2, axis=-1)
+    return dist.Gaussian(mean, dist.bound_logvar(raw))
+
+  def pixels(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w p"]:
+    """Parameters of the likelihood of each pixel."""
+    flat = self.decoder(jnp.concatenate([z, self.one_hot(condition)], axis=-1))
+    return flat.reshape(z.shape[0], *self.size, self.likelihood.channels)
+
+  def decode(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w c"]:
+    return self.likelihood.mean(self.pixels(z, condition), self.log_scale)
+
+  def draw_pixels(self, z: Float[Array, "n d"], condition: Batch, key: Key) -> Float[Array, "n h w c"]:
+    """Images drawn from p(x | z, y), in [0, 1]."""
+    return self.likelihood.sample(key, self.pixels(z, condition), self.log_scale)
+
+  def reconstruct(self, batch: Batch) -> Float[Array, "b h w c"]:
+    return self.decode(self.encode(batch).mean, batch)
+
+  def noise(self, key: Key, spec: Spec, origin: tuple[int, int] | Array = (0, 0)) -> Float[Array, " d"]:
+    return jax.random.normal(key, (self.latent_dim,))
+
+  def latents(self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0) -> Array:
+    """Latents drawn from p(z | y), its deviation scaled by the temperature, from standard normal noise."""
+    return dist.sample(self.prior(condition), temperature * noise)
+
+  def generate(
+    self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0
+  ) -> Float[Array, "n h w c"]:
+    return self.decode(self.latents(noise, condition, temperature), condition)
+
+  def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
+    image, samples = jnp.asarray(batch["image"]), mode.samples
+    posterior, prior = self.encode(batch), self.prior(batch)
+    eps = jax.vmap(lambda key: jax.random.normal(key, (samples, self.latent_dim)))(keys)
+    z = dist.sample(posterior, eps.swapaxes(0, 1))  # [s, b, d]
+    params = jax.vmap(lambda z: self.pixels(z, batch))(z)
+    distortion = -self.likelihood.log_prob(params, image, self.log_scale)
+    kl_units = dist.kl(posterior, prior)
+    rates = kl_units.sum(axis=-1, keepdims=True)
+    return Output(
+      terms={"distortion": distortion.mean(axis=0), "rate": rates.sum(axis=-1)},
+      reconstruction=self.likelihood.mean(params[0], self.log_scale),
+      rates=rates,
+      kl_units=kl_units,
+      log_weight=dist.log_prob(prior, z) - dist.log_prob(posterior, z) - distortion,
+      latents={"z": z[0], "mean": posterior.mean, "logvar": posterior.logvar},
+    )
+
+
+KEYS: Keys = {
+  "model.classes": ConfigKey(10, "labels are 0 .. classes - 1", between(1, WIDEST)),
+  "model.latent_dim": ConfigKey(16, "size of the latent vector", counted(WIDEST)),
+  "model.hidden": ConfigKey((512,), "widths of the encoder's layers; the decoder mirrors them", WIDTHS),
+  **ACTIVATION_KEYS,
+  **likelihoods.KEYS,
+}
+FAMILY = CVAE
+
+
+def faults(config: ConfigDict) -> Iterator[str]:
+  """What the family refuses in a config whose values hold one by one."""
+  yield from likelihoods.faults(config.model)
+  if config.objective.mmd:
+    yield (
+      f"objective.mmd={config.objective.mmd} compares latents with a standard normal prior, and model.name=cvae learns "
+      "one for each label; set it to 0"
+    )
+
+
+def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> CVAE:
+  """The module that `config.model` describes, for records of `spec`."""
+  height, width, channels = image_shape(spec)
+  likelihood = likelihoods.make_likelihood(model.likelihood, channels, model.sigma, model.mixtures)
+  hidden, common = tuple(model.hidden), {"activation": model.activation, **dtypes}
+  return CVAE(
+    encoder=Layers(hidden, 2 * model.latent_dim, **common),
+    decoder=Layers(hidden[::-1], height * width * likelihood.channels, **common),
+    likelihood=likelihood,
+    latent_dim=model.latent_dim,
+    classes=model.classes,
+    size=(height, width),
+  )
