@@ -117,7 +117,7 @@ def check_training(config: Any, shape: tuple[int, int, int], network: torch.nn.M
 
 
 def torch_flops(network: torch.nn.Module, image: torch.Tensor) -> float:
-  """Of one training step as PyTorch counts them: products and convolutions alone."""
+  """Counts the operations of one training step as PyTorch does: products and convolutions alone."""
   from torch.utils.flop_counter import FlopCounterMode
 
   with FlopCounterMode(display=False) as counter:

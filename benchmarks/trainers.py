@@ -65,7 +65,7 @@ def noise(n: int, size: int) -> np.ndarray:
 
 
 class Parts(NamedTuple):
-  """Of a training run: what the loop would make from the config."""
+  """What the loop would make of a training run from the config."""
 
   model: Family
   spec: Spec

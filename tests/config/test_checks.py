@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vae_jax.config import apply_overrides, base_config, validate
+from vae_jax.config import apply_overrides, base_config, differences, from_json, to_json, validate
 from vae_jax.errors import UserError
 
 
@@ -182,7 +182,10 @@ def test_validate_refuses(overrides, message):
   ],
 )
 def test_validate_accepts(overrides):
-  validate(_set(*overrides))
+  config = _set(*overrides)
+  validate(config)
+  # A run keeps it, and validates it again when it is opened.
+  assert differences(from_json(to_json(config)), config) == []
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,9 @@ def test_bad_settings(values, words):
 
 
 def test_settings_of_other_degradations_are_not_looked_at():
-  degrade.make_degrade(config(name="bicubic_down", sigma=-1.0, peak=-1.0))
+  image, key = np.random.default_rng(0).uniform(size=(4, 4, 1)).astype(np.float32), jax.random.key(0)
+  degraded = degrade.make_degrade(config(name="bicubic_down", sigma=-1.0, peak=-1.0))(key, image)
+  np.testing.assert_array_equal(degraded, degrade.make_degrade(config(name="bicubic_down"))(key, image))
 
 
 def test_bad_images(key):

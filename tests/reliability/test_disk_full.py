@@ -364,6 +364,8 @@ def test_progress_to_a_full_disk_is_lost(monkeypatch):
       progress.update(step, loss=1.0)
     progress.close()
     monkeypatch.undo()
+    with pytest.raises(OSError, match="space"):  # so the lines did reach a full disk
+      print("x", file=full)
     with contextlib.suppress(OSError):
       full.close()
 

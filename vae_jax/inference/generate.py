@@ -70,9 +70,9 @@ class Generates(Base):
   ) -> Float[Array, "n h w c"]:
     """New images in [0, 1]: the mean of p(x | z), or a draw from it with pixels=True.
 
-    start: of the endless sequence of images that a key stands for, where to begin; so that many are made in parts.
-    condition: the fields that the family needs, such as label=7 for all or label=[num labels]. Of a second stage, what
-    it draws is decoded by its first stage.
+    start: where to begin in the endless sequence of images that a key stands for, so that many are made in parts.
+    condition: the fields that the family needs, such as label=7 for all or label=[num labels]. The first
+    stage decodes what a second stage draws.
     """
     self.require("sample")
     noise = self._noise(key, num, temperature, start)

@@ -89,8 +89,8 @@ def restore_files(
 
   A grey photograph stays grey and a colour one colour, whatever the model takes: grey is repeated and the luma
   (ITU-R BT.601) of the result taken; colour is restored channel by channel, each with the same `key_index`.
-  Bit depth, ICC, dots per inch and EXIF are kept, alpha is enlarged by `factor`. Of an animation or a TIFF of several
-  pages the first is restored. Standard error shows how far it is (`FileProgress`).
+  Bit depth, ICC, dots per inch and EXIF are kept, alpha is enlarged by `factor`. For animations and
+  files of several pages, only the first picture is restored. Standard error shows how far it is (`FileProgress`).
 
   With samples = N > 0, beside NAME.EXT:
     NAME_sample01.EXT ...   N random restorations

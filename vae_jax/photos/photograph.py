@@ -326,7 +326,7 @@ def _dpi(image: Any, orientation: int) -> tuple[float, float] | None:
 
 
 def _frames(image: Any, content: bytes) -> int:
-  """The pictures of an animation or of a TIFF. Those of a phone's JPEG (MPO) are previews and depth maps."""
+  """Counts the pictures of an animation or a TIFF. A phone's JPEG (MPO) counts as one: the others are previews."""
   if image.format not in ("GIF", "PNG", "WEBP", "TIFF"):
     return 1
   try:
