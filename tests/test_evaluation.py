@@ -111,7 +111,7 @@ def test_scores_against_float64_without_any_draw(data):
   errors = ((np.asarray(model.reconstruct(images), np.float64) - images) ** 2).mean(axis=(1, 2, 3))
   np.testing.assert_allclose(scores["mse"], errors.mean(), rtol=0.02)  # the sample has a deviation of e^-6
   np.testing.assert_allclose(scores["psnr"], (-10 * np.log10(errors)).mean(), rtol=0.01)
-  params = model.module.apply(model.variables, jnp.asarray(mean, jnp.float32), method="pixels")
+  params = model.module.apply(model.variables, jnp.asarray(mean, jnp.float32), {}, method="pixels")
   squares = ((images - 0.5 - np.asarray(params, np.float64)) ** 2).sum(axis=(1, 2, 3))
   distortion = squares / (2 * 0.1**2) + 20 * math.log(0.1 * math.sqrt(2 * math.pi))
   np.testing.assert_allclose(scores["distortion"], distortion.mean(), rtol=0.01)

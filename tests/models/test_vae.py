@@ -142,7 +142,7 @@ def test_latents_of_a_map_lie_where_their_pixels_are():
   shape = (16, 16, 1)
   model, spec = build(small("conv_vae", "dense=0", "blocks=0", "latent_dim=2", "likelihood=gaussian"), shape)
   params = filled(model, spec)
-  decode = jax.jit(lambda z: model.apply({"params": params}, z.reshape(1, -1), method="pixels"))
+  decode = jax.jit(lambda z: model.apply({"params": params}, z.reshape(1, -1), {}, method="pixels"))
   before = np.asarray(decode(jnp.zeros((4, 4, 2))))[0, ..., 0]
   for row, column in (0, 3), (3, 1), (1, 3):
     after = np.asarray(decode(jnp.zeros((4, 4, 2)).at[row, column].set(3.0)))[0, ..., 0]
@@ -235,7 +235,7 @@ def test_terms_against_float64_for_the_same_latents(scored):
   mean, logvar, eps = (np.asarray(x, np.float64) for x in (mean, logvar, eps))
   z = mean + np.exp(0.5 * logvar) * eps  # [s, b, d]
   logits = jnp.stack(
-    [model.apply({"params": params}, each, method="pixels") for each in jnp.asarray(z, jnp.float32)]
+    [model.apply({"params": params}, each, {}, method="pixels") for each in jnp.asarray(z, jnp.float32)]
   )
 
   p = scipy.special.expit(np.asarray(logits, np.float64))

@@ -21,62 +21,27 @@ from vae_jax import distributions as dist
 from vae_jax.distributions import likelihoods
 from vae_jax.keys import WIDEST, WIDTHS, Keys, between, counted
 from vae_jax.keys import Key as ConfigKey
-from vae_jax.models.blocks import ACTIVATION_KEYS, ACTIVATIONS
-from vae_jax.models.contract import Family, Mode, Output
+from vae_jax.models.blocks import ACTIVATION_KEYS
+from vae_jax.models.contract import Mode, Output
+from vae_jax.models.decoders import MLPDecoder
+from vae_jax.models.encoders import MLPEncoder
+from vae_jax.models.vae import VAE
 from vae_jax.types import Array, Batch, Key, Spec, image_shape, seen
 
 
-class Layers(nn.Module):
-  """One dense layer for each of `hidden`, then one in float32 to `features`."""
+class CVAE(VAE):
+  """A `vae.VAE` whose encoder sees [b, 1, 1, h * w * c + classes] and whose decoder sees [n, latent_dim + classes].
 
-  hidden: tuple[int, ...]
-  features: int
-  activation: str = "relu"
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
+  Attributes, beside those of `VAE`:
+    classes: number of labels.
+  """
 
-  @property
-  def last(self) -> str:
-    """Name of the last layer."""
-    return f"Dense_{len(self.hidden)}"
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n f"]:
-    x = x.astype(self.dtype)
-    for width in self.hidden:
-      x = ACTIVATIONS[self.activation](nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype)(x))
-    last = nn.Dense(self.features, dtype=jnp.float32, param_dtype=self.param_dtype)
-    return last(x.astype(jnp.float32))
-
-
-class CVAE(Family):
-  """Attributes: encoder, [b, h * w * c + classes] -> [b, 2 * latent_dim]; decoder, [n, latent_dim + classes] ->
-  [n, h * w * likelihood.channels]; size, (h, w) of images; classes, number of labels."""
-
-  encoder: nn.Module
-  decoder: nn.Module
-  likelihood: dist.Likelihood
-  latent_dim: int
   classes: int
-  size: tuple[int, int]
 
-  TERMS: ClassVar[tuple[str, ...]] = ("distortion", "rate")
-  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample", "bound"})
   NEEDS: ClassVar[frozenset[str]] = frozenset({"label"})
 
-  @property
-  def units(self) -> int:
-    return self.latent_dim
-
-  @property
-  def last_kernel(self) -> tuple[str, ...]:
-    return ("decoder", self.decoder.last, "kernel")
-
   def setup(self):
-    scale = self.likelihood.has_scale
-    self.log_scale = (
-      self.param("log_scale", nn.initializers.constant(-2.0), (), jnp.float32) if scale else jnp.float32(0)
-    )
+    super().setup()
     zeros, shape = nn.initializers.zeros_init(), (self.classes, self.latent_dim)
     self.prior_mean = self.param("prior_mean", zeros, shape, jnp.float32)
     self.prior_logvar = self.param("prior_logvar", zeros, shape, jnp.float32)
@@ -92,37 +57,17 @@ class CVAE(Family):
 
   def encode(self, batch: Batch) -> dist.Gaussian:
     image = seen(batch)
-    flat = image.reshape(image.shape[0], -1)
-    both = self.encoder(jnp.concatenate([flat, self.one_hot(batch)], axis=-1))
-    mean, raw = jnp.split(both, 2, axis=-1)
+    both = jnp.concatenate([image.reshape(image.shape[0], -1), self.one_hot(batch)], axis=-1)
+    mean, raw = jnp.split(self.encoder(both[:, None, None]), 2, axis=-1)
     return dist.Gaussian(mean, dist.bound_logvar(raw))
 
   def pixels(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w p"]:
     """Parameters of the likelihood of each pixel."""
-    flat = self.decoder(jnp.concatenate([z, self.one_hot(condition)], axis=-1))
-    return flat.reshape(z.shape[0], *self.size, self.likelihood.channels)
-
-  def decode(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w c"]:
-    return self.likelihood.mean(self.pixels(z, condition), self.log_scale)
-
-  def draw_pixels(self, z: Float[Array, "n d"], condition: Batch, key: Key) -> Float[Array, "n h w c"]:
-    """Images drawn from p(x | z, y), in [0, 1]."""
-    return self.likelihood.sample(key, self.pixels(z, condition), self.log_scale)
-
-  def reconstruct(self, batch: Batch) -> Float[Array, "b h w c"]:
-    return self.decode(self.encode(batch).mean, batch)
-
-  def noise(self, key: Key, spec: Spec, origin: tuple[int, int] | Array = (0, 0)) -> Float[Array, " d"]:
-    return jax.random.normal(key, (self.latent_dim,))
+    return self.decoder(jnp.concatenate([z, self.one_hot(condition)], axis=-1))
 
   def latents(self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0) -> Array:
     """Latents drawn from p(z | y), its deviation scaled by the temperature, from standard normal noise."""
     return dist.sample(self.prior(condition), temperature * noise)
-
-  def generate(
-    self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0
-  ) -> Float[Array, "n h w c"]:
-    return self.decode(self.latents(noise, condition, temperature), condition)
 
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     image, samples = jnp.asarray(batch["image"]), mode.samples
@@ -169,10 +114,9 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> CVAE:
   likelihood = likelihoods.make_likelihood(model.likelihood, channels, model.sigma, model.mixtures)
   hidden, common = tuple(model.hidden), {"activation": model.activation, **dtypes}
   return CVAE(
-    encoder=Layers(hidden, 2 * model.latent_dim, **common),
-    decoder=Layers(hidden[::-1], height * width * likelihood.channels, **common),
+    encoder=MLPEncoder(hidden, model.latent_dim, **common),
+    decoder=MLPDecoder(hidden[::-1], (height, width), likelihood.channels, **common),
     likelihood=likelihood,
     latent_dim=model.latent_dim,
     classes=model.classes,
-    size=(height, width),
   )

@@ -60,16 +60,16 @@ class VAE(Family):
     mean, raw = (half.reshape(image.shape[0], -1) for half in jnp.split(self.encoder(image), 2, axis=-1))
     return dist.Gaussian(mean, dist.bound_logvar(raw))
 
-  def pixels(self, z: Float[Array, "n d"]) -> Float[Array, "n h w p"]:
+  def pixels(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w p"]:
     """Parameters of the likelihood of each pixel."""
     return self.decoder(z)
 
   def decode(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w c"]:
-    return self.likelihood.mean(self.pixels(z), self.log_scale)
+    return self.likelihood.mean(self.pixels(z, condition), self.log_scale)
 
   def draw_pixels(self, z: Float[Array, "n d"], condition: Batch, key: Key) -> Float[Array, "n h w c"]:
     """Images drawn from p(x | z), in [0, 1]."""
-    return self.likelihood.sample(key, self.pixels(z), self.log_scale)
+    return self.likelihood.sample(key, self.pixels(z, condition), self.log_scale)
 
   def reconstruct(self, batch: Batch) -> Float[Array, "b h2 w2 c"]:
     """The mean of p(x | z) at the posterior's mean."""
@@ -92,7 +92,7 @@ class VAE(Family):
     posterior = self.encode(batch)
     eps = jax.vmap(lambda key: jax.random.normal(key, (samples, self.latent_dim)))(keys)
     z = dist.sample(posterior, eps.swapaxes(0, 1))  # [s, b, d]
-    params = self.pixels(z.reshape(-1, self.latent_dim))
+    params = self.pixels(z.reshape(-1, self.latent_dim), batch)
     params = params.reshape(samples, image.shape[0], *params.shape[1:])
     distortion = -self.likelihood.log_prob(params, image, self.log_scale)
     kl_units = dist.kl_standard_normal(posterior)
