@@ -63,3 +63,15 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def key():
   return jax.random.key(0)
+
+
+@pytest.fixture
+def write(tmp_path):
+  """Writes bytes into a file, and gives its path."""
+
+  def write(data, name="weights.bin"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+  return write

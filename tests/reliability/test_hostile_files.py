@@ -82,16 +82,6 @@ def within(mib):
   assert taken < mib * 2**20
 
 
-@pytest.fixture
-def write(tmp_path):
-  def write(data, name="weights.bin"):
-    path = tmp_path / name
-    path.write_bytes(data)
-    return path
-
-  return write
-
-
 # --- pickles ----------------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,17 @@ class MLPEncoder(nn.Module):
     return _head(self.latent_dim, self.param_dtype)(x.astype(jnp.float32))
 
 
+def downsampled(
+  x: Array, channels: tuple[int, ...], blocks: int, activation: str, remat: bool, dtypes: dict[str, Any]
+) -> Array:
+  """Features at 1/2, 1/4, ... of the size: strided convolutions and residual blocks. For use in a compact method."""
+  for features in channels:
+    x = Conv(features, kernel=4, stride=2, **dtypes)(x)
+    for _ in range(blocks):
+      x = ResidualBlock(activation, remat, **dtypes)(x)
+  return ACTIVATIONS[activation](Norm(**dtypes)(x))
+
+
 class ConvEncoder(nn.Module):
   """Strided convolutions and residual blocks at 1/2, 1/4, ... of the image's height and width, then dense layers.
 
@@ -53,12 +64,7 @@ class ConvEncoder(nn.Module):
   @nn.compact
   def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b *hw d2"]:
     act, dtypes = ACTIVATIONS[self.activation], {"dtype": self.dtype, "param_dtype": self.param_dtype}
-    x = image.astype(self.dtype)
-    for channels in self.channels:
-      x = Conv(channels, kernel=4, stride=2, **dtypes)(x)
-      for _ in range(self.blocks):
-        x = ResidualBlock(self.activation, self.remat, **dtypes)(x)
-    x = act(Norm(**dtypes)(x))
+    x = downsampled(image.astype(self.dtype), self.channels, self.blocks, self.activation, self.remat, dtypes)
     if self.dense:
       x = act(nn.Dense(self.dense, **dtypes)(x.reshape(x.shape[0], -1)))
     return _head(self.latent_dim, self.param_dtype)(x.astype(jnp.float32))

@@ -30,9 +30,10 @@ from vae_jax.errors import UserError
 from vae_jax.keys import ABOVE_0, BELOW_1, MIN_0, WIDEST, WIDTHS, Keys, between, counted, one_of
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.models import codebook
-from vae_jax.models.blocks import ACTIVATION_KEYS, ACTIVATIONS, REMAT_KEYS, Conv, Norm, ResidualBlock, halved
+from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS, halved
 from vae_jax.models.contract import Family, Mode, Output
 from vae_jax.models.decoders import ConvDecoder
+from vae_jax.models.encoders import downsampled
 from vae_jax.types import Array, Batch, Key, Spec, Variables, image_shape, input_shape, seen
 
 
@@ -50,12 +51,7 @@ class Encoder(nn.Module):
   @nn.compact
   def __call__(self, image: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
     dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-    x = image.astype(self.dtype)
-    for channels in self.channels:
-      x = Conv(channels, kernel=4, stride=2, **dtypes)(x)
-      for _ in range(self.blocks):
-        x = ResidualBlock(self.activation, self.remat, **dtypes)(x)
-    x = ACTIVATIONS[self.activation](Norm(**dtypes)(x))
+    x = downsampled(image.astype(self.dtype), self.channels, self.blocks, self.activation, self.remat, dtypes)
     return nn.Dense(self.code_dim, dtype=jnp.float32, param_dtype=self.param_dtype)(x.astype(jnp.float32))
 
 
