@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import networks_torch as nets
 import numpy as np
+import superres_torch
 import timing
 import torch
 from agreement import TOLERANCE, difference, fill, like_ours, shaken, to_torch
@@ -255,8 +256,10 @@ def restore(args: Any) -> Workload:
     own.training.dtype = dtype
     return trained(own, params, made.spec)
 
-  def network() -> nets.SuperResolution:
-    counterpart = nets.SuperResolution(tuple(m.channels), m.blocks, m.latent_dim, 0.0, float(m.sigma))
+  def network() -> superres_torch.SuperResolution:
+    counterpart = superres_torch.SuperResolution(
+      tuple(m.channels), m.blocks, m.latent_dim, 0.0, float(m.sigma)
+    )
     return fill(counterpart, params)
 
   def repeated(function: Callable[[], Any]) -> Run:

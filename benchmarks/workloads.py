@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import networks_torch as nets
 import numpy as np
+import superres_torch
 import torch
 from agreement import check_training
 from timing import Runner
@@ -96,6 +97,6 @@ def superres(args: Any) -> Workload:
   return training(
     config,
     noise(8 * config.training.batch_size, size),
-    lambda: nets.SuperResolution(tuple(m.channels), m.blocks, m.latent_dim, weight, float(m.sigma)),
+    lambda: superres_torch.SuperResolution(tuple(m.channels), m.blocks, m.latent_dim, weight, float(m.sigma)),
     [1, 10] if GPU else [1],
   )

@@ -21,7 +21,7 @@ from vae_jax.data.images import decode
 from vae_jax.errors import UserError, nearest
 from vae_jax.keys import words
 from vae_jax.metrics.structure import LEAST_SIDE, WINDOW
-from vae_jax.models.contract import Output
+from vae_jax.models.contract import Output, Whole
 from vae_jax.perceptual import LPIPS, Extractor, load, load_lpips
 from vae_jax.types import NO_FROZEN, Array, ArrayLike, Batch, Frozen, Key
 
@@ -29,7 +29,6 @@ Parts = dict[str, Array]
 Step = ArrayLike | int
 Schedule = Callable[[Step], Array]
 Term = Callable[[Output, Batch, Frozen], Float[Array, " b"]]
-Whole = Callable[[Any], Any]  # an array [b, ...] of this device -> that of all devices
 BatchTerm = Callable[[Output, Key, Whole], Float[Array, ""]]
 
 

@@ -377,25 +377,6 @@ def test_revive_starts_and_restarts_as_update_does_and_leaves_the_rest():
   )
 
 
-# --- scores ---
-
-
-@pytest.mark.parametrize("counts", [[1, 1, 1, 1], [5, 0, 0], [0.5, 0.25, 0.25, 0], [3, 1, 0, 7, 2]])
-def test_scores(counts):
-  counts = np.array(counts, np.float32)
-  np.testing.assert_allclose(cb.perplexity(counts), np.exp(scipy.stats.entropy(counts)), rtol=1e-6)
-  np.testing.assert_allclose(cb.used(counts), np.count_nonzero(counts) / len(counts), rtol=1e-6)
-  assert cb.dead(counts) == np.count_nonzero(counts == 0)
-
-
-def test_scores_of_no_counts_and_of_rows():
-  counts = np.array([[0, 0, 0], [2, 2, 0]], np.float32)
-  np.testing.assert_allclose(cb.perplexity(counts), [0, 2], rtol=1e-6)
-  np.testing.assert_allclose(cb.used(counts), [0, 2 / 3], rtol=1e-6)
-  np.testing.assert_array_equal(cb.dead(counts), [3, 1])
-  assert np.isfinite(jax.grad(lambda counts: cb.perplexity(counts).sum())(counts[1] + 1)).all()
-
-
 # --- beside vector-quantize-pytorch ---
 
 CASES = {

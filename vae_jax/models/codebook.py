@@ -273,24 +273,3 @@ def _weak(counts: Float[Array, " k"], revive_below: float) -> Bool[Array, " k"]:
 def _choose(condition: Array, this: Array, other: Array) -> Array:
   """`jnp.where` of a condition [] or [k]."""
   return jnp.where(condition.reshape(condition.shape + (1,) * (other.ndim - condition.ndim)), this, other)
-
-
-# --- scores ---
-
-
-def perplexity(counts: Float[Array, "*s k"]) -> Float[Array, "*s"]:
-  """exp of the entropy of the codes' shares, in [1, k]: how many codes, used alike, would say as much. 0 where all
-  counts are zero."""
-  total = counts.sum(axis=-1, keepdims=True)
-  shares = counts / jnp.where(total > 0, total, 1)
-  return jnp.where(total[..., 0] > 0, jnp.exp(jax.scipy.special.entr(shares).sum(axis=-1)), 0)
-
-
-def used(counts: Float[Array, "*s k"]) -> Float[Array, "*s"]:
-  """Share of the codes with a count above zero, in [0, 1]; 0 where all counts are zero."""
-  return (counts > 0).mean(axis=-1, dtype=jnp.float32)
-
-
-def dead(counts: Float[Array, "*s k"]) -> Int[Array, "*s"]:
-  """Number of codes with no count, int32 in [0, k]; k where all counts are zero."""
-  return (counts <= 0).sum(axis=-1, dtype=jnp.int32)

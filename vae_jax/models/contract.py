@@ -6,6 +6,7 @@ A family is one file of this package. Its module is a `Family`; the file ends wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ from jaxtyping import Float, Int
 
 from vae_jax.distributions import Gaussian
 from vae_jax.types import MODELLED, Array, Batch, Key, Spec, Variables
+
+Whole = Callable[[Any], Any]  # an array [b, ...] of this device -> that of all devices
 
 # What a family may be able to do, and how a person says it.
 ABILITIES = {

@@ -20,12 +20,11 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from vae_jax import losses
-from vae_jax.models.contract import Family, Mode, Output, one_record
+from vae_jax.models.contract import Family, Mode, Output, Whole, one_record
 from vae_jax.models.discriminator import PatchDiscriminator
 from vae_jax.types import Array, ArrayLike, Batch, Key, Params, Spec, Variables
 
 Parts = dict[str, Array]
-Whole = Callable[[Any], Any]  # an array [b, ...] of this device -> that of all devices
 Sees = Callable[[Output, Batch, Key, Whole], tuple[Array, Array]]  # -> (real, fake), of equal shapes
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Int
 
+from vae_jax.data.prepare import Prepare
 from vae_jax.models.blocks import in_loop
 from vae_jax.models.contract import Family, Mode, Output
 from vae_jax.objectives import Objective
@@ -18,7 +19,6 @@ from vae_jax.training.opponents import Opponent, OpponentState
 from vae_jax.training.state import TrainState
 from vae_jax.types import NO_FROZEN, Array, ArrayLike, Batch, Frozen, Key, Params, Variables
 
-Prepare = Callable[..., Batch]  # (keys, batch, frozen) -> prepared batch
 Metrics = dict[str, Array]
 Step = Callable[..., tuple[TrainState, Metrics]]
 
