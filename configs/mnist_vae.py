@@ -2,7 +2,7 @@
 
     python train.py
 
-cost: 1 to 3 minutes on a 2-core CPU (64 s when idle).
+cost: 1 to 3 minutes on a 2-core CPU (35 to 64 s when idle).
 figure: -ELBO 106.1 nats, NLL 101.6 (100 samples) on the 500 test digits.
 
 Pixels are drawn from Bernoulli(grey level) anew at each use, so the score is a likelihood of binary images in
