@@ -22,7 +22,7 @@ from flax import linen as nn
 
 import vae_jax
 from vae_jax.compiling import jit
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data.sources import open_source
 
 

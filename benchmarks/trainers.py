@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from timing import cost
 
-from vae_jax.config import base_config, validate
+from vae_jax.configuration import base_config, validate
 from vae_jax.data.prepare import make_prepare
 from vae_jax.data.sources import open_source
 from vae_jax.models import build

@@ -30,7 +30,7 @@ import numpy as np
 import timing
 from PIL import Image
 
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data import pipeline
 from vae_jax.data.sources import open_source
 

@@ -14,7 +14,7 @@ and meaningless samples, because the prior knows no structure over positions. On
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 
 
 def get_config() -> ConfigDict:

@@ -19,7 +19,7 @@ For an accelerator, larger, not measured: --config.model.channels=96,128,128 --c
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 
 
 def get_config() -> ConfigDict:

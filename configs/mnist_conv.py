@@ -12,7 +12,7 @@ convolutions. On an accelerator, give it more: --config.model.channels=64,128 --
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 
 
 def get_config() -> ConfigDict:

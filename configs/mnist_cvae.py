@@ -17,7 +17,7 @@ The figures of the embedded digits are of an earlier initialisation.
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 
 
 def get_config() -> ConfigDict:

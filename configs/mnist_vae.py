@@ -11,7 +11,7 @@ nats; on undrawn grey levels the Bernoulli term would be a cross-entropy that bo
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 
 
 def get_config() -> ConfigDict:

@@ -13,7 +13,7 @@ steps; the first 1,000 training images are kept for validation.
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 
 
 def get_config() -> ConfigDict:

@@ -13,7 +13,7 @@ figure: on all of MNIST all 512 codes in use, perplexity 446, reconstructions of
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ figure: to be measured (psnr of the test split, dB; the noise alone has about 20
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 
 
 def get_config() -> ConfigDict:

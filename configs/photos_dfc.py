@@ -15,7 +15,7 @@ LPIPS on VGG-16, a network that training has not seen. The paper's own mix: `app
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ validation images are given back with 22.26 dB.
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 
 
 def get_config() -> ConfigDict:

@@ -31,7 +31,7 @@ sigma 1 and bicubic down-sampling by 2, batches of 32 there and 8 here. What dif
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 from vae_jax.objectives import apply_preset
 
 

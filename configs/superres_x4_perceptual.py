@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import load_config_file
+from vae_jax.configuration import load_config_file
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ from PIL import Image
 from trained import spec_of, trained
 
 from vae_jax import cli, commands
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.inference import export, load
 from vae_jax.models import FAMILIES, able, family

@@ -86,7 +86,7 @@ def test_importing_every_module_brings_in_no_data_set_checkpoint_or_picture_libr
 
 def test_flags_and_configs_bring_in_no_data_set_checkpoint_or_picture_library():
   """The keys of a family lie in its file, beside its layers: so JAX comes with them."""
-  names = imported("from vae_jax import cli, config; cli.parse_train([])")
+  names = imported("from vae_jax import cli, configuration; cli.parse_train([])")
   assert "jax" in names and not names & {"optax", *LAZY, *NEVER}
 
 
@@ -113,7 +113,7 @@ def test_what_is_called_key_is_a_key():
         assert word in ("key", "keys", "root") or word.endswith("_key"), f"{name}({word})"
         seen += 1
       elif word == "key" and parameter.annotation is not inspect.Parameter.empty:
-        assert annotated == "str" and name.startswith("vae_jax.config"), f"{name}({word}: {annotated})"
+        assert annotated == "str" and name.startswith("vae_jax.configuration"), f"{name}({word}: {annotated})"
   assert seen > 10
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import vae_jax
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.training.loop import train
 
 ROOT = Path(__file__).parents[1]

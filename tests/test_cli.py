@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vae_jax import cli
-from vae_jax.config import apply_overrides, base_config, every_key, keys_of, to_json
+from vae_jax.configuration import apply_overrides, base_config, every_key, keys_of, to_json
 from vae_jax.errors import UserError
 from vae_jax.storage import exported as pretrained
 from vae_jax.training.stopping import Stopped
@@ -23,7 +23,7 @@ def _elsewhere(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "configs").mkdir()
   (tmp_path / "configs" / "tiny.py").write_text(
-    "from vae_jax.config import base_config\ndef get_config():\n  config = base_config()\n"
+    "from vae_jax.configuration import base_config\ndef get_config():\n  config = base_config()\n"
     "  config.training.steps = 7\n  return config\n"
   )
 

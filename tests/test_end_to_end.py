@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from vae_jax import cli, evaluation, inference
-from vae_jax.config import from_json
+from vae_jax.configuration import from_json
 from vae_jax.storage import exported as pretrained
 from vae_jax.storage.checkpoints import Checkpoints
 

@@ -11,7 +11,7 @@ from PIL import Image
 from trained import spec_of, trained
 
 from vae_jax import evaluation
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.progress import FileProgress
 from vae_jax.storage import exported as pretrained

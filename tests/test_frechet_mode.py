@@ -13,7 +13,7 @@ from scripts import script
 from vae_jax import cli, image_sets, perceptual
 from vae_jax.commands import MODES
 from vae_jax.commands.frechet import LAYERS
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data.prepare import make_prepare
 from vae_jax.errors import UserError
 from vae_jax.inference import load

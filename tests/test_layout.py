@@ -12,7 +12,7 @@ FLOORS = [
   ("errors", "types", "keys", "compiling", "progress", "storage.files"),
   ("distributions", "metrics", "losses"),
   ("models.__init__",),
-  ("config", "data", "storage", "pictures"),
+  ("configuration", "data", "storage", "pictures"),
   ("models",),
   ("perceptual",),
   ("objectives",),

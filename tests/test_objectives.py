@@ -8,7 +8,7 @@ import scipy.special
 
 from vae_jax import distributions as dist
 from vae_jax import losses, perceptual
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.models.contract import Output
 from vae_jax.objectives import beta_at, load_frozen, make_objective

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vae_jax import losses, perceptual
-from vae_jax.config import apply_overrides, base_config, validate
+from vae_jax.configuration import apply_overrides, base_config, validate
 from vae_jax.errors import UserError
 from vae_jax.models.contract import Output
 from vae_jax.objectives import load_frozen, make_objective

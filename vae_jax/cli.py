@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vae_jax import config as configs
+from vae_jax import configuration as configs
 from vae_jax.commands import MODES, command
 from vae_jax.errors import UserError, nearest, printable
 from vae_jax.keys import MOST_PICTURES

@@ -1,5 +1,5 @@
 """What a config key is: its default, its meaning, and what its value must be. Every key is a `Key` in one dict, beside
-the code that serves it; `vae_jax.config` puts them together."""
+the code that serves it; `vae_jax.configuration` puts them together."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from vae_jax.config import from_json
+from vae_jax.configuration import from_json
 from vae_jax.data.images import MAX_PIXELS
 from vae_jax.errors import UserError
 from vae_jax.models import build

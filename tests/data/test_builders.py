@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 from vae_jax.data import builders, images, plans
 from vae_jax.data.sources import list_splits, open_source
 from vae_jax.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 import scipy.ndimage
 from PIL import Image
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 from vae_jax.data import degrade
 from vae_jax.errors import UserError
 

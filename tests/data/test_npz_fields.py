@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data.pipeline import batches
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError

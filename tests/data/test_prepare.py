@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 from vae_jax.data import degrade, prepare
 from vae_jax.errors import UserError
 

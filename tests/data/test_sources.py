@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 from vae_jax.data import builders, images, plans
 from vae_jax.data.sources import list_splits, open_source, parse_split, slice_bounds
 from vae_jax.errors import UserError
@@ -227,7 +227,7 @@ def test_nothing_heavy_is_imported(tmp_path):
   code = """
 import sys
 import numpy as np
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 from vae_jax.data.sources import open_source
 data = base_config().data
 np.savez(sys.argv[1] + "/x.npz", image=np.zeros((3, 2, 2), np.uint8))

@@ -67,7 +67,7 @@ def pin_way(way):
   jax.config.update("jax_num_cpu_devices", count)
   import test_behaviour as behaviour
 
-  from vae_jax.config import validate
+  from vae_jax.configuration import validate
   from vae_jax.errors import UserError
 
   found = {}

@@ -10,7 +10,7 @@ import pytest
 from trained import spec_of, trained, variables
 
 import vae_jax
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.inference import load, slerp
 from vae_jax.storage.checkpoints import Checkpoints

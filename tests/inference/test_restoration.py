@@ -7,7 +7,7 @@ import pytest
 from trained import shapes
 
 import vae_jax
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data.degrade import bicubic_up
 from vae_jax.errors import UserError
 from vae_jax.inference import TrainedVAE, export, load

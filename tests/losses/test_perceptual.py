@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vae_jax import losses
-from vae_jax.config import apply_overrides, base_config, validate
+from vae_jax.configuration import apply_overrides, base_config, validate
 from vae_jax.errors import UserError
 from vae_jax.objectives import apply_preset
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.models.contract import Mode, init_variables

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from families import score, shapes
 
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.models import build
 from vae_jax.types import image_spec
 

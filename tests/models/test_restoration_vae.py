@@ -14,7 +14,7 @@ from families import score, shapes
 from flax import linen as nn
 
 from vae_jax import models
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data.degrade import bicubic_weights
 from vae_jax.models.contract import init_variables
 from vae_jax.models.ladder import Ladder

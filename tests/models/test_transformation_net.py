@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from families import batch_of, mode
 
-from vae_jax.config import apply_overrides, base_config, validate
+from vae_jax.configuration import apply_overrides, base_config, validate
 from vae_jax.data.degrade import bicubic_up
 from vae_jax.errors import UserError
 from vae_jax.models import build

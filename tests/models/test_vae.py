@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from vae_jax import distributions as dist
 from vae_jax import models
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.models.contract import init_variables
 from vae_jax.models.vae import VAE

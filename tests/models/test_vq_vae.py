@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from scipy.cluster.vq import vq
 
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import make_prepare
 from vae_jax.errors import UserError

@@ -21,7 +21,7 @@ from scored_folders import (
 )
 
 from vae_jax import perceptual
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 from vae_jax.data.degrade import bicubic_down, bicubic_up
 from vae_jax.errors import UserError
 from vae_jax.evaluation import write_json

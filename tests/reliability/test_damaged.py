@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import vae_jax
-from vae_jax.config import apply_overrides, base_config, to_json
+from vae_jax.configuration import apply_overrides, base_config, to_json
 from vae_jax.errors import UserError
 from vae_jax.inference import load
 from vae_jax.storage.checkpoints import Checkpoints

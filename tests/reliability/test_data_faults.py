@@ -29,7 +29,7 @@ import pytest
 from PIL import Image
 
 from vae_jax import evaluation
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data import builders, images, pipeline, plans
 from vae_jax.data.sources import list_splits, open_source
 from vae_jax.errors import UserError, printable
@@ -593,7 +593,7 @@ def test_a_disk_that_fills_up_while_data_is_prepared(tmp_path, cache):
 
 PREPARE = """
 import hashlib, sys, time
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 from vae_jax.data import images
 from vae_jax.data.sources import open_source
 read = images.read_file

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from vae_jax import cli, evaluation, pictures
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data.sources import list_splits
 from vae_jax.errors import UserError
 from vae_jax.progress import TrainingProgress

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vae_jax import cli
-from vae_jax.config import apply_overrides, base_config, every_key, to_json
+from vae_jax.configuration import apply_overrides, base_config, every_key, to_json
 from vae_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TIMES = [1, pytest.param(10, marks=pytest.mark.slow)]
-BASE = "from vae_jax.config import base_config\ndef get_config():\n  config = base_config()\n"
+BASE = "from vae_jax.configuration import base_config\ndef get_config():\n  config = base_config()\n"
 
 
 def profile(cases):

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from vae_jax.config import (
+from vae_jax.configuration import (
   apply_overrides,
   base_config,
   differences,
@@ -242,7 +242,7 @@ def test_a_misspelt_key_in_a_config_file(times, tmp_path):
       return
     item = data.draw(st.booleans())
     place = "".join(f"[{part!r}]" if item else f".{part}" for part in parts)
-    head = "from vae_jax.config import base_config\ndef get_config():\n  c = base_config()\n"
+    head = "from vae_jax.configuration import base_config\ndef get_config():\n  c = base_config()\n"
     path.write_text(f"{head}  c{place} = 3\n  return c\n")
     with pytest.raises(UserError) as caught:
       load_config_file(path)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vae_jax import losses, metrics, pictures
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 from vae_jax.data import degrade
 from vae_jax.data.images import decode, to_channels
 from vae_jax.data.pipeline import fit

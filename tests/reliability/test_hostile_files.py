@@ -43,7 +43,7 @@ from test_mutated_files import (
 
 import vae_jax
 from vae_jax import cli, metrics, perceptual
-from vae_jax.config import apply_overrides, base_config, from_json, to_json
+from vae_jax.configuration import apply_overrides, base_config, from_json, to_json
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.objectives import load_frozen, load_scoring_network

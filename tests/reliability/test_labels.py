@@ -7,7 +7,7 @@ import pytest
 from trained import spec_of, trained
 
 from vae_jax import evaluation
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data import pipeline
 from vae_jax.errors import UserError
 from vae_jax.training import assemble, loop

@@ -23,7 +23,7 @@ from trained import shapes
 
 import vae_jax
 from vae_jax import metrics
-from vae_jax.config import apply_overrides, base_config, from_json, to_json
+from vae_jax.configuration import apply_overrides, base_config, from_json, to_json
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.perceptual.heads import load_lpips_heads

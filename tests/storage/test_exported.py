@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import vae_jax
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 from vae_jax.errors import UserError
 from vae_jax.inference import export
 from vae_jax.storage import exported as pretrained

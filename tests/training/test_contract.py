@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from vae_jax.config import apply_overrides, base_config, validate
+from vae_jax.configuration import apply_overrides, base_config, validate
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import make_prepare
 from vae_jax.errors import UserError

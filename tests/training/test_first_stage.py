@@ -11,7 +11,7 @@ from PIL import Image
 from scripts import script
 
 from vae_jax import evaluation, models, runs
-from vae_jax.config import apply_overrides, base_config, every_key, from_json, keys_of
+from vae_jax.configuration import apply_overrides, base_config, every_key, from_json, keys_of
 from vae_jax.data.prepare import make_prepare
 from vae_jax.errors import UserError
 from vae_jax.inference import export, load

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from vae_jax import evaluation
-from vae_jax.config import apply_overrides, base_config, from_json, to_json
+from vae_jax.configuration import apply_overrides, base_config, from_json, to_json
 from vae_jax.data.pipeline import order
 from vae_jax.errors import UserError
 from vae_jax.inference import load

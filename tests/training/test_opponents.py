@@ -13,7 +13,7 @@ from families import shapes
 from flax import linen as nn
 
 from vae_jax import losses
-from vae_jax.config import apply_overrides, base_config, validate
+from vae_jax.configuration import apply_overrides, base_config, validate
 from vae_jax.errors import UserError
 from vae_jax.inference import load
 from vae_jax.models import build

@@ -7,7 +7,7 @@ import optax
 import pytest
 from families import filled
 
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data.prepare import make_prepare
 from vae_jax.errors import UserError
 from vae_jax.models import build

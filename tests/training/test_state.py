@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.models.contract import Family, Output

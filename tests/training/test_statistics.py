@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from vae_jax import models
-from vae_jax.config import base_config
+from vae_jax.configuration import base_config
 from vae_jax.data.prepare import make_prepare
 from vae_jax.errors import UserError
 from vae_jax.models.contract import Family, Output

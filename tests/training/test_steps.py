@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 from families import filled, mode
 
-from vae_jax.config import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data.prepare import make_prepare
 from vae_jax.models import build
 from vae_jax.models.contract import Family, Output

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.config.sections import DATA
+from vae_jax.configuration.sections import DATA
 from vae_jax.errors import UserError, nearest
 from vae_jax.types import Array, ArrayLike, Key
 

@@ -19,7 +19,7 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae_jax.config import MAX_JSON, parse_json
+from vae_jax.configuration import MAX_JSON, parse_json
 from vae_jax.errors import UserError
 from vae_jax.storage.files import write_whole
 

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax import pictures
-from vae_jax.config import to_json, validate
+from vae_jax.configuration import to_json, validate
 from vae_jax.data import pipeline
 from vae_jax.errors import UserError
 from vae_jax.models.contract import Family

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vae_jax.config import differences, from_json
+from vae_jax.configuration import differences, from_json
 from vae_jax.errors import UserError
 from vae_jax.storage.checkpoints import Checkpoints
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vae_jax.config.values import as_config, brief, every_key, owners, to_values
+from vae_jax.configuration.values import as_config, brief, every_key, owners, to_values
 from vae_jax.errors import UserError, nearest
 from vae_jax.models import FAMILIES
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from vae_jax.config.sections import LATENT, LPIPS_NETWORKS, OBJECTIVE, RATE
-from vae_jax.config.values import as_config, brief, keys_of, show, to_values
+from vae_jax.configuration.sections import LATENT, LPIPS_NETWORKS, OBJECTIVE, RATE
+from vae_jax.configuration.values import as_config, brief, keys_of, show, to_values
 from vae_jax.errors import UserError
 from vae_jax.keys import words
 from vae_jax.models import family

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vae_jax.config import apply_overrides, base_config, differences, from_json, to_json, validate
+from vae_jax.configuration import apply_overrides, base_config, differences, from_json, to_json, validate
 from vae_jax.errors import UserError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_jax.config import base_config, differences, load_config_file, validate
+from vae_jax.configuration import base_config, differences, load_config_file, validate
 from vae_jax.errors import UserError
 from vae_jax.models import FAMILIES
 
@@ -18,7 +18,7 @@ def _file(tmp_path, text):
   return path
 
 
-BASE = "from vae_jax.config import base_config\ndef get_config():\n  config = base_config()\n"
+BASE = "from vae_jax.configuration import base_config\ndef get_config():\n  config = base_config()\n"
 
 
 @pytest.mark.parametrize(

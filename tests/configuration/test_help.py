@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vae_jax.config import apply_overrides, base_config, describe, differences, every_key, keys_of
-from vae_jax.config.sections import LPIPS_NETWORKS
+from vae_jax.configuration import apply_overrides, base_config, describe, differences, every_key, keys_of
+from vae_jax.configuration.sections import LPIPS_NETWORKS
 from vae_jax.models import FAMILIES
 
 

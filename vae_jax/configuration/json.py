@@ -7,8 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vae_jax.config.checks import validate
-from vae_jax.config.values import as_config, brief, represented, to_values
+from vae_jax.configuration.checks import validate
+from vae_jax.configuration.values import as_config, brief, represented, to_values
 from vae_jax.errors import UserError
 
 MAX_JSON, MAX_NESTED = 2**20, 20  # a config has some 6,000 characters and nests 3 deep

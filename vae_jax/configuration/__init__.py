@@ -6,11 +6,11 @@ values; it is run, so open only files that you trust. A workdir keeps the result
 never run.
 """
 
-from vae_jax.config.checks import validate
-from vae_jax.config.files import load_config_file
-from vae_jax.config.help import describe
-from vae_jax.config.json import MAX_JSON, from_json, parse_json, to_json
-from vae_jax.config.values import (
+from vae_jax.configuration.checks import validate
+from vae_jax.configuration.files import load_config_file
+from vae_jax.configuration.help import describe
+from vae_jax.configuration.json import MAX_JSON, from_json, parse_json, to_json
+from vae_jax.configuration.values import (
   apply_overrides,
   base_config,
   differences,

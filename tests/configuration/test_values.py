@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vae_jax.config import (
+from vae_jax.configuration import (
   apply_overrides,
   base_config,
   differences,

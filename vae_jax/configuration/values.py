@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vae_jax.config.sections import DATA, EVALUATION, LATENT, OBJECTIVE, RATE, TRAINING
+from vae_jax.configuration.sections import DATA, EVALUATION, LATENT, OBJECTIVE, RATE, TRAINING
 from vae_jax.errors import UserError
 from vae_jax.keys import Key, Keys, one_of
 from vae_jax.models import FAMILIES, family

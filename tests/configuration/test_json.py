@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_jax.config import (
+from vae_jax.configuration import (
   apply_overrides,
   base_config,
   differences,

@@ -7,7 +7,7 @@ import textwrap
 
 from ml_collections import ConfigDict
 
-from vae_jax.config.values import keys_of, show, to_values
+from vae_jax.configuration.values import keys_of, show, to_values
 from vae_jax.keys import NAME
 
 
