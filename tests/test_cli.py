@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import vae_jax
 from vae_jax import cli
+from vae_jax.cli.main import COMMANDS, dispatch
 from vae_jax.commands import command
 from vae_jax.configuration import apply_overrides, base_config, every_key, keys_of, to_json
 from vae_jax.errors import UserError
@@ -201,7 +203,7 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
   parse = cli.parse_evaluate
   assert "is unknown; did you mean 'superres'?" in _fails(capsys, parse, ["--pretrained", "supperes"])
   words = ["--pretrained", "superres", "--mode", "export"]
-  assert "models/superres is exported already" in _fails(capsys, parse, ["--pretrained", "superres", "--mode", "score"])
+  assert "models/superres is exported already" in _fails(capsys, parse, words)
   args = parse(["--workdir", "models/superres"])  # an exported folder is as good as a run
   assert (args.model, args.folder) == (Path("models/superres"), Path("models/superres/evaluation"))
   assert args.samples == 7
@@ -293,20 +295,13 @@ def test_evaluate_help(tmp_path, monkeypatch, capsys):
   out = capsys.readouterr().out
   assert end.value.code == 0
   assert "pretrained models: clear_skies, superres_x9\n" in out
-  after = out.split("modes:\n")[1].splitlines()
+  after = out.split("\nmodes:\n")[1].splitlines()
   assert [line.split()[0] for line in after if re.match("  [a-z]", line)][: len(cli.MODES)] == list(cli.MODES)
   at = next(i for i, line in enumerate(after) if line.startswith("  sample "))
   assert after[at + 1].split() == [f"--{flag}" for flag in command("sample").FLAGS]
   examples = out.split("examples:\n")[1].splitlines()
-  assert len(examples) == 2 and "--pretrained superres_x9 --mode restore" in examples[1]
+  assert len(examples) == 3 and "--mode restore --pretrained superres_x2" in examples[2]
   assert "evaluation/NAME" in out.split("--output PATH  ")[1].split("--num")[0]
-  with pytest.raises(SystemExit):
-    cli.parse_evaluate(["--help"], "export", "vae-jax export")
-  out = capsys.readouterr().out
-  assert "usage: vae-jax export" in out and "--output" in out and "--tile" not in out and "--mode" not in out
-  with pytest.raises(SystemExit):
-    cli.parse_evaluate(["--help"])
-  out = capsys.readouterr().out
   for flag in ("workdir", "mode", "num", "output", "temperature", "samples", "seed", "split", "batch_size"):
     assert f"--{flag} " in out
   for flag in (
@@ -320,6 +315,49 @@ def test_evaluate_help(tmp_path, monkeypatch, capsys):
     "lpips",
   ):
     assert f"--{flag} " in out
+
+
+def test_a_command_of_one_mode_shows_its_own_flags_and_knows_the_others(workdir, capsys):
+  with pytest.raises(SystemExit):
+    cli.parse_evaluate(["--help"], "export", "vae-jax export")
+  out = capsys.readouterr().out
+  assert "usage: vae-jax export" in out and "--output" in out and "--tile" not in out and "--mode" not in out
+
+  def parse(argv):
+    return cli.parse_evaluate(argv, "sample", "vae-jax sample")
+
+  assert parse(["--workdir", "runs/a"]).mode == "sample"
+  assert "--tile has no use in --mode sample" in _fails(capsys, parse, ["--workdir", "runs/a", "--tile", "32"])
+  assert "vae-jax sample --help lists the flags" in _fails(capsys, parse, ["--workdir"])
+
+
+@pytest.mark.parametrize(
+  ("argv", "words"),
+  [
+    ([], ["usage: vae-jax", *COMMANDS, "superres_x2", "examples:"]),
+    (["--help"], ["usage: vae-jax", *COMMANDS, "superres_x2", "examples:"]),
+    (["--version"], [f"vae_jax {vae_jax.__version__}"]),
+    (["train", "--help"], ["usage: vae-jax train", "--workdir DIR", "--config.training.steps=6000"]),
+    (["evaluate", "--help"], ["usage: vae-jax evaluate", "--mode"]),
+    (["configs", "--help"], ["usage: vae-jax configs"]),
+    *[([mode, "--help"], [f"usage: vae-jax {mode}", f"  vae-jax {mode} "]) for mode in cli.MODES],
+  ],
+)
+def test_help_of_the_console_command(capsys, argv, words):
+  with pytest.raises(SystemExit) as end:
+    cli.run(lambda: dispatch(argv))
+  out, err = capsys.readouterr()
+  assert (end.value.code, err) == (0, "") and all(word in out for word in words)
+
+
+def test_the_console_command_lists_configs_and_refuses_what_it_does_not_know(workdir, capsys):
+  dispatch(["configs"])
+  out = capsys.readouterr().out
+  assert re.search(r"^mnist_conv +A convolutional VAE", out, re.MULTILINE) and re.search("^tiny *$", out, re.MULTILINE)
+  assert "vae-jax has no command sampel; did you mean 'sample'?" in _fails(capsys, dispatch, ["sampel"])
+  assert "unknown flag '--x'" in _fails(capsys, dispatch, ["configs", "--x"])
+  assert "unknown flag '--resume'" in _fails(capsys, dispatch, ["train", "--resume"])
+  assert "--mode restore needs --input" in _fails(capsys, dispatch, ["restore", "--workdir", "runs/a"])
 
 
 def test_run_passes_success_and_squashes_newlines(capsys):

@@ -200,12 +200,10 @@ def _epilog(prog: str, mode: str | None) -> str:
       )
     lines.append("")
   lines += [f"pretrained models: {', '.join(models) or 'none here'}", "", "examples:"]
-  if mode in (None, "score"):
+  if mode is None:
     lines.append(f"  {prog} --workdir runs/mnist_vae")
-  if mode in (None, "restore"):
-    name = next((name for name in models if "superres" in name), "NAME")
-    chosen = " --mode restore" if mode is None else ""
-    lines.append(f"  {prog} --pretrained {name}{chosen} --input photo.jpg --output restored/")
+  for name in ("sample", "restore") if mode is None else (mode,):
+    lines.append(f"  {prog} {'' if mode else f'--mode {name} '}{command(name).EXAMPLE}")
   return "\n".join(lines)
 
 

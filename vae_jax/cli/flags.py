@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from vae_jax.configuration import by_last_word
 from vae_jax.errors import UserError, nearest
 
 NO_ANSWERS: Mapping[str, str] = MappingProxyType({})
@@ -45,7 +46,8 @@ class Parser(argparse.ArgumentParser):
       self.error(f"unexpected argument {unknown[0]!r}")
     if word in answers:
       raise UserError(f"unknown flag {flag!r}; {answers[word]}")
-    names = {name: f"--config.{key}" for key in reversed(keys()) for name in (key.rsplit(".", 1)[-1], key)}
+    known = keys()
+    names = {name: f"--config.{key}" for name, key in (by_last_word(known) | {k: k for k in known}).items()}
     flags = [option for option in self._option_string_actions if option.startswith("--")]
     names |= {option.removeprefix("--"): option for option in flags}
     close = difflib.get_close_matches(word[:80], names, n=1, cutoff=0.75)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "from one image to another, on a path between their latents"
+HELP = "draw images on a path between the latents of two images"
+EXAMPLE = "--workdir runs/mnist_vae --output between.png"
 FLAGS = ("num", "output", "input", "split", "seed", "method", "label")
 NEEDS = "encode"
 OUTPUT = ".png"

@@ -224,14 +224,24 @@ def unknown(key: str, name: str) -> str:
 
 
 def _close(key: str, known: Sequence[str]) -> str | None:
-  """The known key that an unknown one may have meant: of its section, or else the whole key or its last word."""
+  """The known key that an unknown one may have meant: by its last word in its section, by all of it where there is
+  no such section, by its last word in others."""
   section, _, word = key.rpartition(".")
-  leaves = {k.rpartition(".")[2]: k for k in reversed(known)}  # the first of a name counts
-  own = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
-  for words, names in ((word, own), (key, {k: k for k in known}), (word, leaves)):
-    if close := difflib.get_close_matches(words, names, n=1, cutoff=0.7):
+  own = [k for k in known if k.rpartition(".")[0] == section]
+  rest = {} if own else {k: k for k in known}
+  for given, names, cutoff in (
+    (word, by_last_word(own), 0.7),
+    (key, rest, 0.75),
+    (word, by_last_word(known), 0.85),
+  ):
+    if close := difflib.get_close_matches(given, names, n=1, cutoff=cutoff):
       return names[close[0]]
   return None
+
+
+def by_last_word(keys: Sequence[str]) -> dict[str, str]:
+  """The keys by their last words; of several, the one with the shortest path, or the first."""
+  return {key.rpartition(".")[2]: key for key in sorted(keys, key=lambda k: k.count("."))[::-1]}
 
 
 def represented(value: Any) -> str:
