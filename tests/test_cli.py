@@ -327,7 +327,9 @@ def test_a_command_of_one_mode_shows_its_own_flags_and_knows_the_others(workdir,
     return cli.parse_evaluate(argv, "sample", "vae-jax sample")
 
   assert parse(["--workdir", "runs/a"]).mode == "sample"
-  assert "--tile has no use in --mode sample" in _fails(capsys, parse, ["--workdir", "runs/a", "--tile", "32"])
+  assert "--tile has no use in --mode sample" in _fails(
+    capsys, parse, ["--workdir", "runs/a", "--tile", "32"]
+  )
   assert "vae-jax sample --help lists the flags" in _fails(capsys, parse, ["--workdir"])
 
 
@@ -353,7 +355,9 @@ def test_help_of_the_console_command(capsys, argv, words):
 def test_the_console_command_lists_configs_and_refuses_what_it_does_not_know(workdir, capsys):
   dispatch(["configs"])
   out = capsys.readouterr().out
-  assert re.search(r"^mnist_conv +A convolutional VAE", out, re.MULTILINE) and re.search("^tiny *$", out, re.MULTILINE)
+  assert re.search(r"^mnist_conv +A convolutional VAE", out, re.MULTILINE) and re.search(
+    "^tiny *$", out, re.MULTILINE
+  )
   assert "vae-jax has no command sampel; did you mean 'sample'?" in _fails(capsys, dispatch, ["sampel"])
   assert "unknown flag '--x'" in _fails(capsys, dispatch, ["configs", "--x"])
   assert "unknown flag '--resume'" in _fails(capsys, dispatch, ["train", "--resume"])

@@ -67,8 +67,9 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"vae_jax.{_FUNCTIONS[name]}"), name)
   if name in __all__:
     return importlib.import_module(f"vae_jax.{name}")
-  hint = f"; use {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
-  raise AttributeError(f"module 'vae_jax' has no attribute {name!r}{hint}")
+  from vae_jax.errors import missing
+
+  raise missing("vae_jax", name, _ELSEWHERE)
 
 
 def __dir__() -> list[str]:

@@ -36,11 +36,15 @@ def config(
     UserError: no such config, a file that does not run, an unknown key, a value of another type or out of range.
   """
   if not isinstance(name_or_path, (str, Path)):
-    raise UserError(f"config is given a {type(name_or_path).__name__}; give a name such as 'mnist_vae' or a path")
+    raise UserError(
+      f"config is given a {type(name_or_path).__name__}; give a name such as 'mnist_vae' or a path"
+    )
   if isinstance(overrides, str):
     raise UserError(f"overrides={overrides!r} is one text; give a list of them, or {{'training.steps': 500}}")
   if isinstance(overrides, Mapping):
-    overrides = [f"{key}={x if isinstance(x, str) else configuration.show(_tuple(x))}" for key, x in overrides.items()]
+    overrides = [
+      f"{key}={x if isinstance(x, str) else configuration.show(_tuple(x))}" for key, x in overrides.items()
+    ]
   made = configuration.apply_overrides(configuration.load_config_file(name_or_path), overrides)
   configuration.validate(made)
   return made
@@ -135,7 +139,9 @@ def _chosen(given: Any) -> ConfigDict:
   if isinstance(given, (str, Path)):
     return config(given)
   if not isinstance(given, ConfigDict):
-    raise UserError(f"config is a {type(given).__name__}; give a name, or what vae_jax.config('mnist_vae') returns")
+    raise UserError(
+      f"config is a {type(given).__name__}; give a name, or what vae_jax.config('mnist_vae') returns"
+    )
   return configuration.apply_overrides(given, [])
 
 

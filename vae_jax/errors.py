@@ -1,4 +1,9 @@
-"""The one exception that a person is meant to read."""
+"""The one exception that a person is meant to read, and what messages are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -13,7 +18,7 @@ def printable(text: str) -> str:
   return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def nearest(word: str, known, *, what: str) -> str:
+def nearest(word: str, known: Iterable[Any], *, what: str) -> str:
   """A suggestion to append to an error about an unknown `word`: "; did you mean X?", else all that are known."""
   import difflib
 
@@ -22,3 +27,9 @@ def nearest(word: str, known, *, what: str) -> str:
   if close:
     return f"; did you mean {close[0]!r}?"
   return f"; known {what}: {', '.join(sorted(known))}"
+
+
+def missing(module: str, name: str, elsewhere: Mapping[str, str]) -> AttributeError:
+  """The error of a name that a module lacks. `elsewhere`: what to use for names that other libraries have."""
+  hint = f"; use {elsewhere[name]}" if name in elsewhere else ""
+  return AttributeError(f"module {module!r} has no attribute {name!r}{hint}")

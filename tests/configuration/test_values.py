@@ -250,7 +250,9 @@ def test_one_number_is_a_square_size():
 def test_a_home_folder_is_written_out(monkeypatch):
   """In overrides, files and config.json alike; `~` elsewhere in a value, or of no user, stays."""
   monkeypatch.setenv("HOME", "/home/me")
-  config = _set("data.dir=~/x", "training.init_from=~", "objective.style.image=a~b", "training.first_stage=~\0")
+  config = _set(
+    "data.dir=~/x", "training.init_from=~", "objective.style.image=a~b", "training.first_stage=~\0"
+  )
   assert (config.data.dir, config.training.init_from) == ("/home/me/x", "/home/me")
   assert (config.objective.style.image, config.training.first_stage) == ("a~b", "~\0")
   assert from_json('{"data": {"dir": "~/x"}}').data.dir == "/home/me/x"

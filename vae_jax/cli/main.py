@@ -42,7 +42,9 @@ def dispatch(argv: Sequence[str]) -> None:
     train.main(rest, prog)
   elif name == "configs":
     if Parser(prog, "List the configs that --config takes by name.").parse(rest).help:
-      print_and_exit("usage: vae-jax configs\n\nLists the configs that 'vae-jax train --config NAME' takes.\n")
+      print_and_exit(
+        "usage: vae-jax configs\n\nLists the configs that 'vae-jax train --config NAME' takes.\n"
+      )
     print(_configs())
   else:
     evaluate.main(rest, None if name == "evaluate" else name, prog)
@@ -50,10 +52,20 @@ def dispatch(argv: Sequence[str]) -> None:
 
 def _help() -> str:
   width = max(map(len, COMMANDS))
-  lines = ["usage: vae-jax COMMAND [flags]", "", "Variational autoencoders for images in JAX.", "", "commands:"]
+  lines = [
+    "usage: vae-jax COMMAND [flags]",
+    "",
+    "Variational autoencoders for images in JAX.",
+    "",
+    "commands:",
+  ]
   lines += [f"  {name:{width}}  {meaning}" for name, meaning in OWN.items()]
   lines += [f"  {mode:{width}}  {command(mode).HELP}" for mode in MODES]
-  lines += ["", "vae-jax COMMAND --help lists the flags of a command; vae-jax --version prints the version.", ""]
+  lines += [
+    "",
+    "vae-jax COMMAND --help lists the flags of a command; vae-jax --version prints the version.",
+    "",
+  ]
   lines += ["pretrained models:", *(f"  {name}" for name in exported.names()), "", "examples:"]
   lines += [f"  {example}" for example in EXAMPLES]
   return "\n".join(lines) + "\n"

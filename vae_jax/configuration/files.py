@@ -62,10 +62,14 @@ def load_config_file(path: str | Path) -> ConfigDict:
   namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
   try:
     with _importable_by_its_former_name():
-      exec(compile(path.read_bytes(), str(path), "exec"), namespace)  # an import could run a stale __pycache__
+      exec(
+        compile(path.read_bytes(), str(path), "exec"), namespace
+      )  # an import could run a stale __pycache__
       get_config = namespace.get("get_config")
       if not callable(get_config):
-        raise UserError(f"{path} has no function get_config(); write one that returns a changed base_config()")
+        raise UserError(
+          f"{path} has no function get_config(); write one that returns a changed base_config()"
+        )
       config = get_config()
     if not isinstance(config, ConfigDict):
       raise UserError(
