@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from vae_jax.configuration.values import keys_of, show, to_values
 from vae_jax.keys import NAME
 
-
 # The keys that most runs set; a family may lack some.
 MOST_USED = (
   "data.name",

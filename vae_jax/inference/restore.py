@@ -45,7 +45,8 @@ class Restores(Autoencodes):
     Args:
       images: [n, h, w, c], uint8 or float, about [0, 1] (noise is not clipped). Any height and width for a
         restoration model; for the others, those it was trained with.
-      key: None for the estimate, at the prior's mean. A key, or a seed, for draws from p(clean | degraded), without pixel noise.
+      key: None for the estimate, at the prior's mean. A key, or a seed, for draws from p(clean | degraded), without
+        pixel noise.
       samples: how many draws.
 
     Returns:
@@ -81,7 +82,8 @@ class Restores(Autoencodes):
 
     Args:
       image: [h, w, c], as for `restore`. Grey, [h, w] or [h, w, 1], is repeated for a model of colour.
-      key: None for the estimate; a key, or a seed, for one draw, that of `restore(image[None], key)` up to the key's folding.
+      key: None for the estimate; a key, or a seed, for one draw, that of `restore(image[None], key)` up to the key's
+        folding.
       tile: rows and columns at a time.
       ensemble: mean of the results for the image's 8 orientations, turned back (Timofte et al. 2016); estimates only.
       progress: called with (tiles done, tiles in all) after each; all orientations count.
