@@ -15,8 +15,8 @@ import numpy as np
 
 from vae_jax import metrics, pictures, runs
 from vae_jax.data import pipeline
+from vae_jax.data.folders import list_images
 from vae_jax.data.images import decode
-from vae_jax.data.plans import list_images
 from vae_jax.data.prepare import check_first_batch, make_prepare
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError, printable

@@ -30,7 +30,7 @@ from PIL import Image
 
 from vae_jax import evaluation
 from vae_jax.configuration import apply_overrides, base_config
-from vae_jax.data import builders, images, pipeline, plans
+from vae_jax.data import builders, folders, images, pipeline, plans
 from vae_jax.data.sources import list_splits, open_source
 from vae_jax.errors import UserError, printable
 from vae_jax.photos import files as restoring
@@ -220,7 +220,7 @@ def test_every_fault_in_a_folder_of_a_data_set(tmp_path, cache, capfd, ghostscri
 
 def test_every_fault_in_pairs(tmp_path, capfd):
   reasons = faults(tmp_path / "in" / "low")
-  for name in plans.list_images(tmp_path / "in" / "low"):
+  for name in folders.list_images(tmp_path / "in" / "low"):
     path = tmp_path / "in" / "high" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded())

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax.data import plans
-from vae_jax.data.plans import Example, Plan, Split, progress
+from vae_jax.data import inspection, plans
+from vae_jax.data.examples import Example, Plan, Split, expanded, progress
 from vae_jax.errors import UserError, printable
 
 VERSION = "1.2.0"  # of the prepared form; a new one prepares everything anew
@@ -37,7 +37,7 @@ SHARD_BYTES = 128 * 2**20  # TFDS holds one shard in memory while it writes
 
 def cache_dir() -> Path:
   """The folder of prepared data: $VAE_JAX_DATA, else ~/.cache/vae_jax."""
-  return plans.expanded(os.environ.get(CACHE_VARIABLE) or "~/.cache/vae_jax")
+  return expanded(os.environ.get(CACHE_VARIABLE) or "~/.cache/vae_jax")
 
 
 @contextlib.contextmanager
@@ -160,7 +160,7 @@ def prepare(data: ConfigDict) -> Any:
   import tensorflow_datasets as tfds
 
   if data.name in ("digits", "photos"):
-    root, files = plans.expanded(data.dir) if data.dir else cache_dir(), {}
+    root, files = expanded(data.dir) if data.dir else cache_dir(), {}
   else:
     files = plans.state(data)
     root = cache_dir() / plans.digest(data, files)
@@ -187,7 +187,7 @@ def prepare(data: ConfigDict) -> Any:
   except Exception as error:  # of a damaged file nearly everything
     raise damaged(target, error) from error
   if len(skipped) > data.max_bad:
-    raise plans.too_many(skipped, data.max_bad)
+    raise inspection.too_many(skipped, data.max_bad)
   return builder
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax.data import builders, images, plans
+from vae_jax.data.examples import THREADS, check_memory, expanded, progress
 from vae_jax.errors import UserError, nearest
 from vae_jax.types import FIELD_TYPES
 
@@ -96,8 +97,8 @@ class Source:
           out[key][i] = value
 
     chunks = range(0, n, CHUNK)
-    with ThreadPoolExecutor(plans.THREADS) as pool:
-      for _ in plans.progress(pool.map(load, chunks), len(chunks), f"decoding {self.name} {self.split}"):
+    with ThreadPoolExecutor(THREADS) as pool:
+      for _ in progress(pool.map(load, chunks), len(chunks), f"decoding {self.name} {self.split}"):
         pass
     return out
 
@@ -263,7 +264,7 @@ def _tfds_images(name: str, features: Any) -> dict[str, str]:
 def _tfds_builder(data: ConfigDict) -> Any:
   import tensorflow_datasets as tfds
 
-  where = str(plans.expanded(data.dir)) if data.dir else None
+  where = str(expanded(data.dir)) if data.dir else None
   try:
     with builders.quiet(sys.stderr):
       builder = tfds.builder(data.name, data_dir=where, file_format="array_record")
@@ -308,7 +309,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _npz_splits(data: ConfigDict) -> dict[str, Callable[[], _Full]]:
-  path = plans.expanded(data.dir)
+  path = expanded(data.dir)
   if os.path.isdir(path):
     files = {name: path / f"{name}.npz" for name in ("train", "validation", "test")}
     files = {name: file for name, file in files.items() if os.path.isfile(file)}
@@ -363,7 +364,7 @@ def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
       if opened.read(2) != b"PK":
         raise UserError(f"{path} is no .npz file; save one with numpy.savez(path, image=...)")
       with zipfile.ZipFile(opened) as archive:
-        plans.check_memory(path, sum(member.file_size for member in archive.infolist()))
+        check_memory(path, sum(member.file_size for member in archive.infolist()))
       opened.seek(0)
       file = np.load(opened, allow_pickle=False)
       # numpy gives bytes for a member that is no array

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_jax.data import images, plans
+from vae_jax.data import folders, images
 from vae_jax.errors import UserError, printable
 from vae_jax.photos.photograph import (
   WRITABLE,
@@ -192,7 +192,7 @@ def _listed(path: Path, folder: Path) -> list[tuple[Path, str]]:
   inside = own != here and own.startswith(here)
   found = [
     (path / name, name)
-    for name in plans.list_images(path)
+    for name in folders.list_images(path)
     if not (inside and os.path.join(os.path.realpath((path / name).parent), "").startswith(own))
   ]
   if not found:
