@@ -7,16 +7,16 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vae_jax.data import images
 from vae_jax.data.examples import folder_of
 from vae_jax.data.inspection import Record
+from vae_jax.data.suffixes import READ
 from vae_jax.errors import UserError
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
 
-def list_images(folder: Path) -> list[str]:
-  """Sorted relative paths of the image files (by suffix) below `folder`, hidden ones left out.
+def list_images(folder: Path, suffixes: tuple[str, ...] = READ) -> list[str]:
+  """Sorted relative paths of the files below `folder` with one of these suffixes, hidden ones left out.
 
   Links are followed; a folder that was seen already, as in a loop of links, is not entered again.
 
@@ -38,9 +38,7 @@ def list_images(folder: Path) -> list[str]:
     seen.add(real)
     folders[:] = sorted(f for f in folders if not f.startswith("."))
     base = Path(here).relative_to(folder)
-    found += [
-      (base / f).as_posix() for f in files if not f.startswith(".") and f.lower().endswith(images.SUFFIXES)
-    ]
+    found += [(base / f).as_posix() for f in files if not f.startswith(".") and f.lower().endswith(suffixes)]
   return sorted(found)
 
 

@@ -10,9 +10,11 @@ import hashlib
 
 from ml_collections import ConfigDict
 
-from vae_jax.data import embedded, folders, idx, images
+from vae_jax.data import embedded, folders, idx
 from vae_jax.data.examples import Plan, folder_of
+from vae_jax.data.folders import list_images as list_images
 from vae_jax.data.inspection import plan_files
+from vae_jax.data.suffixes import READ
 from vae_jax.errors import UserError
 
 OWN = ("digits", "photos", "idx", "folder", "paired_folder")
@@ -36,7 +38,7 @@ def state(data: ConfigDict) -> dict[str, str]:
     records = folders.records(data) if data.name == "folder" else folders.paired_records(data)
     paths = [path for some in records.values() for record in some for path in record.files.values()]
     if not paths:
-      known = " ".join(images.SUFFIXES)
+      known = " ".join(READ)
       raise UserError(
         f"data.dir={data.dir}: no image files ({known}) below this folder; set it to one with some"
       )
