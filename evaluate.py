@@ -6,11 +6,12 @@ from vae_jax import cli
 def main(argv: list[str] | None = None) -> None:
   args = cli.parse_evaluate(argv)
   from vae_jax import commands, inference  # after parsing, so that --help and mistakes are answered at once
+  from vae_jax.data import sources
 
   command = commands.command(args.mode)
   model = inference.load(args.model, args.checkpoint)
   if args.data_dir:
-    model.config.data.dir = args.data_dir
+    sources.move(model.config.data, args.data_dir)
   if args.lpips:
     model.config.evaluation.lpips = args.lpips
   if command.NEEDS:

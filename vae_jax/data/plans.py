@@ -1,7 +1,7 @@
 """A config -> what a data set of our own is made of. Nothing is written here.
 
-`plan(data)` gives encoded images, example by example, for `builders` to store; `state(data)` tells when the files of a
-folder have changed.
+`plan(data)` gives encoded images, example by example, for `builders` to store; `look(data)` lists the files of a
+folder, and tells when they have changed.
 """
 
 from __future__ import annotations
@@ -17,45 +17,50 @@ from vae_jax.data.inspection import plan_files
 from vae_jax.data.suffixes import READ
 from vae_jax.errors import UserError
 
+FOLDERS = ("folder", "paired_folder")
 OWN = ("digits", "photos", "idx", "folder", "paired_folder")
 
 
 def plan(data: ConfigDict) -> Plan:
-  if data.name == "folder":
-    return plan_files(folders.records(data), data.max_bad)
-  if data.name == "paired_folder":
-    return plan_files(folders.paired_records(data), data.max_bad)
+  if data.name in FOLDERS:
+    found = folders.listing(data)
+    made = plan_files(found.records, data.max_bad, data.white)
+    return made._replace(label=bool(found.classes), classes=found.classes)
   if data.name == "idx":
     return idx.plan(data)
   return {"digits": embedded.digits, "photos": embedded.photos}[data.name]()
 
 
-def state(data: ConfigDict) -> dict[str, str]:
-  """The files that the data set is made of, by path, each with its size and time: equal as long as they are."""
+def look(data: ConfigDict) -> tuple[dict[str, str], folders.Listing]:
+  """The files that the data set is made of now, and what else its folder holds.
+
+  Files are by path, each with its size and time: equal as long as they are. Raises UserError where there are none.
+  """
+  found = folders.Listing({}) if data.name == "idx" else folders.listing(data)
   if data.name == "idx":
     paths = [path for pair in idx.paths(data).values() for path in pair]
   else:
-    records = folders.records(data) if data.name == "folder" else folders.paired_records(data)
-    paths = [path for some in records.values() for record in some for path in record.files.values()]
-    if not paths:
-      known = " ".join(READ)
-      raise UserError(
-        f"data.dir={data.dir}: no image files ({known}) below this folder; set it to one with some"
-      )
-  found = {}
+    paths = [path for some in found.records.values() for record in some for path in record.files.values()]
+  if not paths:
+    raise UserError(
+      f"data.dir={data.dir}: no image files ({' '.join(READ)}) below this folder; "
+      f"{'; '.join(found.remarks) or 'set it to one with some'}"
+    )
+  files = {}
   for path in paths:
     try:
       status = path.stat()
-      found[str(path)] = f"{status.st_size}\0{status.st_mtime_ns}"
+      files[str(path)] = f"{status.st_size}\0{status.st_mtime_ns}"
     except OSError:  # a dangling link; it is named when it fails to decode
-      found[str(path)] = "-"
-  return found
+      files[str(path)] = "-"
+  return files, found
 
 
 def digest(data: ConfigDict, files: dict[str, str]) -> str:
-  """Digest of the path of the data set and of its `state`."""
+  """Digest of the path of the data set, of its files, and of how its files are read."""
   folder = str(folder_of(data).resolve())
   words = [folder, data.low, data.high] if data.name == "paired_folder" else [folder]
+  words += [f"white {data.white}"] if data.white else []
   total = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape"))
   for path, entry in files.items():
     total.update(f"\0{path}\0{entry}".encode("utf-8", "surrogateescape"))
@@ -64,7 +69,7 @@ def digest(data: ConfigDict, files: dict[str, str]) -> str:
 
 def check_unchanged(data: ConfigDict, before: dict[str, str]) -> None:
   """Raises UserError if the files of the data set are no longer those of `before`, naming one."""
-  changed = sorted(set(before.items()) ^ set(state(data).items()))
+  changed = sorted(set(before.items()) ^ set(look(data)[0].items()))
   if changed:
     raise UserError(
       f"data.dir={data.dir}: {changed[0][0]} changed while the folder was read; run again when nothing writes there"

@@ -8,7 +8,7 @@ from pathlib import Path
 from vae_jax import pictures
 from vae_jax.evaluation.photographs import benchmark_folder, restore_photographs
 from vae_jax.evaluation.records import check_conditions, condition, inputs, own_images, prepared, with_label
-from vae_jax.evaluation.results import write_json
+from vae_jax.evaluation.results import suffix, write_json
 from vae_jax.evaluation.scores import score_split, summary
 from vae_jax.evaluation.shown import (
   drawn,
@@ -35,6 +35,7 @@ __all__ = [
   "restore_photographs",
   "samples",
   "score_split",
+  "suffix",
   "summary",
   "with_label",
   "write_json",
@@ -42,17 +43,27 @@ __all__ = [
 
 
 def evaluate(
-  model: TrainedVAE, folder: Path, split: str, *, samples: int, batch_size: int, seed: int = 0
+  model: TrainedVAE,
+  folder: Path,
+  split: str,
+  *,
+  samples: int,
+  batch_size: int,
+  seed: int = 0,
+  suffix: str = "",
 ) -> dict:
-  """Scores a split into metrics.json of `folder`, with pictures beside it; returns the scores."""
+  """Scores a split into metrics.json of `folder`, with pictures beside it; returns the scores.
+
+  suffix: of the names of these files, see `results.suffix`.
+  """
   started = time.monotonic()
   scores = score_split(model, split, samples=samples, batch_size=batch_size, seed=seed)
   scores["seconds"] = round(time.monotonic() - started, 2)
   num = model.config.evaluation.pictures
   batch = prepared(model, split, num, seed)
-  write_json(folder / "metrics.json", scores)
+  write_json(folder / f"metrics{suffix}.json", scores)
   if model.module.reconstructs:
-    pictures.save_png(folder / "reconstructions.png", reconstructions(model, batch))
+    pictures.save_png(folder / f"reconstructions{suffix}.png", reconstructions(model, batch))
   if has_samples(model):
-    pictures.save_png(folder / "samples.png", split_samples(model, batch, num, seed))
+    pictures.save_png(folder / f"samples{suffix}.png", split_samples(model, batch, num, seed))
   return scores

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,17 +12,65 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from vae_jax import runs
 from vae_jax.data import pipeline
+from vae_jax.data.examples import expanded
 from vae_jax.data.folders import list_images
 from vae_jax.data.images import decode
 from vae_jax.data.prepare import make_prepare
-from vae_jax.data.sources import open_source
+from vae_jax.data.sources import IN_FOLDERS, Source, open_source, report
 from vae_jax.errors import UserError, printable
 from vae_jax.inference import TrainedVAE
 from vae_jax.training import steps
 from vae_jax.types import Batch, Frozen
+
+
+def open_split(model: TrainedVAE, split: str) -> Source:
+  """A split of the model's data. Reports what about them a person should know. Raises UserError."""
+  check_place(model.config.data)
+  source = open_source(model.config.data, split)
+  report([source])
+  return source
+
+
+def check_place(data: ConfigDict) -> None:
+  """Refuses data that have left the place where the run was trained on them."""
+  if data.name in IN_FOLDERS and not os.path.exists(expanded(data.dir)):
+    raise UserError(
+      f"data.dir={data.dir}, from which this run was trained, is not there; give the place of the data with --data_dir"
+    )
+
+
+def describe(model: TrainedVAE, split: str) -> dict[str, Any]:
+  """Which data a split is of: for files of scores."""
+  data = model.config.data
+  return {"data": data.name, "folder": data.dir or None, "split": split}
+
+
+class Digest:
+  """Of the records that pass by: a digest of their images and labels, in order, whatever the batches.
+
+  Images are those before noise and binarisation, at the size that the model sees.
+  """
+
+  def __init__(self) -> None:
+    self._total = hashlib.sha256()
+
+  @property
+  def hex(self) -> str:
+    return self._total.hexdigest()[:16]
+
+  def update(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches."""
+    for batch in batches:
+      for i in np.flatnonzero(batch["mask"]):
+        for name in ("image", "degraded", "label"):
+          if name in batch:
+            value = np.asarray(batch[name])[i]  # type: ignore[literal-required]
+            self._total.update(f"{name}{value.shape}".encode() + value.tobytes())
+      yield batch
 
 
 def preparation(model: TrainedVAE) -> tuple[steps.Prepare, Frozen]:
@@ -53,16 +103,18 @@ def check_conditions(model: TrainedVAE, record: Mapping[str, Any], name: str) ->
 def prepared(
   model: TrainedVAE, split: str, num: int, seed: int = 0, label: int | None = None, alike: bool = False
 ) -> Batch:
-  """The first `num` images of a split as the model sees them: float32 `image`, `degraded` and what else there is.
+  """`num` images from all over a split as the model sees them: float32 `image`, `degraded` and what else there is.
 
+  They are those of the scores, noise included: `index` is their place in the split.
   label: only images of that label. alike: image i and image i + num / 2 have one label, where the model needs labels.
   """
-  source: pipeline.Source = open_source(model.config.data, split)
+  source: pipeline.Source = open_split(model, split)
+  chosen = pipeline.spread(len(source), num)
   if "label" in model.module.NEEDS and (label is not None or alike):
     check_conditions(model, source[0], source.name)
-    source = pipeline.Chosen(source, with_label(source, num, label, alike))
-  source = pipeline.First(source, num)
-  batch = next(stream(model, source, len(source)))
+    chosen = with_label(source, num, label, alike)[:num]
+  batch = next(stream(model, pipeline.Chosen(source, chosen), len(chosen)))
+  batch["index"] = np.asarray(chosen, np.int32)[batch["index"]]
   prepare, frozen = preparation(model)
   keys = steps.example_keys(jax.random.key(seed), steps.PREPARE_STREAM, jnp.asarray(batch["index"]))
   batch.pop("mask")

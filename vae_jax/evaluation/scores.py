@@ -11,8 +11,7 @@ import numpy as np
 from vae_jax import metrics
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch
-from vae_jax.data.sources import open_source
-from vae_jax.evaluation.records import preparation, stream
+from vae_jax.evaluation.records import Digest, describe, open_split, preparation, stream
 from vae_jax.inference import TrainedVAE
 from vae_jax.objectives import load_scoring_network
 from vae_jax.training import parallel, scoring
@@ -36,10 +35,11 @@ def score_split(
     posterior sample; `iwae_nll`, an upper bound on -log p(x) in expectation, tighter with `iwae_samples`. Bits per
     dimension: `bits_per_dim` (of iwae_nll, else of neg_elbo) and `neg_elbo_bits_per_dim`. `likelihood` in words;
     `mse`, `psnr` (dB), `ssim` (from 11 x 11 pixels) and `lpips` (where `config.evaluation.lpips` names a network) of
-    reconstructions, means over images; `active_units` of `latent_units`; `examples`.
+    reconstructions, means over images; `active_units` of `latent_units`. What was scored: `data`, `folder` (as given;
+    null where the data set has none), `split`, `examples` and their `digest` (see `records.Digest`).
   """
   config = model.config
-  source: pipeline.Source = open_source(config.data, split)
+  source: pipeline.Source = open_split(model, split)
   if limit:
     source = pipeline.First(source, limit)
   placement = parallel.make_placement(jax.device_count())
@@ -52,11 +52,11 @@ def score_split(
     scoring.make_eval_step(model.module, prepare, root=jax.random.key(seed), iwae_samples=samples),
     placement,
   )
-  total = -(-len(source) // batch_size)
+  total, scored = -(-len(source) // batch_size), Digest()
   means = scoring.score(
     eval_step,
     placement.put(model.variables),
-    _progress(stream(model, source, batch_size), total, split),
+    _progress(scored.update(stream(model, source, batch_size)), total, split),
     placement,
     placement.put(frozen),
     codes=model.module.codes,
@@ -70,8 +70,9 @@ def score_split(
     "binarize": config.data.binarize,
     "dequantize": config.data.dequantize,
     "latent_units": model.module.units,
+    **describe(model, split),
     "examples": len(source),
-    "split": split,
+    "digest": scored.hex,
     "step": model.step,
     "seed": seed,
   }

@@ -46,10 +46,10 @@ def has_samples(model: TrainedVAE) -> bool:
   return model.can("sample") or model.can("restore")
 
 
-def drawn(model: TrainedVAE) -> list[str]:
-  """The pictures that `evaluate` draws of a model."""
-  found = ["reconstructions.png"] if model.module.reconstructs else []
-  return [*found, "samples.png"] if has_samples(model) else found
+def drawn(model: TrainedVAE, suffix: str = "") -> list[str]:
+  """The pictures that `evaluate` draws of a model, by name."""
+  found = [f"reconstructions{suffix}.png"] if model.module.reconstructs else []
+  return [*found, f"samples{suffix}.png"] if has_samples(model) else found
 
 
 def samples(
