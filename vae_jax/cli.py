@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from vae_jax import configuration as configs
 from vae_jax.commands import MODES, command
+from vae_jax.data.suffixes import DRAWINGS, PICTURES
 from vae_jax.errors import UserError, nearest, printable
 from vae_jax.keys import MOST_PICTURES
 from vae_jax.storage import exported
@@ -28,11 +29,6 @@ METHODS = ("spherical", "linear")
 OF = ("samples", "reconstructions")
 DEFAULT_CONFIG = Path("configs/mnist_vae.py")
 RUNS = Path("runs")
-# Of pictures, whether or not we write them: an --output that ends like one of these was meant to be a file.
-IMAGE_SUFFIXES = (
-  ".png .jpg .jpeg .webp .tif .tiff .bmp .gif .ppm .pgm .avif .heic .heif .jp2 .jxl .exr .hdr .tga .psd .dng .raw "
-  ".cr2 .nef .arw .svg .pdf .ico"
-)
 
 
 def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -383,7 +379,7 @@ def _cut(text: str) -> str:
 def _is_dotted_folder(output: str) -> bool:
   """Whether a name with a suffix, such as outdir.v2, is a folder's: no format of images has a suffix like it."""
   suffix = Path(output).suffix.lower()
-  return bool(suffix) and not difflib.get_close_matches(suffix, IMAGE_SUFFIXES.split(), n=1, cutoff=0.75)
+  return bool(suffix) and not difflib.get_close_matches(suffix, (*PICTURES, *DRAWINGS), n=1, cutoff=0.75)
 
 
 def _number(kind: type, least: int, most: int = 2**31 - 1) -> Callable[[str], Any]:

@@ -19,8 +19,7 @@ MAX_PIXELS = 200_000_000  # refuse images that decode to more: a few kilobytes c
 MAX_BYTES = 2**31  # refuse longer files: MAX_PIXELS of four 16-bit channels are shorter
 LARGE = 2**25  # pixels above which images are decoded one after the other, whatever the number of threads
 # What Pillow may try. Among the rest are formats that it gives to other programs: EPS goes to Ghostscript.
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000")
 
 _SILENT: Any = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 

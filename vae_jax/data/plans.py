@@ -22,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax.data import images
+from vae_jax.data.suffixes import READ
 from vae_jax.errors import UserError
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -211,8 +212,8 @@ def _folder(data: ConfigDict) -> Path:
   return folder
 
 
-def list_images(folder: Path) -> list[str]:
-  """Sorted relative paths of the image files (by suffix) below `folder`, hidden ones left out.
+def list_images(folder: Path, suffixes: tuple[str, ...] = READ) -> list[str]:
+  """Sorted relative paths of the files below `folder` with one of these suffixes, hidden ones left out.
 
   Links are followed; a folder that was seen already, as in a loop of links, is not entered again.
 
@@ -234,9 +235,7 @@ def list_images(folder: Path) -> list[str]:
     seen.add(real)
     folders[:] = sorted(f for f in folders if not f.startswith("."))
     base = Path(here).relative_to(folder)
-    found += [
-      (base / f).as_posix() for f in files if not f.startswith(".") and f.lower().endswith(images.SUFFIXES)
-    ]
+    found += [(base / f).as_posix() for f in files if not f.startswith(".") and f.lower().endswith(suffixes)]
   return sorted(found)
 
 
@@ -405,7 +404,7 @@ def state(data: ConfigDict) -> dict[str, str]:
     records = _folder_records(data) if data.name == "folder" else _paired_records(data)
     paths = [path for some in records.values() for record in some for path in record.files.values()]
     if not paths:
-      known = " ".join(images.SUFFIXES)
+      known = " ".join(READ)
       raise UserError(
         f"data.dir={data.dir}: no image files ({known}) below this folder; set it to one with some"
       )
