@@ -109,7 +109,9 @@ class Source:
       elif key not in ("image", "degraded"):
         record[key] = np.asarray(value, FIELD_TYPES[key])
       elif isinstance(value, bytes):
-        record[key] = images.decode(value, self.channels, name=f"{self.name} {self.split}, {key} {index}")
+        record[key] = images.decode(
+          value, self.channels, name=f"{self.name} {self.split}, {key} {index}", trusted=True
+        )
       else:
         record[key] = images.to_channels(value, self.channels)
     return record
