@@ -138,7 +138,7 @@ def faults(folder):
   reasons["huge.png"] = "above the limit of 2147483648"
   os.mkfifo(folder / "pipe.png")
   (folder / "device.png").symlink_to("/dev/zero")
-  reasons |= {"pipe.png": "no ordinary file", "device.png": "no ordinary file"}
+  reasons |= {"pipe.png": "not a regular file", "device.png": "not a regular file"}
   with socket.socket(socket.AF_UNIX) as server:
     here = os.getcwd()
     os.chdir(folder)  # the path of a socket is short

@@ -118,7 +118,11 @@ class Source:
         record[key] = np.asarray(value, FIELD_TYPES[key])
       elif isinstance(value, bytes):
         record[key] = images.decode(
-          value, self.channels, name=f"{self.name} {self.split}, {key} {index}", white=self.white
+          value,
+          self.channels,
+          name=f"{self.name} {self.split}, {key} {index}",
+          trusted=True,
+          white=self.white,
         )
       else:
         record[key] = images.to_channels(value, self.channels)
