@@ -19,11 +19,11 @@ def printable(text: str) -> str:
 
 
 def nearest(word: str, known, *, what: str) -> str:
-  """A suggestion to append to an error about an unknown `word`: "; did you mean X?" or a short list of `known`."""
+  """A suggestion to append to an error about an unknown `word`: "; did you mean X?", else all that are known."""
   import difflib
 
   known = [str(k) for k in known]
-  close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+  close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
   if close:
     return f"; did you mean {close[0]!r}?"
   return f"; known {what}: {', '.join(sorted(known))}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-HELP = "a folder of clean photographs (--input), degraded and restored: PSNR, SSIM, beside baselines"
+HELP = "score a folder of clean photographs (--input), degraded and restored, beside baselines: PSNR, SSIM"
+EXAMPLE = "--pretrained superres_x2 --input photographs/ --output scores.json"
 FLAGS = ("input", "num", "samples", "seed", "ensemble", "lpips", "output", "tile")
 NEEDS = "restore"
 OUTPUT = ".json"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-HELP = (
-  "samples or reconstructions (--of) against the images of a split: Frechet and kernel distance on a network"
-)
+HELP = "compare samples or reconstructions (--of) with the images of a split: Frechet and kernel distance"
+EXAMPLE = "--workdir runs/mnist_vae --of samples"
 FLAGS = (
   *("data_dir", "split", "label", "num", "seed", "temperature", "network", "layer", "weights"),
   *("output", "batch_size", "of", "statistics"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "from one image to another, on a path between their latents"
+HELP = "draw images on a path between the latents of two images"
+EXAMPLE = "--workdir runs/mnist_vae --output between.png"
 FLAGS = ("data_dir", "split", "input", "label", "num", "seed", "method", "output")
 NEEDS = "encode"
 OUTPUT = ".png"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "images of a split, or yours (--input), above what the model makes of them"
+HELP = "draw images of a split, or yours (--input), above what the model makes of them"
+EXAMPLE = "--workdir runs/mnist_vae --input my_digit.png --output again.png"
 FLAGS = ("data_dir", "split", "input", "label", "num", "seed", "output")
 NEEDS = None
 OUTPUT = ".png"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "new images, in one picture"
+HELP = "draw new images: in one picture, or each in a file of a folder (--output folder/)"
+EXAMPLE = "--workdir runs/mnist_vae --num 10000 --output digits/"
 FLAGS = ("label", "num", "seed", "temperature", "output")
 NEEDS = "sample"
 OUTPUT = ".png"

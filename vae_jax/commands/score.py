@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "ELBO, IWAE bound, PSNR, SSIM of a split, into metrics.json, with pictures"
+HELP = "score a split into metrics.json: ELBO, IWAE bound, PSNR, SSIM; and draw pictures"
+EXAMPLE = "--workdir runs/mnist_vae --split test"
 FLAGS = ("data_dir", "split", "samples", "batch_size", "seed", "lpips")
 NEEDS = None
 OUTPUT = None
