@@ -11,7 +11,7 @@ import pytest
 
 import vae_jax
 from vae_jax import cli
-from vae_jax.cli.main import COMMANDS, dispatch
+from vae_jax.cli import main as command_line
 from vae_jax.commands import command
 from vae_jax.configuration import apply_overrides, base_config, every_key, keys_of, to_json
 from vae_jax.errors import UserError
@@ -172,9 +172,10 @@ def test_evaluate_flags(workdir):
   args = parse("--mode reconstruct --input configs runs --checkpoint best")
   assert args.input == [Path("configs"), Path("runs")] and args.checkpoint == "best"
   assert parse("--mode interpolate --method linear --input configs").method == "linear"
-  args = parse("--mode restore --input configs runs --samples 3 --tile 16 --ensemble --output x --data_dir y")
+  args = parse("--mode restore --input configs runs --samples 3 --tile 16 --ensemble --output x")
   assert (args.input, args.samples, args.tile) == ([Path("configs"), Path("runs")], 3, 16)
-  assert (args.ensemble, args.output, args.data_dir, args.lpips) == (True, "x", "y", None)
+  assert (args.ensemble, args.output, args.data_dir, args.lpips) == (True, "x", None, None)
+  assert parse("--data_dir y").data_dir == "y"
   args = parse("--mode restore --input configs/tiny.py --output x.jpg")
   assert (args.samples, args.tile, args.ensemble, args.output) == (0, 256, False, "x.jpg")
   args = parse("--mode benchmark --input configs --lpips squeezenet --output x.JSON")
@@ -336,8 +337,8 @@ def test_a_command_of_one_mode_shows_its_own_flags_and_knows_the_others(workdir,
 @pytest.mark.parametrize(
   ("argv", "words"),
   [
-    ([], ["usage: vae-jax", *COMMANDS, "superres_x2", "examples:"]),
-    (["--help"], ["usage: vae-jax", *COMMANDS, "superres_x2", "examples:"]),
+    ([], ["usage: vae-jax", *command_line.COMMANDS, "superres_x2", "examples:"]),
+    (["--help"], ["usage: vae-jax", *command_line.COMMANDS, "superres_x2", "examples:"]),
     (["--version"], [f"vae_jax {vae_jax.__version__}"]),
     (["train", "--help"], ["usage: vae-jax train", "--workdir DIR", "--config.training.steps=6000"]),
     (["evaluate", "--help"], ["usage: vae-jax evaluate", "--mode"]),
@@ -347,21 +348,21 @@ def test_a_command_of_one_mode_shows_its_own_flags_and_knows_the_others(workdir,
 )
 def test_help_of_the_console_command(capsys, argv, words):
   with pytest.raises(SystemExit) as end:
-    cli.run(lambda: dispatch(argv))
+    cli.run(lambda: command_line.main(argv))
   out, err = capsys.readouterr()
   assert (end.value.code, err) == (0, "") and all(word in out for word in words)
 
 
 def test_the_console_command_lists_configs_and_refuses_what_it_does_not_know(workdir, capsys):
-  dispatch(["configs"])
+  command_line.main(["configs"])
   out = capsys.readouterr().out
   assert re.search(r"^mnist_conv +A convolutional VAE", out, re.MULTILINE) and re.search(
     "^tiny *$", out, re.MULTILINE
   )
-  assert "vae-jax has no command sampel; did you mean 'sample'?" in _fails(capsys, dispatch, ["sampel"])
-  assert "unknown flag '--x'" in _fails(capsys, dispatch, ["configs", "--x"])
-  assert "unknown flag '--resume'" in _fails(capsys, dispatch, ["train", "--resume"])
-  assert "--mode restore needs --input" in _fails(capsys, dispatch, ["restore", "--workdir", "runs/a"])
+  assert "vae-jax has no command sampel; did you mean 'sample'?" in _fails(capsys, command_line.main, ["sampel"])
+  assert "unknown flag '--x'" in _fails(capsys, command_line.main, ["configs", "--x"])
+  assert "unknown flag '--resume'" in _fails(capsys, command_line.main, ["train", "--resume"])
+  assert "--mode restore needs --input" in _fails(capsys, command_line.main, ["restore", "--workdir", "runs/a"])
 
 
 def test_run_passes_success_and_squashes_newlines(capsys):

@@ -9,7 +9,6 @@ import vae_jax
 from vae_jax import configuration as configs
 from vae_jax.cli import evaluate, train
 from vae_jax.cli.flags import Parser, print_and_exit
-from vae_jax.cli.process import run
 from vae_jax.commands import MODES, command
 from vae_jax.errors import UserError, nearest
 from vae_jax.storage import exported
@@ -22,13 +21,9 @@ OWN = {
 COMMANDS = (*OWN, *MODES)
 
 
-def main() -> None:
-  """Runs the command of `sys.argv`; ends the process with its status."""
-  run(lambda: dispatch(sys.argv[1:]))
-
-
-def dispatch(argv: Sequence[str]) -> None:
-  """Runs the command that `argv` begins with. Raises UserError."""
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command that `argv`, or the command line, begins with. Raises UserError."""
+  argv = sys.argv[1:] if argv is None else argv
   if not argv or argv[0] in ("-h", "--help", "help"):
     print_and_exit(_help())
   if argv[0] == "--version":
