@@ -248,7 +248,7 @@ def _check_output(args: argparse.Namespace) -> None:
 
 
 def _is_folder(output: str) -> bool:
-  """Whether the name is a folder's: by "/" at its end, without suffix, with one like no picture's, or as it is there."""
+  """Whether the name is a folder's: it ends with "/", has no suffix of a picture, or is there as a folder."""
   named = output.endswith("/") or not Path(output).suffix or _is_dotted_folder(output)
   return named or Path(output).is_dir()
 

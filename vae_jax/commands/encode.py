@@ -41,7 +41,7 @@ def run(model: Any, args: Any) -> None:
     )
   rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
   output = Path(args.output or args.folder / f"encode{evaluation.suffix(args.asked)}.npz")
-  write_whole(output, lambda file: np.savez(file, **rows))
+  write_whole(output, lambda file: np.savez(file, **rows))  # type: ignore[arg-type]
   shown = ", ".join(f"{name} {list(x.shape)}" for name, x in rows.items())
   print(f"wrote {printable(str(output))}: {shown}")
   if failed:
@@ -73,7 +73,7 @@ def _of_split(model: Any, args: Any) -> Iterator[Rows]:
 
   source: Any = evaluation.open_split(model, args.split)
   total = min(args.num or len(source), len(source))
-  chosen = range(total)
+  chosen: Any = range(total)
   if args.label is not None:
     if "label" not in source[0]:
       raise UserError(f"--label {args.label}: the records of {source.name} have no labels; leave it out")

@@ -49,9 +49,11 @@ def write_files(
   with FileProgress() as progress:
     for start in range(0, num, size):
       progress.update(f"{num} samples", start, num)
-      labels = (start + np.arange(size)) % model.config.model.classes if label is None and labelled else label
+      places = np.arange(start, start + size)
+      labels: Any = places % model.config.model.classes if label is None and labelled else label
       images = model.sample(seed, size, temperature, start=start, label=labels)  # one size: compiled once
-      for i, image in enumerate(np.asarray(images)[: num - start], start):
-        of = f"_label_{np.broadcast_to(labels, size)[i - start]}" if labelled else ""
-        pictures.save_png(folder / f"{i:0{width}}{of}.png", pictures.grid(image[None], pad=0, scale=1))
+      for i, image, of in zip(places, np.asarray(images), np.broadcast_to(labels, size), strict=True):
+        if i < num:
+          name = f"{i:0{width}}_label_{of}.png" if labelled else f"{i:0{width}}.png"
+          pictures.save_png(folder / name, pictures.grid(image[None], pad=0, scale=1))
     progress.update(f"{num} samples", num, num)
