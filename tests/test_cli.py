@@ -359,10 +359,14 @@ def test_the_console_command_lists_configs_and_refuses_what_it_does_not_know(wor
   assert re.search(r"^mnist_conv +A convolutional VAE", out, re.MULTILINE) and re.search(
     "^tiny *$", out, re.MULTILINE
   )
-  assert "vae-jax has no command sampel; did you mean 'sample'?" in _fails(capsys, command_line.main, ["sampel"])
+  assert "vae-jax has no command sampel; did you mean 'sample'?" in _fails(
+    capsys, command_line.main, ["sampel"]
+  )
   assert "unknown flag '--x'" in _fails(capsys, command_line.main, ["configs", "--x"])
   assert "unknown flag '--resume'" in _fails(capsys, command_line.main, ["train", "--resume"])
-  assert "--mode restore needs --input" in _fails(capsys, command_line.main, ["restore", "--workdir", "runs/a"])
+  assert "--mode restore needs --input" in _fails(
+    capsys, command_line.main, ["restore", "--workdir", "runs/a"]
+  )
 
 
 def test_run_passes_success_and_squashes_newlines(capsys):
