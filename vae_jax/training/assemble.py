@@ -110,12 +110,14 @@ def _classes(config: ConfigDict, model: Family, train: Split) -> str:
   return ",".join(names)
 
 
-def _first_batch(config: ConfigDict, train: Split, held_out: Split, size: int) -> tuple[Batch, list[str]]:
-  """The first batch of validation, checked against the config, and remarks on the two splits."""
+def _first_batch(
+  config: ConfigDict, train: Split, held_out: Split, size: int, fresh: bool
+) -> tuple[Batch, list[str]]:
+  """The first batch of validation, checked against the config, and remarks on the two splits. fresh: a run begins."""
   data = config.data
   first = next(pipeline.batches(data, held_out.source, batch_size=size, training=False))
   check_first_batch(first, data, pipeline.image_shape(data, train.source))
-  remarks = check_likelihood(np.asarray(first["image"]), data, config.model.get("likelihood"))
+  remarks = check_likelihood(np.asarray(first["image"]), data, config.model.get("likelihood"), fresh)
   if overlap(train.source, held_out.source):
     remarks.append(
       f"data.validation={data.validation} has images of data.train={data.train}: its scores are of images that are "
@@ -190,7 +192,7 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   workdirs.check(config, workdir, checkpoints)  # before the data, which may take long to open
   with parallel.first_alone():
     train, held_out = open_split(data, data.train), open_split(data, data.validation)
-  first, remarks = _first_batch(config, train, held_out, eval_size)
+  first, remarks = _first_batch(config, train, held_out, eval_size, checkpoints.latest() is None)
   if jax.process_index() == 0:
     report([train.source, held_out.source], remarks)
 
