@@ -53,6 +53,7 @@ def check(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> None:
     else:
       found = checkpoints.restore(only="step")[1]
       there = from_json(json.dumps(found.get("config")), str(checkpoints.folder))
+    config.data.classes = config.data.classes or there.data.classes  # filled in at the first start
     keys = [key for key in differences(there, config) if key not in FREE_KEYS]
     if "training.first_stage_digest" in keys:
       raise UserError(f"{workdir} {_first_stages(there.training, config.training)}, or another --workdir")
