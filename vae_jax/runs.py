@@ -20,11 +20,12 @@ from ml_collections import ConfigDict
 
 from vae_jax.configuration import from_json
 from vae_jax.data.images import MAX_PIXELS
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, printable
 from vae_jax.models import build
 from vae_jax.models.contract import Family, init_variables
 from vae_jax.storage import exported
 from vae_jax.storage.checkpoints import Checkpoints
+from vae_jax.storage.plain_paths import local_folder
 from vae_jax.types import (
   FIELDS,
   MODELLED,
@@ -117,12 +118,12 @@ def open_run(workdir: str | Path, checkpoint: str | int = "newest", single: bool
 
 def find(workdir: str | Path) -> Path:
   """The folder of a run, of an exported model, or of one that comes with the project. Raises UserError."""
-  folder = Path(workdir)
+  folder = local_folder(workdir)
   if not folder.is_dir() and str(workdir) in exported.names():
     folder = exported.FOLDER / str(workdir)
   if not folder.is_dir():
     known = f", or one of {', '.join(exported.names())}" if exported.names() else ""
-    raise UserError(f"{folder}: no such run; give the --workdir of train.py{known}")
+    raise UserError(f"{printable(str(folder))}: no such run; give the --workdir of train.py{known}")
   return folder
 
 
@@ -136,7 +137,7 @@ def open_first_stage(config: ConfigDict, beside: Path | None = None) -> Run | No
   t = config.training
   if not t.first_stage:
     return None
-  place = Path(t.first_stage)
+  place = local_folder(t.first_stage)
   if beside is not None and not place.is_dir() and (beside / place).is_dir():
     place = beside / place
   try:

@@ -20,6 +20,7 @@ from vae_jax.models import build, family
 from vae_jax.models.contract import Family
 from vae_jax.objectives import Objective, load_frozen, make_objective
 from vae_jax.storage.checkpoints import Checkpoints
+from vae_jax.storage.plain_paths import local_folder
 from vae_jax.training import parallel, scoring, state, steps
 from vae_jax.training import workdir as workdirs
 from vae_jax.training.opponents import Opponent, pixel_opponent
@@ -294,7 +295,7 @@ def start(parts: Parts) -> tuple[state.TrainState, list[Any]]:
     return train_state, _unpacked(restored.get("window", {}))
   train_state = parts.init()
   if parts.config.training.init_from:
-    source = Checkpoints(Path(parts.config.training.init_from) / "checkpoints")
+    source = Checkpoints(local_folder(parts.config.training.init_from) / "checkpoints")
     where = jax.tree.map(lambda x: x.sharding, parts.like)
     train_state = jax.device_put(state.start_from(train_state, source), where)
   return train_state, []
@@ -304,4 +305,4 @@ def _unpacked(stored: Any) -> list[Any]:
   try:
     return [{name: np.asarray(values, np.float32) for name, values in stored.items()}] if stored else []
   except (AttributeError, TypeError, ValueError):
-    raise UserError("the newest checkpoint's 'window' holds no numbers; delete that checkpoint") from None
+    raise UserError("the newest checkpoint's 'window' holds no numbers; move that checkpoint to another place") from None

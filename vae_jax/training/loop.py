@@ -19,9 +19,10 @@ from ml_collections import ConfigDict
 from vae_jax import pictures
 from vae_jax.configuration import to_json, validate
 from vae_jax.data import pipeline
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, printable
 from vae_jax.models.contract import Family
 from vae_jax.storage.files import write_whole
+from vae_jax.storage.plain_paths import local_folder
 from vae_jax.training import parallel, state, steps
 from vae_jax.training import workdir as workdirs
 from vae_jax.training.assemble import Parts, Split, assemble, start
@@ -162,9 +163,9 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   """
   validate(config)
   config = config.copy_and_resolve_references()  # the digest of a first stage is filled in
-  with workdirs.alone(Path(workdir)) if jax.process_index() == 0 else contextlib.nullcontext():
-    parts = assemble(config, Path(workdir))
-    return run(parts, Path(workdir))
+  workdir = local_folder(workdir)
+  with workdirs.alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+    return run(assemble(config, workdir), workdir)
 
 
 def evaluate(
@@ -243,7 +244,7 @@ def _announce(parts: Parts, workdir: Path, step: int) -> None:
   steps_ = parts.config.training.steps
   write_whole(workdir / "config.json", lambda file: file.write(to_json(parts.config).encode()))
   if step:
-    print(f"{workdir}: {'finished already' if step >= steps_ else 'continuing'} at step {step} of {steps_}")
+    print(f"{printable(str(workdir))}: {'finished already' if step >= steps_ else 'continuing'} at step {step} of {steps_}")
 
 
 def run(parts: Parts, workdir: Path) -> state.TrainState:
@@ -251,6 +252,8 @@ def run(parts: Parts, workdir: Path) -> state.TrainState:
   t, placement = parts.config.training, parts.placement
   train_state, window = start(parts)
   step = int(train_state.step)
+  if step < t.steps:
+    parts.checkpoints.try_out(parts.like)
   _announce(parts, workdir, step)
   stored = placement.put(parts.train.arrays if parts.train.arrays is not None else {})
   sizes = calls(step, t.steps, t.steps_per_call, t.log_every, t.eval_every, t.checkpoint_every)
@@ -291,7 +294,7 @@ def run(parts: Parts, workdir: Path) -> state.TrainState:
         checkpoints.wait()
         saved = "which" if (latest := checkpoints.latest()) == step else f"step {latest}"
         raise Stopped(
-          f"stopped at step {step} of {t.steps}, {saved} is saved in {workdir}; the same command continues",
+          f"stopped at step {step} of {t.steps}, {saved} is saved in {printable(str(workdir))}; the same command continues",
           128 + stop,
         )
   _tell_waiting(rows.clock.total, time.monotonic() - started)
