@@ -1,6 +1,11 @@
 """Scores, samples, reconstructs, restores with a trained run: `python evaluate.py --workdir DIR [--mode MODE]`."""
 
-from vae_jax import cli
+import signal
+
+if __name__ == "__main__":  # until `cli.run`, Ctrl-C ends this without a traceback
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from vae_jax import cli  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,9 +13,11 @@ import io
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from vae_jax import configuration as configs
@@ -28,6 +30,7 @@ METHODS = ("spherical", "linear")
 OF = ("samples", "reconstructions")
 DEFAULT_CONFIG = Path("configs/mnist_vae.py")
 RUNS = Path("runs")
+_PIPE = 141  # status of a command that wrote to a closed pipe: 128 + SIGPIPE, as a shell tells it
 # Of pictures, whether or not we write them: an --output that ends like one of these was meant to be a file.
 IMAGE_SUFFIXES = (
   ".png .jpg .jpeg .webp .tif .tiff .bmp .gif .ppm .pgm .avif .heic .heif .jp2 .jxl .exr .hdr .tga .psd .dng .raw "
@@ -256,28 +259,63 @@ def _check_model(args: argparse.Namespace) -> None:
 
 def run(main: Callable[[], Any]) -> None:
   """Calls `main`. A UserError, or output to a full disk, becomes one line on standard error and status 2, an interrupt
-  one line and 130, or the `status` that it has. Any other exception is a bug, and keeps its traceback.
+  one line and 130, or the `status` that it has. Output to a pipe that was closed (`| head`) ends with status 141 and
+  no line. Any other exception is a bug, and keeps its traceback.
   """
   if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
     # The name of a file may be no text; it is printed all the same.
     sys.stdout.reconfigure(errors="backslashreplace")
+  with contextlib.suppress(ValueError):  # off the main thread
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+      signal.signal(signal.SIGINT, _interrupt)
   try:
     main()
+    _flush()
   except UserError as error:
-    print("error:", one_line(error), file=sys.stderr)
-    sys.exit(2)
+    _end(f"error: {one_line(error)}", 2)
+  except BrokenPipeError:
+    os._exit(_PIPE)  # at exit, Python would try to print what is left
   except OSError as error:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
-    with contextlib.suppress(OSError):
-      print(f"error: {one_line(error)}; make room", file=sys.stderr)
-    sys.exit(2)
+    _end(f"error: {one_line(error)}; free some space", 2)
   except KeyboardInterrupt as stop:
-    print(str(stop) or "interrupted", file=sys.stderr, flush=True)
+    _say(str(stop) or "interrupted")
+    with contextlib.suppress(OSError):
+      _flush()
+    # An orderly exit while XLA computes can end in a segmentation fault.
+    os._exit(getattr(stop, "status", 130))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+  """Handles Ctrl-C: KeyboardInterrupt, but at once the end while a module is imported, which would swallow it."""
+  while frame is not None:
+    if frame.f_code.co_filename.startswith("<frozen importlib"):
+      _say("interrupted")
+      os._exit(130)
+    frame = frame.f_back
+  raise KeyboardInterrupt
+
+
+def _end(line: str, status: int) -> NoReturn:
+  """Ends with one line; what still waits to be printed is lost where nobody reads it."""
+  _say(line)
+  try:
+    _flush()
+  except OSError:
+    os._exit(status)
+  sys.exit(status)
+
+
+def _flush() -> None:
+  if sys.stdout is not None:  # as under `>&-`
     sys.stdout.flush()
-    os._exit(
-      getattr(stop, "status", 130)
-    )  # an orderly exit while XLA computes can end in a segmentation fault
+
+
+def _say(line: str) -> None:
+  """Prints a line on standard error, if that can be: it may be a full disk, or a pipe or terminal that was closed."""
+  with contextlib.suppress(OSError):
+    print(line, file=sys.stderr, flush=True)
 
 
 def one_line(error: object) -> str:

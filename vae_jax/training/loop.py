@@ -21,6 +21,7 @@ from vae_jax.configuration import to_json, validate
 from vae_jax.data import pipeline
 from vae_jax.errors import UserError, printable
 from vae_jax.models.contract import Family
+from vae_jax.progress import tell
 from vae_jax.storage.files import write_whole
 from vae_jax.storage.plain_paths import local_folder
 from vae_jax.training import parallel, state, steps
@@ -32,6 +33,7 @@ from vae_jax.training.writers import Writers
 from vae_jax.types import Batch, Variables, image_shape
 
 SLOW_DATA, LEAST_SECONDS = 0.05, 60  # share of a run's time above which it says so, if it ran so long
+EARLY, SOON = 0.05, 100  # a first checkpoint at this share of a run, unless one comes within so many steps
 COLLAPSED = 0.1  # share of the latent units that must be active for a run not to be warned
 
 
@@ -244,11 +246,16 @@ def _announce(parts: Parts, workdir: Path, step: int) -> None:
   steps_ = parts.config.training.steps
   write_whole(workdir / "config.json", lambda file: file.write(to_json(parts.config).encode()))
   if step:
-    print(f"{printable(str(workdir))}: {'finished already' if step >= steps_ else 'continuing'} at step {step} of {steps_}")
+    tell(f"{printable(str(workdir))}: {'finished already' if step >= steps_ else 'continuing'} at step {step} of {steps_}")
 
 
 def run(parts: Parts, workdir: Path) -> state.TrainState:
   """Steps, then log, then evaluate, then save, until the last step. Raises as `train` does."""
+  with Request(jax.process_count() > 1) as request:
+    return _run(parts, workdir, request)
+
+
+def _run(parts: Parts, workdir: Path, request: Request) -> state.TrainState:
   t, placement = parts.config.training, parts.placement
   train_state, window = start(parts)
   step = int(train_state.step)
@@ -257,13 +264,9 @@ def run(parts: Parts, workdir: Path) -> state.TrainState:
   _announce(parts, workdir, step)
   stored = placement.put(parts.train.arrays if parts.train.arrays is not None else {})
   sizes = calls(step, t.steps, t.steps_per_call, t.log_every, t.eval_every, t.checkpoint_every)
+  early = _early(t) if not step else None
   started, collapsed = time.monotonic(), False
-  several = jax.process_count() > 1
-  with (
-    parts.checkpoints as checkpoints,
-    Writers(workdir, step, t.steps, t.batch_size) as writers,
-    Request(several) as request,
-  ):
+  with parts.checkpoints as checkpoints, Writers(workdir, step, t.steps, t.batch_size) as writers:
     rows = _Rows(parts, workdir, writers, window, int(train_state.skipped))
     for batches in rows.clock.waits(train_batches(parts.config, parts.train, step, sizes, placement)):
       train_state, got = parts.train_call(train_state, stored, batches, parts.frozen)
@@ -282,7 +285,8 @@ def run(parts: Parts, workdir: Path) -> state.TrainState:
           collapsed = True
           writers.warn(warning)
       stop = None if last else request.stops()
-      if step % t.checkpoint_every == 0 or last or stop:
+      if step % t.checkpoint_every == 0 or last or stop or (early is not None and step >= early):
+        early = None
         if _finite(train_state.params):
           meta = parts.meta | {"window": _packed(rows.window)}
           checkpoints.save(step, train_state, meta=meta, score=value)
@@ -301,10 +305,16 @@ def run(parts: Parts, workdir: Path) -> state.TrainState:
   return train_state
 
 
+def _early(training: ConfigDict) -> int | None:
+  """The step from which on a first checkpoint is worth a look; None where one comes soon anyway."""
+  step = math.ceil(EARLY * training.steps)
+  return step if step < min(training.checkpoint_every, training.steps) > SOON else None
+
+
 def _tell_waiting(waited: float, seconds: float) -> None:
   """Says that data were slow, of runs that are long enough to know."""
   if jax.process_index() == 0 and seconds >= LEAST_SECONDS and waited > SLOW_DATA * seconds:
-    print(
+    tell(
       f"{waited / seconds:.0%} of the time went by waiting for data; raise data.workers, or data.resident_mb to hold "
       "all of it"
     )
