@@ -543,7 +543,7 @@ def test_a_checkpoint_keeps_a_bad_step_since_the_last_row(data, tmp_path, monkey
   )
   assert assemble._unpacked(loop._packed([])) == []
   for bad in ({"loss": ["x"]}, ["loss"], {"loss": {}}):
-    with pytest.raises(UserError, match="holds no numbers; delete"):
+    with pytest.raises(UserError, match="holds no numbers; move"):
       assemble._unpacked(bad)
 
 
