@@ -47,13 +47,15 @@ MAX_FACTOR, MAX_MULTIPLE = 64, 4096
 
 
 class Run(NamedTuple):
-  """A trained run. variables: the averaged ones, on the host. first: the stage below, which stays frozen."""
+  """A trained run. variables: the averaged ones, on the host. first: the stage below, which stays frozen. folder: where
+  it was read from."""
 
   config: ConfigDict
   variables: Variables
   spec: Spec
   step: int
   first: Run | None = None
+  folder: str = ""
 
   @property
   def module(self) -> Family:
@@ -95,7 +97,7 @@ def open_run(workdir: str | Path, checkpoint: str | int = "newest", single: bool
     variables, meta = _from_checkpoint(folder, checkpoint)
     below = None
   try:
-    run = _checked(variables, meta, str(folder))
+    run = _checked(variables, meta, str(folder))._replace(folder=str(folder))
     if single and run.config.training.first_stage:
       raise UserError(f"{folder} is a second stage itself; name a run without a first stage")
     if exported.is_model(folder) and bool(run.config.training.first_stage) != (below is not None):

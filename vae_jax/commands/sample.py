@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "new images, in one picture"
-FLAGS = ("num", "output", "temperature", "seed", "label")
+HELP = "draw new images: in one picture, or each in a file of a folder (--output folder/)"
+EXAMPLE = "--workdir runs/mnist_vae --num 10000 --output digits/"
+FLAGS = ("label", "num", "seed", "temperature", "output")
 NEEDS = "sample"
 OUTPUT = ".png"
 
@@ -16,6 +17,6 @@ def run(model: Any, args: Any) -> None:
   from vae_jax.errors import printable
 
   picture = evaluation.samples(model, args.num, args.seed, args.temperature, args.label)
-  output = args.output or args.folder / "sample.png"
+  output = args.output or args.folder / f"sample{evaluation.suffix(args.asked)}.png"
   pictures.save_png(output, picture)
   print(f"wrote {printable(str(output))}")

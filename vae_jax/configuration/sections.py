@@ -32,6 +32,12 @@ DATA: Keys = {
   "data.size": Key((0, 0), "height and width that the model sees; (0, 0): as stored", SIZE),
   "data.fit": Key("crop", "to data.size; crop: in training at random, else centre", one_of("crop", "resize")),
   "data.channels": Key(0, "0: as stored, 1: grey, 3: RGB", one_of(0, 1, 3)),
+  "data.white": Key(
+    0, "grey level of white in images of more than 8 bits; 0: as the file says, else 65535", between(0, 2**31)
+  ),
+  "data.classes": Key(
+    "", "folder: the class folders in the order of their labels, comma-separated; '': sorted, filled in"
+  ),
   "data.low": Key("low", "paired_folder: name of the folder with degraded images", NAME),
   "data.high": Key("high", "paired_folder: name of the folder with clean images", NAME),
   "data.flip": Key(False, "mirror training images left-right at random"),
