@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from vae_jax.configuration import from_json
 from vae_jax.data.images import MAX_PIXELS
 from vae_jax.errors import UserError, printable
+from vae_jax.generator import new_key
 from vae_jax.models import build
 from vae_jax.models.contract import Family, init_variables
 from vae_jax.storage import exported
@@ -256,7 +257,7 @@ def _check_weights(config: ConfigDict, variables: Variables, spec: Spec) -> None
       raise ValueError(f"it works on squares of {side} pixels and enlarges {factor} times")
     channels = image_shape(spec)[2]
     spec = image_spec((side * factor, side * factor, channels), (side, side, input_shape(spec)[2]))
-  tree = jax.eval_shape(lambda key: init_variables(module, spec, key), jax.random.key(0))
+  tree = jax.eval_shape(lambda key: init_variables(module, spec, key), new_key(0))
   wanted = flatten_dict(tree, sep="/")
   for name in sorted(wanted.keys() | held.keys()):
     has, needs = (f"{x[name].dtype}{list(x[name].shape)}" if name in x else "nothing" for x in (held, wanted))

@@ -119,9 +119,7 @@ def _opened(path: Path, like: dict[str, tuple[tuple[int, ...], np.dtype]]) -> It
         # A chunk is decompressed whole, so that one which is larger than its array could fill the memory.
         chunk = store.chunk_layout.read_chunk.shape or ()
         if store.shape != shape or store.dtype.numpy_dtype != dtype or any(map(int.__gt__, chunk, shape)):
-          raise Damaged(
-            f"{n} is stored as {store.dtype.name}{list(store.shape)}, in chunks of {list(chunk)}"
-          )
+          raise Damaged(f"{n} is stored as {store.dtype.name}{list(store.shape)}, in chunks of {list(chunk)}")
       yield stores
     except Damaged:
       raise

@@ -333,7 +333,11 @@ class Checkpoints:
       if not self._sweep():
         break
       time.sleep(0.1)  # arrays that were under way may make the folder anew
-    what = f"checkpoint {self.folder / str(self._saving[0])} was" if self._saving else f"{self.folder}: a trial was"
+    what = (
+      f"checkpoint {self.folder / str(self._saving[0])} was"
+      if self._saving
+      else f"{self.folder}: a trial was"
+    )
     good = [s for s in self.steps() if s not in self._damaged]
     last = f"the last whole checkpoint is of step {good[-1]}" if good else "there is none yet"
     return UserError(

@@ -38,7 +38,9 @@ def local_folder(name: str | Path) -> Path:
     pass
   except (OSError, RuntimeError, ValueError) as error:  # too long; an unknown ~user; NUL, or no encoding
     reason = getattr(error, "strerror", None) or error
-    raise UserError(f"{printable(str(name))[:200]} cannot be used as a folder ({reason}); give another") from None
+    raise UserError(
+      f"{printable(str(name))[:200]} cannot be used as a folder ({reason}); give another"
+    ) from None
   return folder
 
 

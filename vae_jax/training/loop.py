@@ -20,6 +20,7 @@ from vae_jax import pictures
 from vae_jax.configuration import to_json, validate
 from vae_jax.data import pipeline
 from vae_jax.errors import UserError, printable
+from vae_jax.generator import standard
 from vae_jax.models.contract import Family
 from vae_jax.progress import tell
 from vae_jax.storage.files import write_whole
@@ -166,7 +167,7 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   validate(config)
   config = config.copy_and_resolve_references()  # the digest of a first stage is filled in
   workdir = local_folder(workdir)
-  with workdirs.alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+  with standard(), workdirs.alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
     return run(assemble(config, workdir), workdir)
 
 
@@ -246,7 +247,9 @@ def _announce(parts: Parts, workdir: Path, step: int) -> None:
   steps_ = parts.config.training.steps
   write_whole(workdir / "config.json", lambda file: file.write(to_json(parts.config).encode()))
   if step:
-    tell(f"{printable(str(workdir))}: {'finished already' if step >= steps_ else 'continuing'} at step {step} of {steps_}")
+    tell(
+      f"{printable(str(workdir))}: {'finished already' if step >= steps_ else 'continuing'} at step {step} of {steps_}"
+    )
 
 
 def run(parts: Parts, workdir: Path) -> state.TrainState:

@@ -14,6 +14,7 @@ from vae_jax.distributions import (
   streaming_logsumexp_update,
   streaming_logsumexp_value,
 )
+from vae_jax.generator import standard
 from vae_jax.metrics.structure import WINDOW
 from vae_jax.models.blocks import in_loop
 from vae_jax.models.contract import Family, Mode
@@ -97,6 +98,7 @@ def _iwae_nll(score: Callable[[Any, int], Any], shape: tuple[int, ...], samples:
   return jnp.log(samples) - streaming_logsumexp_value(state)
 
 
+@standard()
 def score(
   eval_step: Any,
   variables: Variables,
