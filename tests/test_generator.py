@@ -15,11 +15,20 @@ from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import assemble
 from vae_jax.training.loop import train
 
-TINY = (
-  "data.name=npz data.flip=true data.binarize=dynamic model.hidden=4 model.latent_dim=2 training.batch_size=8 "
-  "training.log_every=2 training.eval_every=4 training.checkpoint_every=2 evaluation.batch_size=8 "
-  "evaluation.pictures=2 training.steps=4"
-).split()
+TINY = [
+  "data.name=npz",
+  "data.flip=true",
+  "data.binarize=dynamic",
+  "model.hidden=4",
+  "model.latent_dim=2",
+  "training.batch_size=8",
+  "training.log_every=2",
+  "training.eval_every=4",
+  "training.checkpoint_every=2",
+  "evaluation.batch_size=8",
+  "evaluation.pictures=2",
+  "training.steps=4",
+]
 
 
 @contextlib.contextmanager

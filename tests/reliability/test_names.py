@@ -14,10 +14,18 @@ from vae_jax.errors import UserError
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training.loop import train
 
-TINY = (
-  "data.name=npz model.hidden=4 model.latent_dim=2 training.batch_size=8 training.log_every=2 training.eval_every=4 "
-  "training.checkpoint_every=2 evaluation.batch_size=8 evaluation.pictures=2 training.steps=4"
-).split()
+TINY = [
+  "data.name=npz",
+  "model.hidden=4",
+  "model.latent_dim=2",
+  "training.batch_size=8",
+  "training.log_every=2",
+  "training.eval_every=4",
+  "training.checkpoint_every=2",
+  "evaluation.batch_size=8",
+  "evaluation.pictures=2",
+  "training.steps=4",
+]
 # The kinds: patterns, encodings, quotes, what shells, addresses, URLs and Windows have a meaning for.
 KINDS = ["a[1]/w", "été 日本", "a\nb", b"no \xff text", "a{b,c}%d#e?f*g"]
 NAMES = [

@@ -29,7 +29,7 @@ def local_folder(name: str | Path) -> Path:
     raise UserError("'' is no name of a folder; give one")
   if _ADDRESS.match(str(name)):
     raise UserError(
-      f"{printable(str(name))} is an address, and runs are kept in folders; give a folder, if need be of a mounted store"
+      f"{printable(str(name))} is an address, and runs are kept in folders; give a folder, perhaps on a mounted store"
     )
   try:
     folder = Path(name).expanduser()
@@ -68,8 +68,8 @@ def plain_path(folder: Path) -> Iterator[Path]:
   except OSError as error:
     reason = error.strerror or error
     raise UserError(
-      f"{folder} needs a temporary link, as its name has other characters than A-Z a-z 0-9 . _ - /, and none can be made "
-      f"({reason}); choose another --workdir, or set TMPDIR to a folder that can be written"
+      f"{printable(str(folder))} needs a temporary link, as its name has other characters than A-Z a-z 0-9 . _ - /, and "
+      f"none can be made ({reason}); choose another --workdir, or set TMPDIR to a folder that can be written"
     ) from error
   with links:
     yield link

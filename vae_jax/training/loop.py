@@ -300,8 +300,9 @@ def _run(parts: Parts, workdir: Path, request: Request) -> state.TrainState:
       if stop:
         checkpoints.wait()
         saved = "which" if (latest := checkpoints.latest()) == step else f"step {latest}"
+        where = printable(str(workdir))
         raise Stopped(
-          f"stopped at step {step} of {t.steps}, {saved} is saved in {printable(str(workdir))}; the same command continues",
+          f"stopped at step {step} of {t.steps}, {saved} is saved in {where}; the same command continues",
           128 + stop,
         )
   _tell_waiting(rows.clock.total, time.monotonic() - started)
