@@ -126,6 +126,7 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str =
   args = parse_evaluate(argv, mode, prog)
   from vae_jax import inference  # after parsing, so that --help and mistakes are answered at once
   from vae_jax.data import sources
+  from vae_jax.generator import standard
 
   chosen = command(args.mode)
   model = inference.load(args.model, args.checkpoint)
@@ -135,7 +136,8 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str =
     model.config.evaluation.lpips = args.lpips
   if chosen.NEEDS:
     model.require(chosen.NEEDS)
-  chosen.run(model, args)
+  with standard():
+    chosen.run(model, args)
 
 
 def parse_evaluate(

@@ -67,6 +67,7 @@ def _of_split(model: Any, args: Any) -> Iterator[Rows]:
   from vae_jax import evaluation
   from vae_jax.data import pipeline
   from vae_jax.errors import UserError
+  from vae_jax.generator import new_key
   from vae_jax.progress import FileProgress
   from vae_jax.training import steps
   from vae_jax.types import seen
@@ -86,7 +87,7 @@ def _of_split(model: Any, args: Any) -> Iterator[Rows]:
     for done, batch in enumerate(evaluation.stream(model, pipeline.First(source, total), size)):
       progress.update(f"encoding {args.split}", done * size, total)
       mask, index = batch.pop("mask"), np.asarray(chosen, np.int32)[batch["index"]]
-      keys = steps.example_keys(jax.random.key(args.seed), steps.PREPARE_STREAM, jnp.asarray(index))
+      keys = steps.example_keys(new_key(args.seed), steps.PREPARE_STREAM, jnp.asarray(index))
       ready = prepare(keys, batch, frozen)
       rows = _encoded(model, seen(ready), evaluation.condition(model, ready))
       rows |= {"label": np.asarray(batch["label"])} if "label" in batch else {}
