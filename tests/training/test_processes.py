@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -122,14 +123,15 @@ def test_a_divided_state_is_saved_by_two_processes_and_continued_by_one(data, al
   same(run, alone)
 
 
-def test_sigterm_to_one_process_has_all_save_and_stop(data, alone, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_to_one_process_has_all_save_and_stop(data, tmp_path, number):
   run = tmp_path / "run"
   slowly = ["--config.training.steps_per_call=1", "--config.training.checkpoint_every=1000"]
   first, second = pair(data, run, *slowly, "--config.training.steps=1000000")
   wait_for(run / "metrics.jsonl")
-  second.terminate()
+  second.send_signal(number)
   results = ended(first, second, seconds=60)
-  assert [status for status, *_ in results] == [143, 143], results
+  assert [status for status, *_ in results] == [143, 128 + number], results
   stopped = re.search(r"^stopped at step (\d+) of 1000000, which is saved", results[0][2], flags=re.MULTILINE)
   assert stopped and "stopped" not in results[1][2]
   step = int(stopped[1])
