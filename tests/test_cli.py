@@ -271,7 +271,11 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     ("--workdir runs/a --mode reconstruct --input", "--input: expected at least one argument"),
     ("--workdir runs/a --output x.png", "--output has no use in --mode score"),
     ("--workdir runs/a --mode sample --output x.jpg", "--output 'x.jpg' must be the name of a .png file"),
-    ("--workdir runs/a --mode sample --output runs", "--output 'runs' must be"),
+    ("--workdir runs/a --mode sample --output runs", "--output runs is not empty; name a new or an empty"),
+    ("--workdir runs/a --mode sample --output configs/tiny.py/", "--output configs/tiny.py is a file"),
+    ("--workdir runs/a --mode sample --batch_size 3", "--batch_size has no use for one picture"),
+    ("--workdir runs/a --mode encode --output x", "--output 'x' must be the name of a .npz file"),
+    ("--workdir runs/a --mode reconstruct --output runs", "--output 'runs' must be"),
   ],
 )
 def test_bad_evaluate_flags(workdir, tmp_path, monkeypatch, capsys, argv, message):
@@ -359,10 +363,14 @@ def test_the_console_command_lists_configs_and_refuses_what_it_does_not_know(wor
   assert re.search(r"^mnist_conv +A convolutional VAE", out, re.MULTILINE) and re.search(
     "^tiny *$", out, re.MULTILINE
   )
-  assert "vae-jax has no command sampel; did you mean 'sample'?" in _fails(capsys, command_line.main, ["sampel"])
+  assert "vae-jax has no command sampel; did you mean 'sample'?" in _fails(
+    capsys, command_line.main, ["sampel"]
+  )
   assert "unknown flag '--x'" in _fails(capsys, command_line.main, ["configs", "--x"])
   assert "unknown flag '--resume'" in _fails(capsys, command_line.main, ["train", "--resume"])
-  assert "--mode restore needs --input" in _fails(capsys, command_line.main, ["restore", "--workdir", "runs/a"])
+  assert "--mode restore needs --input" in _fails(
+    capsys, command_line.main, ["restore", "--workdir", "runs/a"]
+  )
 
 
 def test_run_passes_success_and_squashes_newlines(capsys):

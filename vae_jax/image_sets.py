@@ -15,8 +15,8 @@ import numpy as np
 from vae_jax import evaluation, perceptual
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch, make_prepare
-from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
+from vae_jax.evaluation.records import describe, open_split
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import FeatureSet
@@ -89,7 +89,7 @@ def score(
   return {
     **scores,
     "of": of,
-    "split": split,
+    **describe(model, split),
     "label": label,
     **({"temperature": temperature} if of == "samples" else {}),
     "statistics": None if statistics is None else str(statistics),
@@ -101,7 +101,7 @@ def score(
 
 def _real(model: TrainedVAE, split: str, label: int | None) -> tuple[pipeline.Source, str]:
   """The real images, and what they are in words."""
-  source: pipeline.Source = open_source(model.config.data, split)
+  source: pipeline.Source = open_split(model, split)
   what = f"{split} of {source.name}, clean images"
   if label is None:
     return source, what

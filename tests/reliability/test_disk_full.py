@@ -245,7 +245,9 @@ def test_a_save_without_room(disk, capfd, caplog, monkeypatch, looks, options):
     except UserError as error:
       last = f"the last whole checkpoint is of step {written[-1]}" if written else "there is none yet"
       assert str(error).startswith(f"checkpoint {small.folder}/c/{step} was not written ({FULL}")
-      assert str(error).endswith(f"; free some space, or choose another workdir; {last}") and "\n" not in str(error)
+      assert str(error).endswith(f"; free some space, or choose another workdir; {last}") and "\n" not in str(
+        error
+      )
     assert sorted(p.name for p in (small.folder / "c").iterdir()) == [str(s) for s in written]
   assert len(written) <= 2
   small.grow()

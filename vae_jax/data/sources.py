@@ -197,9 +197,14 @@ def _labels(data: ConfigDict, names: tuple[str, ...]) -> tuple[tuple[str, ...], 
   return wanted, tuple(wanted.index(name) for name in names)
 
 
-def report(sources: Iterable[Source]) -> None:
+def overlap(a: Source, b: Source) -> bool:
+  """Whether two splits of one data set have records in common."""
+  return parse_split(a.split)[0] == parse_split(b.split)[0] and a.start < b.stop and b.start < a.stop
+
+
+def report(sources: Iterable[Source], remarks: Sequence[str] = ()) -> None:
   """Prints what a person should know of data on standard error, each line once a process."""
-  for line in dict.fromkeys(line for source in sources for line in source.remarks):
+  for line in dict.fromkeys([*(line for source in sources for line in source.remarks), *remarks]):
     _say(printable(line))
 
 

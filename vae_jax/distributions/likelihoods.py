@@ -164,7 +164,9 @@ def _location_scale(
 
   def sample(key, params, log_scale):
     centre = 0.5 + as_float32(params)
-    return jnp.clip(centre + jnp.exp(log_of_scale(log_scale)) * noise(key, centre.shape, jnp.float32), 0.0, 1.0)
+    return jnp.clip(
+      centre + jnp.exp(log_of_scale(log_scale)) * noise(key, centre.shape, jnp.float32), 0.0, 1.0
+    )
 
   def deviation_of(log_scale):
     return deviation * jnp.exp(log_of_scale(log_scale))

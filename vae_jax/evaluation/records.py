@@ -123,11 +123,14 @@ def prepared(
 
 
 def with_label(source: pipeline.Source, num: int, label: int | None, alike: bool) -> list[int]:
-  """Which records to show: the first of a label or, alike, pairs of one label, first ends before last ones."""
+  """Which records to show: `num` of a label or, alike, pairs of one label, first ends before last ones.
+
+  They come from all over the data set: it is looked through in a fixed random order.
+  """
   by_label: dict[int, list[int]] = {}
   firsts: list[int] = []
   lasts: list[int] = []
-  for i in range(len(source)):
+  for i in pipeline.order(0, len(source), np.arange(len(source))).tolist():
     found = int(source[i]["label"])
     if label is not None and found != label:
       continue
@@ -139,7 +142,7 @@ def with_label(source: pipeline.Source, num: int, label: int | None, alike: bool
       waiting.clear()
     if (2 * len(firsts) if alike else len(waiting)) >= num:
       break
-  chosen = firsts + lasts if alike else by_label.get(label if label is not None else -1, [])
+  chosen = firsts + lasts if alike else sorted(by_label.get(label if label is not None else -1, []))
   if not chosen:
     what = "two images of one label" if alike else f"image with the label {label}"
     raise UserError(f"{source.name} has no {what}; choose another --label or --split")

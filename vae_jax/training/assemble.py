@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from vae_jax import runs
 from vae_jax.data import pipeline
-from vae_jax.data.prepare import check_first_batch, make_prepare
-from vae_jax.data.sources import open_source
+from vae_jax.data.prepare import check_first_batch, check_likelihood, make_prepare
+from vae_jax.data.sources import Source, open_source, overlap, report
 from vae_jax.errors import UserError
 from vae_jax.generator import RECORD, new_key
 from vae_jax.models import build, family
@@ -31,7 +31,7 @@ from vae_jax.types import MODELLED, Batch, Frozen, Key, Spec, Variables, input_s
 class Split(NamedTuple):
   """A split ready to be iterated: its source, and its arrays if they fit on the device (else None)."""
 
-  source: pipeline.Source
+  source: Source
   arrays: dict[str, np.ndarray] | None
 
 
@@ -83,10 +83,56 @@ def check_fields(split: Split, model: Family, config: ConfigDict, name: str) -> 
   for field in sorted(model.conditions - held.keys()):
     raise UserError(
       f"model.name={config.model.name} needs the field {field!r}, and the split {name!r} of "
-      f"data.name={config.data.name} has none; give it one, or choose another split"
+      f"data.name={config.data.name} has none; {_label_remedy(split.source, config)}"
     )
   if (classes := config.model.get("classes", 0)) and split.arrays is not None:
     pipeline.check_labels(split.arrays["label"], classes, config.data.name)
+
+
+def _label_remedy(source: Source, config: ConfigDict) -> str:
+  if config.data.name != "folder":
+    return "give it one, or choose another split"
+  loose = f" ({len(source.loose)} lie outside, e.g. {source.loose[0]})" if source.loose else ""
+  return f"put each image into a folder of its class, as in {config.data.dir}/cats/1.png{loose}"
+
+
+def _classes(config: ConfigDict, model: Family, train: Split) -> str:
+  """data.classes of a model with labels: the class folders, where there are some. Raises UserError: another number."""
+  names, classes = train.source.classes, config.model.get("classes", 0)
+  if not names or not classes:
+    return config.data.classes
+  if odd := [name for name in names if "," in name]:
+    raise UserError(f"data.dir={config.data.dir}: the class folder {odd[0]!r} has a comma; rename it")
+  if len(names) != classes:
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    raise UserError(
+      f"model.classes={classes}, and data.dir={config.data.dir} has {len(names)} class folders ({shown}); "
+      f"set model.classes={len(names)}"
+    )
+  return ",".join(names)
+
+
+def _first_batch(
+  config: ConfigDict, train: Split, held_out: Split, size: int, fresh: bool
+) -> tuple[Batch, list[str]]:
+  """The first batch of validation, checked against the config, and remarks on the two splits. fresh: a run begins."""
+  data = config.data
+  first = next(pipeline.batches(data, held_out.source, batch_size=size, training=False))
+  check_first_batch(first, data, pipeline.image_shape(data, train.source))
+  remarks = check_likelihood(np.asarray(first["image"]), data, config.model.get("likelihood"), fresh)
+  if overlap(train.source, held_out.source):
+    remarks.append(
+      f"data.validation={data.validation} has images of data.train={data.train}: its scores are of images that are "
+      "trained on"
+    )
+  return first, remarks
+
+
+def _shown(config: ConfigDict, held_out: Split) -> Batch:
+  """The images of pictures, from all over the split."""
+  chosen = pipeline.spread(len(held_out.source), config.evaluation.pictures)
+  source = pipeline.Chosen(held_out.source, chosen)
+  return next(pipeline.batches(config.data, source, batch_size=len(chosen), training=False))
 
 
 def draw_pictures(
@@ -143,14 +189,14 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   t, data = config.training, config.data
   placement = parallel.make_placement(t.batch_size, way=t.parallel, fsdp=t.fsdp)
   eval_size = -(-config.evaluation.batch_size // placement.mesh.size) * placement.mesh.size
-  with parallel.first_alone():
-    train, held_out = open_split(data, data.train), open_split(data, data.validation)
-  shape = pipeline.image_shape(data, train.source)
-  first = next(pipeline.batches(data, held_out.source, batch_size=eval_size, training=False))
-  check_first_batch(first, data, shape)
   stage = runs.open_first_stage(config)
   checkpoints = Checkpoints(workdir / "checkpoints", keep=t.keep)
-  workdirs.check(config, workdir, checkpoints)
+  workdirs.check(config, workdir, checkpoints)  # before the data, which may take long to open
+  with parallel.first_alone():
+    train, held_out = open_split(data, data.train), open_split(data, data.validation)
+  first, remarks = _first_batch(config, train, held_out, eval_size, checkpoints.latest() is None)
+  if jax.process_index() == 0:
+    report([train.source, held_out.source], remarks)
 
   # Model, optimiser, state.
   init_key, train_key, eval_key = jax.random.split(new_key(t.seed), 3)
@@ -163,6 +209,7 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
     prepares = {training: runs.with_first_stage(prepare, stage) for training, prepare in prepares.items()}
     spec = prepared_spec(prepares[False], first, frozen)
   model: Family = build(config.model, spec, t.dtype)
+  data.classes = _classes(config, model, train)
   check_fields(train, model, config, data.train)
   check_fields(held_out, model, config, data.validation)
   tx = state.make_optimizer(t)
@@ -195,7 +242,7 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
     like=like,
     train_call=train_call,
     eval_step=eval_step,
-    draw=draw_pictures(model, config, spec, prepares[False], first, placement, stage),
+    draw=draw_pictures(model, config, spec, prepares[False], _shown(config, held_out), placement, stage),
     frozen=frozen,
     rated=rated,
     meta={"config": config.to_dict(), "generator": RECORD, **runs.describe_spec(spec)},

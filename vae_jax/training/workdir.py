@@ -61,6 +61,7 @@ def check(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> None:
   if latest is None:
     return
   there = _config_there(workdir, checkpoints)
+  config.data.classes = config.data.classes or there.data.classes  # filled in at the first start
   t.extended_at = there.training.extended_at
   if there.training.decayed == "all":
     t.decayed = "all"
