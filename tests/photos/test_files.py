@@ -9,7 +9,8 @@ from PIL import Image
 
 from vae_jax.errors import UserError
 from vae_jax.photos.files import Report, restore_files
-from vae_jax.photos.photograph import Photograph, open_photograph, save_photograph
+from vae_jax.photos.photograph import Photograph, open_photograph
+from vae_jax.photos.saving import save_photograph
 from vae_jax.photos.uncertainty import uncertainty_picture
 from vae_jax.progress import FileProgress
 

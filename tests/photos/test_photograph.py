@@ -12,13 +12,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from vae_jax.errors import UserError
-from vae_jax.photos.photograph import (
-  Photograph,
-  alpha_resized,
-  check_saveable,
-  open_photograph,
-  save_photograph,
-)
+from vae_jax.photos.photograph import Photograph, open_photograph
+from vae_jax.photos.saving import check_saveable, save_photograph
+from vae_jax.photos.transparency import enlarged as alpha_resized
 
 RNG = np.random.default_rng(0)
 RGBA = RNG.integers(0, 256, (5, 7, 4), np.uint8)

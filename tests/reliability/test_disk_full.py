@@ -417,7 +417,7 @@ def test_a_file_that_has_no_room_leaves_the_one_before(disk, write):
   path = small.folder / "out" / pretrained.WEIGHTS
   write_whole(path, lambda file: file.write(b"before"))
   with pytest.raises(
-    UserError, match=rf"^{path}: cannot be written \({FULL}\); make room or choose another place$"
+    UserError, match=rf"^{path}: cannot be written \({FULL}\); free some space or choose another place$"
   ):
     write(path)
   assert path.read_bytes() == b"before" and [p.name for p in path.parent.iterdir()] == [path.name]

@@ -90,7 +90,7 @@ def open_image(content: bytes) -> Any:
     warnings.filterwarnings("ignore", category=_SILENT[2], module=_SILENT[3].pattern)
   if not content:
     raise ValueError("the file is empty")
-  image = None
+  image: Any = None
   Image.init()
   for factory, accept in (Image.OPEN[name] for name in FORMATS if name in Image.OPEN):
     accepted = accept is None or accept(content[:16])

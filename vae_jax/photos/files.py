@@ -12,16 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax.data import plans
-from vae_jax.data.suffixes import PICTURES, READ
+from vae_jax.data.suffixes import PICTURES, RAW, READ
 from vae_jax.errors import UserError, printable
-from vae_jax.photos.photograph import (
-  WRITABLE,
-  Photograph,
-  alpha_resized,
-  check_saveable,
-  open_photograph,
-  save_photograph,
-)
+from vae_jax.photos.photograph import Photograph, open_photograph
+from vae_jax.photos.saving import WRITABLE, check_saveable, save_photograph
+from vae_jax.photos.transparency import enlarged, filled
 from vae_jax.photos.uncertainty import total_deviation, uncertainty_picture
 from vae_jax.progress import FileProgress
 from vae_jax.types import ArrayLike
@@ -90,13 +85,16 @@ def restore_files(
 
   A grey photograph stays grey and a colour one colour, whatever the model takes: grey is repeated and the luma
   (ITU-R BT.601) of the result taken; colour is restored channel by channel, each with the same `key_index`.
-  Bit depth, ICC, dots per inch and EXIF are kept, alpha is enlarged by `factor`. For animations and
-  files of several pages, only the first picture is restored. Standard error shows how far it is (`FileProgress`).
+  Bit depth, ICC, dots per inch, EXIF, XMP and comments are kept. Alpha is enlarged by `factor`; what is stored under
+  alpha 0 has no influence on what is seen. For animations and files of several pages, only the first picture is
+  restored. Standard error shows how far it is (`FileProgress`).
+
+  Files of a folder that look like pictures and that nothing here reads (`suffixes.PICTURES`) count as failures.
 
   With samples = N > 0, beside NAME.EXT:
     NAME_sample01.EXT ...   N random restorations
     NAME_mean.EXT           their average, for N > 1 (NAME.EXT is `restore(image, None)`)
-    NAME_uncertainty.png    the standard deviation, see `uncertainty_picture`, for N > 1
+    NAME_uncertainty.png    the standard deviation, see `uncertainty_picture`, times alpha, for N > 1
 
   Args:
     restore: `(image float32 [h, w, channels] in [0, 1], key_index, progress) -> float32 [factor * h, factor * w,
@@ -130,6 +128,7 @@ def restore_files(
       progress = functools.partial(meter.update, what, total=1 + samples)
       progress(0, note=_note(report))
       try:
+        _check_readable(job.source)
         _restore_one(restore, job, factor, channels, report, progress, pixel_noise)
       except UserError as error:
         report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
@@ -193,12 +192,20 @@ def _listed(path: Path, folder: Path) -> list[tuple[Path, str]]:
   inside = own != here and own.startswith(here)
   found = [
     (path / name, name)
-    for name in plans.list_images(path)
+    for name in plans.list_images(path, PICTURES)
     if not (inside and os.path.join(os.path.realpath((path / name).parent), "").startswith(own))
   ]
   if not found:
     raise UserError(f"input {path}: no images ({', '.join(READ)}) in this folder")
   return found
+
+
+def _check_readable(path: Path) -> None:
+  """Raises UserError for a file whose name says that it is of a kind that is not read."""
+  suffix = path.suffix.lower()
+  if suffix in PICTURES and suffix not in READ:
+    what = "raw files of cameras are" if suffix in RAW else f"{suffix[1:].upper()} is"
+    raise UserError(f"{path}: {what} not read; convert it to PNG, TIFF or JPEG")
 
 
 def _written_name(name: str) -> str:
@@ -265,7 +272,8 @@ def _restore_one(
   height, width = photograph.pixels.shape[:2]
   for path in job.targets():
     check_saveable(path, factor * height, factor * width, photograph.alpha)
-  alpha = None if photograph.alpha is None else alpha_resized(photograph.alpha, factor)
+  alpha = None if photograph.alpha is None else enlarged(photograph.alpha, factor)
+  photograph = photograph._replace(pixels=filled(photograph.pixels, photograph.alpha))
 
   def save(path: Path, picture: Photograph) -> None:
     replaced = os.path.lexists(path)
@@ -299,6 +307,8 @@ def _restore_one(
       still = _restored(lambda x, *_: pixel_noise(x), photograph, None, factor, channels, lambda *_: None)
       noise = np.asarray(still)
     deviation = total_deviation(variance, noise).mean(axis=-1)
+    if alpha is not None:
+      deviation = deviation * alpha[..., 0]  # as it is seen
     save(job.uncertainty, Photograph(uncertainty_picture(deviation).astype(np.float32) / 255))
 
 
