@@ -16,7 +16,7 @@ from vae_jax.data.suffixes import PICTURES, RAW, READ
 from vae_jax.errors import UserError, printable
 from vae_jax.photos.photograph import Photograph, open_photograph
 from vae_jax.photos.saving import WRITABLE, check_saveable, save_photograph
-from vae_jax.photos.transparency import enlarged, filled
+from vae_jax.photos.transparency import layer
 from vae_jax.photos.uncertainty import total_deviation, uncertainty_picture
 from vae_jax.progress import FileProgress
 from vae_jax.types import ArrayLike
@@ -272,8 +272,13 @@ def _restore_one(
   height, width = photograph.pixels.shape[:2]
   for path in job.targets():
     check_saveable(path, factor * height, factor * width, photograph.alpha)
-  alpha = None if photograph.alpha is None else enlarged(photograph.alpha, factor)
-  photograph = photograph._replace(pixels=filled(photograph.pixels, photograph.alpha))
+  cut = None if photograph.alpha is None else layer(photograph.pixels, photograph.alpha, factor)
+  given = photograph if cut is None else photograph._replace(pixels=cut.colours)
+  alpha = None if cut is None else cut.alpha
+
+  def restored(index: int | None) -> np.ndarray:
+    pixels = _restored(restore, given, index, factor, channels, progress)
+    return pixels if cut is None else cut.join(pixels)
 
   def save(path: Path, picture: Photograph) -> None:
     replaced = os.path.lexists(path)
@@ -285,7 +290,7 @@ def _restore_one(
   def kept(pixels: np.ndarray) -> Photograph:
     return photograph._replace(pixels=pixels, alpha=alpha)
 
-  save(job.main, kept(_restored(restore, photograph, None, factor, channels, progress)))
+  save(job.main, kept(restored(None)))
   if photograph.frames > 1:
     report.partial.append((job.source, photograph.frames))
   mean = np.zeros((factor * height, factor * width, photograph.pixels.shape[2]), np.float32)
@@ -293,7 +298,7 @@ def _restore_one(
   for k, path in enumerate(job.samples):
     if k == 0:
       progress(1, note=note)
-    pixels = _restored(restore, photograph, k, factor, channels, progress)
+    pixels = restored(k)
     save(path, kept(pixels))
     # Welford's recurrence: as exact as two passes, without keeping the samples.
     step = pixels - mean
@@ -304,8 +309,8 @@ def _restore_one(
     variance = squares / (len(job.samples) - 1)
     noise = None
     if pixel_noise is not None:
-      still = _restored(lambda x, *_: pixel_noise(x), photograph, None, factor, channels, lambda *_: None)
-      noise = np.asarray(still)
+      noise = _restored(lambda x, *_: pixel_noise(x), given, None, factor, channels, lambda *_: None)
+      noise = noise if cut is None else cut.scale(noise)
     deviation = total_deviation(variance, noise).mean(axis=-1)
     if alpha is not None:
       deviation = deviation * alpha[..., 0]  # as it is seen
