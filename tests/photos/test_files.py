@@ -215,6 +215,50 @@ def test_one_bad_file_does_not_stop_the_rest(tmp_path):
   assert all(name in message for name in names[:3])
 
 
+def test_pictures_that_are_not_read_are_named(tmp_path):
+  """What looks like a picture fails by its name, whatever it holds; what does not is no concern of ours."""
+  folder = tmp_path / "in"
+  for name in ("a.png", "b.jfif", "c.JPE", "d.pnm", "e.avif", "f.jp2", "g.dib", "h.mpo"):
+    kind = {".jfif": "JPEG", ".JPE": "JPEG", ".mpo": "JPEG", ".dib": "BMP", ".jp2": "JPEG2000"}
+    write(folder / name, format=kind.get(Path(name).suffix))
+  for name in ("i.heic", "j.DNG", "k.psd", "notes.txt", "film.mp4", "report.pdf"):
+    (folder / name).write_bytes((folder / "a.png").read_bytes())
+  report = Model().run(folder, tmp_path / "out")
+  names = ["a.png", "b.jfif", "c.JPE", "d.png", "e.png", "f.png", "g.png", "h.png"]
+  assert files(tmp_path / "out") == names and sorted(path.name for path in report.written) == names
+  failed = {path.name: why for path, why in report.failed}
+  assert sorted(failed) == ["i.heic", "j.DNG", "k.psd"]
+  assert failed["i.heic"] == "HEIC is not read; convert it to PNG, TIFF or JPEG"
+  assert failed["j.DNG"].startswith("raw files of cameras are not read; convert it")
+  with pytest.raises(UserError, match=r"^3 images could not be restored: .*i\.heic \(HEIC is not read"):
+    report.check()
+  only = tmp_path / "only"
+  only.mkdir()
+  (only / "x.heic").write_bytes(b"")
+  assert [path.name for path, _ in Model().run(only, tmp_path / "none").failed] == ["x.heic"]
+
+
+def test_a_cut_out_is_restored_without_its_hidden_colours(tmp_path):
+  """Estimate, draws, mean and uncertainty do not depend on what is stored under alpha 0, at any factor."""
+  alpha = np.zeros((6, 8), np.uint8)
+  alpha[1:5, 1:7], alpha[2:4, 2:6] = 120, 255
+  for factor in (1, 2):
+    seen = []
+    for hidden in (0, 255):
+      pixels = np.where(alpha[..., None] > 0, RGB, hidden).astype(np.uint8)
+      source = write(tmp_path / f"in{hidden}" / "a.png", np.dstack([pixels, alpha]))
+      report = Model(factor).run(source, tmp_path / f"out{factor}{hidden}", samples=2)
+      assert len(report.written) == 5
+      pictures = [np.asarray(Image.open(path)).astype(int) for path in report.written]
+      seen.append([p[..., :3] * p[..., 3:] if p.shape[2] == 4 else p for p in pictures])
+    for one, other in zip(*seen, strict=True):
+      np.testing.assert_array_equal(one, other)
+    inside = pictures[0][factor * 2 + factor : factor * 4 - factor, factor * 3 : factor * 5, :3]
+    if factor == 1:
+      np.testing.assert_array_equal(pictures[0][2:4, 2:6, :3], half(RGB[2:4, 2:6]))
+    assert inside.max(initial=0) <= 128  # the model halves
+
+
 def test_one_bad_file_alone(tmp_path):
   (tmp_path / "a.png").write_bytes(b"")
   report = Model().run(tmp_path / "a.png", tmp_path / "out.png")
