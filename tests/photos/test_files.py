@@ -216,15 +216,20 @@ def test_one_bad_file_does_not_stop_the_rest(tmp_path):
 
 
 def test_pictures_that_are_not_read_are_named(tmp_path):
-  """What looks like a picture fails by its name, whatever it holds; what does not is no concern of ours."""
+  """What looks like a picture and cannot be read fails; what does not look like one is no concern of ours.
+
+  The content counts, as for every file (l.heic is a PNG), but for raw files, whose content may be a preview.
+  """
   folder = tmp_path / "in"
   for name in ("a.png", "b.jfif", "c.JPE", "d.pnm", "e.avif", "f.jp2", "g.dib", "h.mpo"):
     kind = {".jfif": "JPEG", ".JPE": "JPEG", ".mpo": "JPEG", ".dib": "BMP", ".jp2": "JPEG2000"}
     write(folder / name, format=kind.get(Path(name).suffix))
-  for name in ("i.heic", "j.DNG", "k.psd", "notes.txt", "film.mp4", "report.pdf"):
+  for name in ("j.DNG", "notes.txt", "film.mp4", "report.pdf", "l.heic"):
     (folder / name).write_bytes((folder / "a.png").read_bytes())
+  for name in ("i.heic", "k.psd"):
+    (folder / name).write_bytes(b"\0\0\0\x18ftypheic")
   report = Model().run(folder, tmp_path / "out")
-  names = ["a.png", "b.jfif", "c.JPE", "d.png", "e.png", "f.png", "g.png", "h.png"]
+  names = ["a.png", "b.jfif", "c.JPE", "d.png", "e.png", "f.png", "g.png", "h.png", "l.png"]
   assert files(tmp_path / "out") == names and sorted(path.name for path in report.written) == names
   failed = {path.name: why for path, why in report.failed}
   assert sorted(failed) == ["i.heic", "j.DNG", "k.psd"]

@@ -103,7 +103,8 @@ def _check_jpeg(content: bytes) -> None:
   them was passed over. (Padding by bytes of 0 or 255, which some cameras write, is no damage.)
   """
   if warning := _jpeg_warning(content):
-    raise ValueError(f"the file is damaged: {warning}")
+    what = "truncated" if warning.startswith("Premature end of JPEG") else "damaged"
+    raise ValueError(f"the file is {what}: {warning}")
   end = _end_of_jpeg(content)
   shorter = content[:end].rstrip(b"\0\xff")[:-1]
   if warning is not None and not _jpeg_warning(shorter + b"\xff\xd9"):

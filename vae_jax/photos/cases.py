@@ -14,6 +14,7 @@ import numpy as np
 from vae_jax.data.degrade import Degrade
 from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
+from vae_jax.data.suffixes import PICTURES, why_unread
 from vae_jax.errors import UserError
 from vae_jax.photos.baselines import Baseline, factor_of
 from vae_jax.types import Array
@@ -84,6 +85,12 @@ def list_cases(folder: Path) -> list[Case]:
   return sorted(cases)
 
 
+def list_unread(folder: Path) -> list[dict[str, str]]:
+  """Entries of `skipped` for the files below the folder that look like pictures and are not read."""
+  names = list_images(folder, PICTURES)
+  return [{"name": name, "reason": reason} for name in names if (reason := why_unread(name))]
+
+
 def check_pairs(
   cases: Sequence[Case], degrade: Mapping[str, Any], channels: int, skipped: list[dict[str, str]]
 ) -> tuple[list[Case], int]:
@@ -117,8 +124,8 @@ def skipped_entry(case: Case, reason: str) -> dict[str, str]:
 def open_case(case: Case, task: Task) -> tuple[np.ndarray, np.ndarray] | str:
   """Returns (clean [h, w, c], degraded [h', w', c]), both float32, or why there is nothing to score."""
   try:
-    clean = _to_float(decode(case.high, task.channels, name=case.name))
-    low = None if case.low is None else _to_float(decode(case.low, task.channels, name=case.low.name))
+    clean = _opened(case.high, task.channels, case.name)
+    low = None if case.low is None else _opened(case.low, task.channels, case.low.name)
   except UserError as error:
     return str(error)
   h, w = (n // task.factor * task.factor for n in clean.shape[:2])
@@ -139,8 +146,9 @@ def _key(seed: int, name: str) -> Array:
   )
 
 
-def _to_float(pixels: np.ndarray) -> np.ndarray:
-  return pixels.astype(np.float32) / 255
+def _opened(path: Path, channels: int, name: str) -> np.ndarray:
+  """float32 [h, w, c] in [0, 1]. A picture with transparency is scored as it is seen over white."""
+  return decode(path, channels, name=name, over=255).astype(np.float32) / 255
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax.data import plans
-from vae_jax.data.suffixes import PICTURES, RAW, READ
+from vae_jax.data.suffixes import PICTURES, RAW, READ, why_unread
 from vae_jax.errors import UserError, printable
 from vae_jax.photos.photograph import Photograph, open_photograph
 from vae_jax.photos.saving import WRITABLE, check_saveable, save_photograph
@@ -128,7 +128,6 @@ def restore_files(
       progress = functools.partial(meter.update, what, total=1 + samples)
       progress(0, note=_note(report))
       try:
-        _check_readable(job.source)
         _restore_one(restore, job, factor, channels, report, progress, pixel_noise)
       except UserError as error:
         report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
@@ -200,14 +199,6 @@ def _listed(path: Path, folder: Path) -> list[tuple[Path, str]]:
   return found
 
 
-def _check_readable(path: Path) -> None:
-  """Raises UserError for a file whose name says that it is of a kind that is not read."""
-  suffix = path.suffix.lower()
-  if suffix in PICTURES and suffix not in READ:
-    what = "raw files of cameras are" if suffix in RAW else f"{suffix[1:].upper()} is"
-    raise UserError(f"{path}: {what} not read; convert it to PNG, TIFF or JPEG")
-
-
 def _written_name(name: str) -> str:
   """The same name, but for formats that are read and not written."""
   stem, suffix = os.path.splitext(name)
@@ -258,6 +249,17 @@ def _identity(path: Path) -> tuple[int, int] | None:
   return status.st_dev, status.st_ino
 
 
+def _opened(path: Path) -> Photograph:
+  """The photograph, or UserError with the reason that its suffix gives, where it is of a kind that is not read."""
+  reason = why_unread(path.name)
+  if path.suffix.lower() in RAW:  # their content may open as a small preview
+    raise UserError(reason)
+  try:
+    return open_photograph(path)
+  except UserError as error:
+    raise UserError(reason or str(error)) from error
+
+
 def _restore_one(
   restore: Restore,
   job: _Job,
@@ -268,7 +270,7 @@ def _restore_one(
   pixel_noise: Callable[[np.ndarray], ArrayLike] | None,
 ) -> None:
   note = _note(report)
-  photograph = open_photograph(job.source)
+  photograph = _opened(job.source)
   height, width = photograph.pixels.shape[:2]
   for path in job.targets():
     check_saveable(path, factor * height, factor * width, photograph.alpha)
