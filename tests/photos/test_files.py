@@ -526,3 +526,24 @@ def test_pixel_noise_is_added_to_the_variance_of_samples(tmp_path, monkeypatch):
     restore, tmp_path / "a.png", tmp_path / "out", **sizes, pixel_noise=lambda x: np.full_like(x, 0.1)
   )
   np.testing.assert_allclose(seen[0], np.full((6, 5), 0.1 * np.sqrt(1.5)), rtol=1e-5)
+
+
+def test_the_uncertainty_of_a_cut_out_is_what_is_seen(tmp_path, monkeypatch):
+  """The deviation of draws and pixels, times the part of it that is seen: all of it inside, nothing outside."""
+  seen = []
+  monkeypatch.setattr(
+    "vae_jax.photos.files.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
+  )
+  alpha = np.zeros((12, 12, 1), np.uint8)
+  alpha[2:10, 2:10] = 255
+  source = write(tmp_path / "a.png", np.concatenate([np.full((12, 12, 3), 99, np.uint8), alpha], -1))
+
+  def restore(image, index, progress):
+    return image.repeat(2, 0).repeat(2, 1) + (0.1 if index == 1 else 0.0)  # deviation 0.1 / sqrt(2)
+
+  def noise(image):
+    return np.full((24, 24, 3), 0.1, np.float32)
+
+  restore_files(restore, source, tmp_path / "out", factor=2, channels=3, samples=2, pixel_noise=noise)
+  np.testing.assert_allclose(seen[0][8:16, 8:16], 0.1 * np.sqrt(1.5), rtol=1e-5)
+  assert seen[0].max() <= 0.1 * np.sqrt(1.5) + 1e-6 and not seen[0][:, :2].any() and not seen[0][:2].any()

@@ -289,7 +289,7 @@ def test_deep_colour_of_other_formats(tmp_path, kind):
   cv2 = pytest.importorskip("cv2")
   white = {"AVIF": 1023, "JPEG2000": 65535, "PPM": 65535}[kind]
   suffix = {"AVIF": ".avif", "JPEG2000": ".jp2", "PPM": ".ppm"}[kind]
-  smooth = np.linspace(0.2, 0.8, 24 * 32 * 3).reshape(24, 32, 3)
+  smooth = np.linspace(0.2, 0.8, 64 * 80 * 3).reshape(64, 80, 3)
   values = np.rint(smooth * white).astype(np.uint16)
   how = {"AVIF": [cv2.IMWRITE_AVIF_QUALITY, 100, cv2.IMWRITE_AVIF_DEPTH, 10]}.get(kind, [])
   if not cv2.imwrite(str(tmp_path / f"a{suffix}"), values, how):

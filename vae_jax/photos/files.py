@@ -94,7 +94,7 @@ def restore_files(
   With samples = N > 0, beside NAME.EXT:
     NAME_sample01.EXT ...   N random restorations
     NAME_mean.EXT           their average, for N > 1 (NAME.EXT is `restore(image, None)`)
-    NAME_uncertainty.png    the standard deviation, see `uncertainty_picture`, times alpha, for N > 1
+    NAME_uncertainty.png    the standard deviation, see `uncertainty_picture`, as it is seen, for N > 1
 
   Args:
     restore: `(image float32 [h, w, channels] in [0, 1], key_index, progress) -> float32 [factor * h, factor * w,
@@ -276,11 +276,9 @@ def _restore_one(
     check_saveable(path, factor * height, factor * width, photograph.alpha)
   cut = None if photograph.alpha is None else layer(photograph.pixels, photograph.alpha, factor)
   given = photograph if cut is None else photograph._replace(pixels=cut.colours)
-  alpha = None if cut is None else cut.alpha
 
   def restored(index: int | None) -> np.ndarray:
-    pixels = _restored(restore, given, index, factor, channels, progress)
-    return pixels if cut is None else cut.join(pixels)
+    return _restored(restore, given, index, factor, channels, progress)
 
   def save(path: Path, picture: Photograph) -> None:
     replaced = os.path.lexists(path)
@@ -290,7 +288,9 @@ def _restore_one(
       report.replaced.append(path)
 
   def kept(pixels: np.ndarray) -> Photograph:
-    return photograph._replace(pixels=pixels, alpha=alpha)
+    if cut is None:
+      return photograph._replace(pixels=pixels)
+    return photograph._replace(pixels=cut.join(pixels), alpha=cut.alpha)
 
   save(job.main, kept(restored(None)))
   if photograph.frames > 1:
@@ -312,10 +312,9 @@ def _restore_one(
     noise = None
     if pixel_noise is not None:
       noise = _restored(lambda x, *_: pixel_noise(x), given, None, factor, channels, lambda *_: None)
-      noise = noise if cut is None else cut.scale(noise)
     deviation = total_deviation(variance, noise).mean(axis=-1)
-    if alpha is not None:
-      deviation = deviation * alpha[..., 0]  # as it is seen
+    if cut is not None:
+      deviation = deviation * cut.gain[..., 0]  # as it is seen
     save(job.uncertainty, Photograph(uncertainty_picture(deviation).astype(np.float32) / 255))
 
 

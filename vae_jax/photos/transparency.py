@@ -31,13 +31,11 @@ class Layer(NamedTuple):
     enlarged as alpha is, and the network adds its detail, weighted by the lowest alpha near a pixel. Opaque areas
     are the network's output, and a cut-out of one colour keeps it.
     """
-    seen = self.base + self.gain * (restored - self.plain)
+    seen = self.gain * restored + (
+      self.base - self.gain * self.plain
+    )  # exactly `restored` where all is opaque
     alpha = np.where(self.alpha > 0, self.alpha, np.float32(1))
     return np.where(self.alpha > 0, np.clip(seen / alpha, 0, 1), restored)
-
-  def scale(self, deviation: np.ndarray) -> np.ndarray:
-    """Standard deviations of restored colours -> of the joined ones."""
-    return deviation * np.where(self.alpha > 0, self.gain / np.where(self.alpha > 0, self.alpha, 1), 0)
 
 
 def layer(pixels: np.ndarray, alpha: np.ndarray, factor: int) -> Layer:
