@@ -97,3 +97,16 @@ def test_texts_and_colour_of_a_png(tmp_path, bits):
       np.testing.assert_array_equal(np.asarray(image), RGB)
   for suffix in (".jpg", ".tif", ".bmp", ".webp"):
     save_photograph(tmp_path / f"c{suffix}", got)  # which hold none of it
+
+
+def test_the_colours_of_an_avif(tmp_path):
+  """BT.2020 primaries with PQ, as phones write high dynamic range; sRGB needs no word."""
+  opened(tmp_path / "a.avif", Image.fromarray(RGB))
+  content = (tmp_path / "a.avif").read_bytes()
+  assert open_photograph(tmp_path / "a.avif").colour == ()
+  at = content.index(b"colrnclx") + 8
+  (tmp_path / "a.avif").write_bytes(content[:at] + bytes([0, 9, 0, 16]) + content[at + 4 :])
+  got = open_photograph(tmp_path / "a.avif")
+  assert got.colour == ((b"cICP", bytes([9, 16, 0, 1])),)
+  save_photograph(tmp_path / "b.png", got)
+  assert open_photograph(tmp_path / "b.png").colour == got.colour

@@ -73,6 +73,21 @@ def read(image: Any, turn: int, chunks: integrity.Chunks) -> Metadata:
   )
 
 
+def colour_of_avif(content: bytes) -> tuple[tuple[bytes, bytes], ...]:
+  """What an AVIF says about its colours (box "colr" of type "nclx", ISO 14496-12) as chunks of a PNG.
+
+  None where it says sRGB or nothing: that is how a picture without such a chunk is taken.
+  """
+  at = content.find(b"colrnclx")
+  codes = content[at + 8 : at + 12]
+  if at < 0 or len(codes) < 4:
+    return ()
+  primaries, transfer = int.from_bytes(codes[:2], "big"), int.from_bytes(codes[2:], "big")
+  if max(primaries, transfer) > 255 or 2 in (primaries, transfer) or (primaries == 1 and transfer in (1, 13)):
+    return ()
+  return ((b"cICP", bytes([primaries, transfer, 0, 1])),)
+
+
 def _comments(image: Any, texts: dict[str, str]) -> tuple[tuple[str, str], ...]:
   """(keyword, text) of a PNG's texts, or of the comment that JPEG, GIF and JPEG 2000 may have."""
   comment = image.info.get("comment")

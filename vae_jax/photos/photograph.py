@@ -77,6 +77,8 @@ def _read(content: bytes) -> Photograph:
   tiff_turn = images.orientation(image) if image.format == "TIFF" else 0  # Pillow turns it while decoding
   image, turn, chunks = images.load_image(image, content)  # also where OpenCV reads: it may not notice damage
   about = metadata.read(images.open_image(content), tiff_turn or turn, chunks)
+  if image.format == "AVIF":
+    about = about._replace(colour=metadata.colour_of_avif(content))
   if how:
     values, bits, levels = deep.read(content, how, chunks), 16, how.white
     turn = tiff_turn or turn
