@@ -453,7 +453,7 @@ def test_a_folder_is_benchmarked(data, tmp_path):
   ]
   assert set(scores["mean"]) == {"ours", "bicubic"}
   assert scores["uncertainty"]["samples"] == scores["protocol"]["samples"] == 2
-  with pytest.raises(UserError, match="samples=1: a spread needs at least 2 draws"):
+  with pytest.raises(UserError, match="samples=1: the uncertainty needs at least 2 draws"):
     evaluation.benchmark_folder(model, tmp_path / "clean", path, samples=1)
   with Image.open(tmp_path / "out" / "b.png") as sheet:
     assert np.asarray(sheet).std() > 0

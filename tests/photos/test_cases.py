@@ -176,9 +176,9 @@ def test_what_cannot_be_scored_is_named(tmp_path):
 
 
 def test_no_images(tmp_path):
-  with pytest.raises(UserError, match="no image files"):
+  with pytest.raises(UserError, match="no images in this folder"):
     benchmark(enlarge, tmp_path, BICUBIC, channels=3)
-  with pytest.raises(UserError, match="is no folder"):
+  with pytest.raises(UserError, match="is not a folder"):
     benchmark(enlarge, tmp_path / "x", BICUBIC, channels=3)
   save(tmp_path, {"a.png": photo(8, 8)})
   with pytest.raises(UserError, match=r"none of 1 images can be scored \(a.png: 8 x 8 pixels"):

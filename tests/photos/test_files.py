@@ -289,7 +289,7 @@ def test_failures_of_the_model(tmp_path):
   report = restore_files(restore, tmp_path / "in", tmp_path / "out", factor=1, channels=3)
   assert files(tmp_path / "out") == ["d.png"]
   reasons = [reason for _, reason in report.failed]
-  assert reasons[0] == "too small for this model" and "memory" in reasons[1] and "not finite" in reasons[2]
+  assert reasons[0] == "too small for this model" and "memory" in reasons[1] and "NaN" in reasons[2]
 
   def broken(image, _, progress):
     raise RuntimeError("a bug")
@@ -479,14 +479,14 @@ def test_bad_requests(tree, tmp_path):
     ([], out, "no input"),
     (tmp_path / "empty", out, "no images"),
     ([tree, tmp_path / "empty"], out, "no images"),
-    (tree, tmp_path / "file", "is a file, and these inputs need a folder"),
-    (tree, tmp_path / "there.png", "is a file, and these inputs need a folder"),
+    (tree, tmp_path / "file", "is a file, but these inputs need a folder"),
+    (tree, tmp_path / "there.png", "is a file, but these inputs need a folder"),
     (one, tmp_path / "file", "is a file"),
-    (tree, out / "all.png", "one file for several inputs or a folder"),
-    ([one, tree / "d.gif"], out / "all.png", "one file for several inputs"),
+    (tree, out / "all.png", "names one file, but there are several inputs"),
+    ([one, tree / "d.gif"], out / "all.png", "names one file"),
     (one, out / "a.gif", r"write one of \.png"),
     (one, out / "a.pgn", r"end the name of a folder with /"),
-    (one, tmp_path / "file" / "sub", "sub cannot be made: .*file is no folder"),
+    (one, tmp_path / "file" / "sub", "sub cannot be made: .*file is not a folder"),
     (one, tmp_path / "file" / "a.png", "cannot be made"),
   ):
     refused(tmp_path, inputs, output, match)

@@ -195,7 +195,7 @@ def test_rounding(tmp_path, bits):
 def test_what_is_not_finite_is_not_written(tmp_path, value, where):
   given = photograph(3, True, 8)
   getattr(given, where)[2, 3, 0] = value
-  with pytest.raises(UserError, match=r"1 of .* not finite"):
+  with pytest.raises(UserError, match=r"1 of .* NaN or infinite"):
     save_photograph(tmp_path / "a.png", given)
   assert os.listdir(tmp_path) == []
 

@@ -58,10 +58,10 @@ class Task(NamedTuple):
 def list_cases(folder: Path) -> list[Case]:
   """Lists the images below the folder in order of their paths, or its pairs; never both."""
   if not folder.is_dir():
-    raise UserError(f"{str(folder)!r} is no folder; give one with clean photographs")
+    raise UserError(f"{str(folder)!r} is not a folder; give a folder of clean photographs")
   names = list_images(folder)
   if not names:
-    raise UserError(f"{folder}: no image files below this folder; give one with clean photographs")
+    raise UserError(f"{folder}: no images in this folder; give a folder of clean photographs")
   stems: dict[str, list[str]] = {}
   for name in names:
     stems.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)

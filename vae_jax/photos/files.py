@@ -157,9 +157,11 @@ def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int)
   jobs = _without_clashes(pairs, samples)
   there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
   if not os.path.isdir(there):
-    raise UserError(f"output {folder} cannot be made: {there} is no folder; name another folder")
+    raise UserError(f"output {folder} cannot be made: {there} is not a folder; choose another folder")
   if not os.access(there, os.W_OK | os.X_OK):
-    raise UserError(f"output {folder}: {there} is not writable; name another folder")
+    raise UserError(
+      f"output {folder}: {there} is not writable; choose another folder or change its permissions"
+    )
   return jobs
 
 
@@ -177,9 +179,11 @@ def _is_file_name(given: Sequence[Path], output: PathLike) -> bool:
       )
     return True
   if os.path.exists(target):
-    raise UserError(f"output {target} is a file, and these inputs need a folder; name another")
+    raise UserError(f"output {target} is a file, but these inputs need a folder; choose another name")
   if suffix in PICTURES:
-    raise UserError(f"output {target} is one file for several inputs or a folder; name a folder")
+    raise UserError(
+      f"output {target} names one file, but there are several inputs; give the name of a folder"
+    )
   return False
 
 
@@ -220,11 +224,12 @@ def _without_clashes(pairs: Sequence[tuple[Path, Path]], samples: int) -> list[_
         if other.main == job.main and _identity(other.source) == _identity(job.source):
           break
         raise UserError(
-          f"inputs {other.source} and {job.source} would both be written to {path}; rename one, or restore them apart"
+          f"inputs {other.source} and {job.source} would both be written to {path}; rename one, or restore them into "
+          "two folders"
         )
       if (found := _identity(path)) and (source := sources.get(found)):
         raise UserError(
-          f"output {path} is the input {source}, which is never overwritten; name another output"
+          f"output {path} is the input {source}, which is never overwritten; choose another output"
         )
     else:
       kept.append(job)
@@ -352,9 +357,7 @@ def _restored(
         f"not [{factor * height}, {factor * width}, {channels}]"
       )
     if not np.isfinite(result).all():
-      raise UserError(
-        "its restoration holds values that are not finite; the model is at fault, or the picture"
-      )
+      raise UserError("the restoration contains NaN or infinity; the model or the picture is at fault")
     return np.clip(result, 0.0, 1.0)
 
   if own == channels:

@@ -37,7 +37,7 @@ def check_saveable(path: str | os.PathLike, height: int, width: int, alpha: np.n
   """Raises UserError if `save_photograph` would refuse a finite photograph of this size: ask before long work."""
   kind = WRITABLE.get(Path(path).suffix.lower())
   if kind is None:
-    raise UserError(f"{path}: no format to write photographs in; use one of {', '.join(WRITABLE)}")
+    raise UserError(f"{path}: photographs cannot be written in this format; use one of {', '.join(WRITABLE)}")
   if max(height, width) > _LONGEST.get(kind, 2**31):
     raise UserError(
       f"{path}: {width} x {height} pixels, but {kind} holds at most {_LONGEST[kind]} along a side; save as .png"
@@ -77,7 +77,7 @@ def save_photograph(path: str | os.PathLike, photograph: Photograph) -> None:
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
       raise UserError(
-        f"{path}: not written, {bad} of {values.size} values are not finite; the model is at fault"
+        f"{path}: not written, because {bad} of {values.size} values are NaN or infinite; the model is at fault"
       )
   check_saveable(path, pixels.shape[0], pixels.shape[1], alpha)
   kind = WRITABLE[path.suffix.lower()]

@@ -102,9 +102,13 @@ def benchmark(
     ValueError: `restore` or `draw` returns another shape, or no floats.
   """
   if channels not in (1, 3) or limit < 0 or sheet < 1:
-    raise UserError(f"channels={channels}, limit={limit}, sheet={sheet}: 1 or 3, 0 or more, 1 or more")
+    raise UserError(
+      f"channels={channels}, limit={limit}, sheet={sheet}: channels must be 1 or 3, limit at least 0, sheet at least 1"
+    )
   if draw is not None and samples < 2:
-    raise UserError(f"samples={samples}: a spread needs at least 2 draws; give more, or 0 to leave it out")
+    raise UserError(
+      f"samples={samples}: the uncertainty needs at least 2 draws; raise it, or use 0 to leave the uncertainty out"
+    )
   degrade_image, degrade = make_degrade(degrade), dict(degrade)
   folder = Path(folder).expanduser()
   found = list_cases(folder)[: limit or None]
