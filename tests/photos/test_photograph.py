@@ -325,9 +325,11 @@ def test_an_animation_of_16_bits_begins_as_one_of_8_bits(tmp_path):
   for depth in (8, 16):
     still, frame = (np.full((2, 3, 3), value * (1 if depth == 8 else 257), np.uint16) for value in (10, 200))
     rows = b"".join(b"\0" + row.astype(">u2" if depth == 16 else np.uint8).tobytes() for row in frame)
-    control = struct.pack(">IIIIIHHBB", 0, 3, 2, 0, 0, 1, 10, 0, 0)
-    animation = [(b"fcTL", control), (b"fdAT", struct.pack(">I", 1) + zlib.compress(rows))]
-    content = png(still, 2, depth, [(b"acTL", struct.pack(">II", 1, 0))])
+    animation = []
+    for i in range(2):
+      control = struct.pack(">IIIIIHHBB", 2 * i, 3, 2, 0, 0, 1, 10, 0, 0)
+      animation += [(b"fcTL", control), (b"fdAT", struct.pack(">I", 2 * i + 1) + zlib.compress(rows))]
+    content = png(still, 2, depth, [(b"acTL", struct.pack(">II", 2, 0))])
     (tmp_path / "a.png").write_bytes(content[:-12] + b"".join(chunk(*c) for c in animation) + content[-12:])
     found.append(open_photograph(tmp_path / "a.png").pixels)
   np.testing.assert_allclose(found[0], found[1], atol=1e-6)

@@ -31,9 +31,8 @@ class Layer(NamedTuple):
     enlarged as alpha is, and the network adds its detail, weighted by the lowest alpha near a pixel. Opaque areas
     are the network's output, and a cut-out of one colour keeps it.
     """
-    seen = self.gain * restored + (
-      self.base - self.gain * self.plain
-    )  # exactly `restored` where all is opaque
+    # In this order, opaque areas are `restored` to the bit.
+    seen = self.gain * restored + (self.base - self.gain * self.plain)
     alpha = np.where(self.alpha > 0, self.alpha, np.float32(1))
     return np.where(self.alpha > 0, np.clip(seen / alpha, 0, 1), restored)
 
