@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from photographs import RGB, chunk, opened, png, read_exif
 from PIL import Image
 
+from vae_jax.photos import metadata
 from vae_jax.photos.photograph import open_photograph
 from vae_jax.photos.saving import save_photograph
 
@@ -19,7 +21,7 @@ XMP = (
   b"</dc:creator><xmp:Thumbnails><rdf:Alt>abc</rdf:Alt></xmp:Thumbnails></rdf:Description></x:xmpmeta>"
 )
 TRUE_XMP = (
-  b'<?xpacket begin=""?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description dc:format="image/png"><dc:creator>Jos'
+  b'<?xpacket begin=""?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description \n  dc:format="image/png"><dc:creator>Jos'
   b"\xc3\xa9</dc:creator></rdf:Description></x:xmpmeta>"
 )
 
@@ -110,3 +112,12 @@ def test_the_colours_of_an_avif(tmp_path):
   assert got.colour == ((b"cICP", bytes([9, 16, 0, 1])),)
   save_photograph(tmp_path / "b.png", got)
   assert open_photograph(tmp_path / "b.png").colour == got.colour
+
+
+@pytest.mark.parametrize(
+  "part", [b" ", b"<xmp:Thumbnails>", b' tiff:Orientation="', b"<tiff:Orientation>", b"\n"]
+)
+def test_hostile_xmp_takes_no_time(part):
+  start = time.process_time()
+  metadata._true_xmp(part * (900_000 // len(part)))
+  assert time.process_time() - start < 2

@@ -24,6 +24,7 @@ Chunks = list[tuple[bytes, bytes]]
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _DEFLATE, _LZW = (8, 32946), 5  # compressions of TIFF
+_LONGEST_STRIP = 2**31  # bytes, uncompressed: more than the largest image that is read
 _LONGEST_LZW = 2**23  # bytes of a TIFF whose LZW is followed code by code: some seconds
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _WARNINGS = ("Corrupt JPEG data", "Premature end of JPEG")
@@ -75,7 +76,7 @@ def _check_pixels_of_png(chunks: Chunks) -> None:
   unpack, made = zlib.decompressobj(), 0
   try:
     for name, data in chunks:
-      while name == b"IDAT" and data and not unpack.eof:
+      while name == b"IDAT" and data and not unpack.eof and made <= wanted:
         made += len(unpack.decompress(data, 2**20))
         data = unpack.unconsumed_tail
   except zlib.error as error:
@@ -217,6 +218,8 @@ def tiff_strips(content: bytes, tags: Any) -> Iterator[bytes]:
   Raises ValueError: a strip lies outside the file, or does not fit its checksum.
   """
   offsets, counts = tags.get(273) or tags.get(324) or (), tags.get(279) or tags.get(325) or ()
+  if _sizes(tags)[0] > _LONGEST_STRIP:
+    raise ValueError(f"a strip or tile of {_sizes(tags)[0]} bytes, above the limit of {_LONGEST_STRIP}")
   for offset, count in zip(offsets, counts, strict=False):
     if offset + count > len(content):
       raise ValueError("the file is truncated or damaged")
