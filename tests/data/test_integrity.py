@@ -117,3 +117,20 @@ def test_lzw(bits, tiff):
   damaged[place + 7] -= 1
   with pytest.raises(ValueError, match="28500 pixels of 190 x 149"):
     integrity.check(bytes(damaged), Image.open(content))
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (3, 5), (9, 7), (16, 2)])
+def test_an_interlaced_png(height, width):
+  """Its seven passes (PNG specification, 8.2), some of them empty; one row less is missed."""
+  values = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
+  steps = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+  parts = [values[y::dy, x::dx] for y, x, dy, dx in steps]
+  rows = [b"\0" + row.tobytes() for part in parts if part.size for row in part]
+  header = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1))
+
+  def content(some):
+    return integrity.write_png([header, (b"IDAT", zlib.compress(b"".join(some))), (b"IEND", b"")])
+
+  np.testing.assert_array_equal(images.decode(content(rows))[..., 0], values)
+  with pytest.raises(UserError, match="bytes of pixels"):
+    images.decode(content(rows[:-1]))
