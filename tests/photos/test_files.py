@@ -1,10 +1,12 @@
 """Files in, files out: what is written where, what is refused before work, and that no input is ever touched."""
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from photographs import png
 from PIL import Image
 
 from vae_jax.errors import UserError
@@ -432,6 +434,20 @@ def test_the_first_of_several_frames_is_restored_and_said(tmp_path):
     assert (grey_levels(tmp_path / "out" / name) == 5).all()
 
 
+def test_colours_that_a_format_cannot_hold_are_said(tmp_path):
+  """A PNG of linear light (gamma 1) as JPEG looks darker; one that says sRGB in its four ways does not."""
+  srgb = [(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45455)), (b"cICP", bytes([1, 13, 0, 1]))]
+  for name, chunks in (("linear.png", [(b"gAMA", struct.pack(">I", 100000))]), ("srgb.png", srgb)):
+    (tmp_path / name).write_bytes(png(RGB, 2, 8, chunks))
+  for suffix in (".png", ".jpg"):
+    for name in ("linear", "srgb"):
+      report = Model().run(tmp_path / f"{name}.png", tmp_path / "out" / f"{name}{suffix}")
+      said = (
+        f"{tmp_path / 'out' / name}.jpg: the format cannot hold gAMA, so colours look different; save as .png"
+      )
+      assert report.remarks() == ([said] if (name, suffix) == ("linear", ".jpg") else [])
+
+
 def test_resolution_is_kept(tmp_path):
   write(tmp_path / "a.jpg", dpi=(300, 300))
   Model().run(tmp_path / "a.jpg", tmp_path / "out", samples=2)
@@ -506,9 +522,9 @@ def test_a_disk_error_is_one_files_failure(tmp_path):
 
 
 def test_check_names_what_failed():
-  assert Report([Path("a")], [], [], []).check() is None
+  assert Report([Path("a")], [], [], [], []).check() is None
   with pytest.raises(UserError, match=r"^1 image could not be restored: x\.png \(why\)$"):
-    Report([], [(Path("x.png"), "why")], [], []).check()
+    Report([], [(Path("x.png"), "why")], [], [], []).check()
 
 
 def test_pixel_noise_is_added_to_the_variance_of_samples(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import numpy as np
 from vae_jax.data import plans
 from vae_jax.data.suffixes import PICTURES, RAW, READ, why_unread
 from vae_jax.errors import UserError, printable
+from vae_jax.photos.metadata import unusual_colour
 from vae_jax.photos.photograph import Photograph, open_photograph
 from vae_jax.photos.saving import WRITABLE, check_saveable, save_photograph
 from vae_jax.photos.transparency import layer
@@ -31,17 +32,23 @@ class Report(NamedTuple):
   """What `restore_files` did.
 
   written: files on the disk. failed: (input, why). replaced: those of `written` that were there before. partial:
-  (input, its number of frames), where the first of several was restored.
+  (input, its number of frames), where the first of several was restored. recoloured: (output, the chunks of a PNG that
+  say what its colours are and that the format of the output cannot hold).
   """
 
   written: list[Path]
   failed: list[tuple[Path, str]]
   replaced: list[Path]
   partial: list[tuple[Path, int]]
+  recoloured: list[tuple[Path, list[str]]]
 
   def remarks(self) -> list[str]:
     """Lines for a person about what was written."""
     lines = [f"{printable(str(path))}: the first of {frames} frames" for path, frames in self.partial]
+    lines += [
+      f"{printable(str(path))}: the format cannot hold {' '.join(chunks)}, so colours look different; save as .png"
+      for path, chunks in self.recoloured
+    ]
     if self.replaced:
       lines.append(f"{len(self.replaced)} of {len(self.written)} files replaced earlier ones")
     return lines
@@ -120,7 +127,7 @@ def restore_files(
   if channels not in (1, 3):
     raise UserError(f"a model of {channels} channels cannot restore photographs; it needs 1 or 3")
   jobs = _plan(inputs, output, samples)
-  report = Report([], [], [], [])
+  report = Report([], [], [], [], [])
   with FileProgress() as meter:
     for number, job in enumerate(jobs, start=1):
       place = f" ({number} of {len(jobs)})" if len(jobs) > 1 else ""
@@ -300,6 +307,8 @@ def _restore_one(
   save(job.main, kept(restored(None)))
   if photograph.frames > 1:
     report.partial.append((job.source, photograph.frames))
+  if job.main.suffix.lower() != ".png" and (chunks := unusual_colour(photograph.about)):
+    report.recoloured.append((job.main, chunks))
   mean = np.zeros((factor * height, factor * width, photograph.pixels.shape[2]), np.float32)
   squares = np.zeros_like(mean)
   for k, path in enumerate(job.samples):

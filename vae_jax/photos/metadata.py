@@ -6,6 +6,7 @@ What would not be true of another file of the picture is left out: orientation, 
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from typing import Any, NamedTuple
 
@@ -166,6 +167,18 @@ def _dpi(image: Any, turn: int) -> tuple[float, float] | None:
   if not (1 < across < 65536 and 1 < down < 65536):  # what every format holds; of a TIFF 1 means none
     return None
   return (down, across) if turn >= 5 else (across, down)
+
+
+def unusual_colour(about: Metadata) -> list[str]:
+  """The chunks of a PNG without which another format shows other colours: those that say more than sRGB or the ICC
+  profile, by name."""
+  srgb = {
+    (b"gAMA", (45455).to_bytes(4, "big")),
+    (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
+    (b"cICP", bytes([1, 13, 0, 1])),
+  }
+  weaker = (b"sRGB", b"gAMA", b"cHRM") if about.icc else (b"sRGB",)
+  return [chunk[0].decode() for chunk in about.colour if chunk[0] not in weaker and chunk not in srgb]
 
 
 def png_chunks(about: Metadata) -> integrity.Chunks:
