@@ -283,10 +283,11 @@ def _restore_one(
 ) -> None:
   note = _note(report)
   photograph = _opened(job.source)
-  height, width = photograph.pixels.shape[:2]
+  pixels, alpha = photograph.pixels, photograph.alpha
+  shape = factor * pixels.shape[0], factor * pixels.shape[1]
   for path in job.targets():
-    check_saveable(path, factor * height, factor * width, photograph.alpha)
-  cut = None if photograph.alpha is None else layer(photograph.pixels, photograph.alpha, factor)
+    check_saveable(path, *shape, alpha)
+  cut = None if alpha is None or alpha.min() >= 1 else layer(pixels, alpha, factor)
   given = photograph if cut is None else photograph._replace(pixels=cut.colours)
 
   def restored(index: int | None) -> np.ndarray:
@@ -299,27 +300,29 @@ def _restore_one(
     if replaced:
       report.replaced.append(path)
 
-  def kept(pixels: np.ndarray) -> Photograph:
-    if cut is None:
-      return photograph._replace(pixels=pixels)
-    return photograph._replace(pixels=cut.join(pixels), alpha=cut.alpha)
+  def kept(values: np.ndarray) -> Photograph:
+    if cut is None:  # without alpha, or opaque
+      return photograph._replace(
+        pixels=values, alpha=None if alpha is None else np.ones((*shape, 1), np.float32)
+      )
+    return photograph._replace(pixels=cut.join(values), alpha=cut.alpha)
 
   save(job.main, kept(restored(None)))
   if photograph.frames > 1:
     report.partial.append((job.source, photograph.frames))
   if job.main.suffix.lower() != ".png" and (chunks := unusual_colour(photograph.about)):
     report.recoloured.append((job.main, chunks))
-  mean = np.zeros((factor * height, factor * width, photograph.pixels.shape[2]), np.float32)
+  mean = np.zeros((*shape, pixels.shape[2]), np.float32)
   squares = np.zeros_like(mean)
   for k, path in enumerate(job.samples):
     if k == 0:
       progress(1, note=note)
-    pixels = restored(k)
-    save(path, kept(pixels))
+    draw = restored(k)
+    save(path, kept(draw))
     # Welford's recurrence: as exact as two passes, without keeping the samples.
-    step = pixels - mean
+    step = draw - mean
     mean += step / np.float32(k + 1)
-    squares += step * (pixels - mean)
+    squares += step * (draw - mean)
   if job.mean is not None and job.uncertainty is not None:
     save(job.mean, kept(mean))
     variance = squares / (len(job.samples) - 1)

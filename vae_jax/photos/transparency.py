@@ -12,16 +12,14 @@ class Layer(NamedTuple):
 
   colours: float32 [h, w, c], what the network is given, see `filled`.
   alpha: [factor * h, factor * w, 1], enlarged.
-  base: [factor * h, factor * w, c], the premultiplied picture, enlarged likewise.
-  plain: `colours`, enlarged likewise.
   gain: [factor * h, factor * w, 1], how much of the network's detail is seen, premultiplied; never above alpha.
+  rest: [factor * h, factor * w, c], what is seen of the picture beside gain * (the network's output), premultiplied.
   """
 
   colours: np.ndarray
   alpha: np.ndarray
-  base: np.ndarray
-  plain: np.ndarray
   gain: np.ndarray
+  rest: np.ndarray
 
   def join(self, restored: np.ndarray) -> np.ndarray:
     """Restored colours -> colours that fit alpha, not premultiplied, in [0, 1].
@@ -31,8 +29,7 @@ class Layer(NamedTuple):
     enlarged as alpha is, and the network adds its detail, weighted by the lowest alpha near a pixel. Opaque areas
     are the network's output, and a cut-out of one colour keeps it.
     """
-    # In this order, opaque areas are `restored` to the bit.
-    seen = self.gain * restored + (self.base - self.gain * self.plain)
+    seen = self.gain * restored + self.rest
     alpha = np.where(self.alpha > 0, self.alpha, np.float32(1))
     return np.where(self.alpha > 0, np.clip(seen / alpha, 0, 1), restored)
 
@@ -43,10 +40,10 @@ def layer(pixels: np.ndarray, alpha: np.ndarray, factor: int) -> Layer:
 
   colours = filled(pixels, alpha)
   if factor == 1:  # nothing is resampled: each pixel keeps its alpha
-    return Layer(colours, alpha, alpha * colours, colours, alpha)
+    return Layer(colours, alpha, alpha, np.zeros_like(colours))
   large = enlarged(alpha, factor)
   gain = np.minimum(enlarged(minimum_filter(alpha, (3, 3, 1)), factor), large)
-  return Layer(colours, large, enlarged(alpha * pixels, factor), enlarged(colours, factor), gain)
+  return Layer(colours, large, gain, enlarged(alpha * pixels, factor) - gain * enlarged(colours, factor))
 
 
 def filled(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
