@@ -100,23 +100,17 @@ def _of_files(model: Any, args: Any, failed: list[Any]) -> Iterator[Rows]:
   import numpy as np
 
   from vae_jax import evaluation
-  from vae_jax.data.folders import list_images
   from vae_jax.errors import UserError, printable
   from vae_jax.progress import FileProgress
 
-  files = [
-    (file, place.is_dir())
-    for place in args.input
-    for file in ([place / name for name in list_images(place)] if place.is_dir() else [place])
-  ]
-  files = files[: args.num]
+  files = evaluation.own_files(args.input)[: args.num]
   with FileProgress() as progress:
     for start in range(0, len(files), args.batch_size):
       progress.update(f"encoding {len(files)} files", start, len(files))
       images, names = [], []
       for file, listed in files[start : start + args.batch_size]:
         try:
-          images.append(evaluation.own_images(model, [file], 1)["image"])
+          images.append(evaluation.own_image(model, file))
         except UserError as error:
           if not listed:
             raise
@@ -127,4 +121,4 @@ def _of_files(model: Any, args: Any, failed: list[Any]) -> Iterator[Rows]:
       if not names:
         continue
       fields = {} if args.label is None else {"label": np.full(len(names), args.label, np.int32)}
-      yield _encoded(model, np.concatenate(images), fields) | fields | {"name": np.asarray(names)}
+      yield _encoded(model, np.stack(images).astype(np.float32) / 255, fields) | fields | {"name": np.asarray(names)}

@@ -154,26 +154,40 @@ def condition(model: TrainedVAE, batch: Batch) -> dict[str, Any]:
   return {name: batch[name] for name in model.module.conditions}  # type: ignore[literal-required]
 
 
+def own_files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
+  """A person's files, and what looks like a picture in their folders; with each, whether it came from a folder."""
+  return [
+    (file, path.is_dir())
+    for path in paths
+    for file in ([path / name for name in list_images(path, PICTURES)] if path.is_dir() else [path])
+  ]
+
+
+def own_image(model: TrainedVAE, file: Path) -> np.ndarray:
+  """One of a person's images as uint8 [h, w, c], cut to what the encoder takes. Raises UserError: it is not read."""
+  height, width, channels = model.input_shape
+  if unread := why_unread(file.name):
+    raise UserError(f"{file}: {unread}")
+  image = decode(file, channels)
+  return pipeline.fit({"image": image}, (height, width), "resize", None)["image"]
+
+
 def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
   """Up to `num` of a person's images, cut to what the encoder takes and seen as they are.
 
   Folders are searched; what cannot be decoded in them is named and passed over, a file given by name is refused.
   """
-  height, width, channels = model.input_shape
   cut: list[np.ndarray] = []
   failed: list[UserError] = []
-  for path in paths:
-    for file in [path / name for name in list_images(path)] if path.is_dir() else [path]:
-      if len(cut) == num:
-        break
-      try:
-        image = decode(file, channels)
-      except UserError as error:
-        if not path.is_dir():
-          raise
-        failed.append(error)
-        continue
-      cut.append(pipeline.fit({"image": image}, (height, width), "resize", None)["image"])
+  for file, listed in own_files(paths):
+    if len(cut) == num:
+      break
+    try:
+      cut.append(own_image(model, file))
+    except UserError as error:
+      if not listed:
+        raise
+      failed.append(error)
   if not cut and failed:
     raise failed[0]
   for reason in failed:
