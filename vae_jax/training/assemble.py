@@ -201,6 +201,11 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   frozen = load_frozen(config.objective, config.evaluation)
   prepares = {training: make_prepare(data, training=training) for training in (True, False)}
   spec = prepared_spec(prepares[False], first, frozen)
+  if "label" in family(config.model.name).FAMILY.NEEDS and "label" not in spec:
+    raise UserError(
+      f"model.name={config.model.name} needs the label of each image, and the split {data.validation!r} of "
+      f"data.name={data.name} has none; {_label_remedy(held_out.source, config)}"
+    )
   if stage is not None:
     _check_first_stage(config, stage, spec)
     frozen["first_stage"] = stage.variables
