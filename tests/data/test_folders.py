@@ -86,7 +86,7 @@ def test_labels_are_class_folders(tmp_path):
   assert [record["label"] for record in open_source(data, "test").read([0])] == [1]
   assert {record["label"] for record in open_source(data, "train").read([0, 1])} == {1, 2}
   data.classes = "cats"
-  with pytest.raises(UserError, match="the folder dogs is none of data.classes=cats"):
+  with pytest.raises(UserError, match=r"the folder dogs is none of data\.classes=cats"):
     open_source(data, "test")
 
 
