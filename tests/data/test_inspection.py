@@ -82,6 +82,15 @@ def test_sbit_does_not_change_the_range():
   assert images.decode(marked).max() == 255
 
 
+def test_transparent_pixels_are_reported(tmp_path):
+  pixels = np.full((4, 4, 4), 255, np.uint8)
+  write(tmp_path / "in", pixels, "opaque.png")
+  pixels[0, 0, 3] = 0
+  write(tmp_path / "in", pixels, "clear.png")
+  (line,) = open_source(config(tmp_path / "in"), "train").remarks
+  assert "1 images have transparent pixels, which are seen in their stored colours" in line
+
+
 def test_images_of_8_bits_that_were_never_scaled(tmp_path):
   classes = np.tile(np.arange(21, dtype=np.uint8), (4, 1))
   write(tmp_path / "in", classes)
