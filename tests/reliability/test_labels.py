@@ -130,9 +130,10 @@ def by_folder(folder, *words):
   return config_of(folder, "data.name=folder", "evaluation.pictures=4", "training.batch_size=8", *words)
 
 
-def test_classes_by_folder_are_recorded_and_reach_the_model(pets, tmp_path):
+def test_classes_by_folder_are_recorded_and_reach_the_model(pets, tmp_path, capsys):
   config = by_folder(pets, "model.classes=3")
   parts = assemble.assemble(config, tmp_path / "run")
+  assert "note: labels: 0 cats, 1 dogs, 2 emus\n" in capsys.readouterr().err
   assert config.data.classes == parts.meta["config"]["data"]["classes"] == "cats,dogs,emus"
   assert parts.train.arrays["label"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
   assert parts.held_out.arrays["label"].tolist() == [0, 0, 0, 2, 2, 2]

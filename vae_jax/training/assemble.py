@@ -94,7 +94,7 @@ def _label_remedy(source: Source, config: ConfigDict) -> str:
   return f"put each image into a folder of its class, as in {config.data.dir}/cats/1.png{loose}"
 
 
-def _classes(config: ConfigDict, model: Family, train: Split) -> str:
+def _classes(config: ConfigDict, train: Split) -> str:
   """data.classes of a model with labels: the class folders, where there are some. Raises UserError: another number."""
   names, classes = train.source.classes, config.model.get("classes", 0)
   if not names or not classes:
@@ -212,7 +212,9 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
     prepares = {training: runs.with_first_stage(prepare, stage) for training, prepare in prepares.items()}
     spec = prepared_spec(prepares[False], first, frozen)
   model: Family = build(config.model, spec, t.dtype)
-  data.classes = _classes(config, model, train)
+  data.classes = _classes(config, train)
+  if data.classes and jax.process_index() == 0:
+    report([], [f"labels: {', '.join(f'{i} {name}' for i, name in enumerate(data.classes.split(',')))}"])
   check_fields(train, model, config, data.train)
   check_fields(held_out, model, config, data.validation)
   tx = state.make_optimizer(t)
