@@ -271,7 +271,11 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     ("--workdir runs/a --mode reconstruct --input", "--input: expected at least one argument"),
     ("--workdir runs/a --output x.png", "--output has no use in --mode score"),
     ("--workdir runs/a --mode sample --output x.jpg", "--output 'x.jpg' must be the name of a .png file"),
-    ("--workdir runs/a --mode sample --output runs", "--output 'runs' must be"),
+    ("--workdir runs/a --mode sample --output runs", "--output runs is not empty; name a new or an empty"),
+    ("--workdir runs/a --mode sample --output configs/tiny.py/", "--output configs/tiny.py is a file"),
+    ("--workdir runs/a --mode sample --batch_size 3", "--batch_size has no use for one picture"),
+    ("--workdir runs/a --mode encode --output x", "--output 'x' must be the name of a .npz file"),
+    ("--workdir runs/a --mode reconstruct --output runs", "--output 'runs' must be"),
   ],
 )
 def test_bad_evaluate_flags(workdir, tmp_path, monkeypatch, capsys, argv, message):

@@ -126,6 +126,7 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str =
   args = parse_evaluate(argv, mode, prog)
   from vae_jax import inference  # after parsing, so that --help and mistakes are answered at once
   from vae_jax.data import sources
+  from vae_jax.generator import standard
 
   chosen = command(args.mode)
   model = inference.load(args.model, args.checkpoint)
@@ -135,7 +136,8 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str =
     model.config.evaluation.lpips = args.lpips
   if chosen.NEEDS:
     model.require(chosen.NEEDS)
-  chosen.run(model, args)
+  with standard():
+    chosen.run(model, args)
 
 
 def parse_evaluate(
@@ -229,15 +231,39 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _check_output(args: argparse.Namespace) -> None:
+  """Refuses an --output that is not of the mode's kind; "/" at its end then says that it is a folder."""
   suffix = command(args.mode).OUTPUT
   if args.statistics is not None and Path(args.statistics).suffix != ".npz":
     raise UserError(f"--statistics {configs.show(args.statistics)} must be the name of a .npz file")
-  if args.output is None:
+  if args.mode == "sample" and args.output is not None and _is_folder(args.output):
+    _check_empty(Path(args.output))
+    args.output = os.path.join(args.output, "")
+  elif args.mode == "sample" and args.batch_size is not None:
+    raise UserError("--batch_size has no use for one picture, only with --output folder/; leave it out")
+  elif args.output is None:
     return
-  if suffix and (Path(args.output).suffix.lower() != suffix or Path(args.output).is_dir()):
-    raise UserError(f"--output {args.output!r} must be the name of a {suffix} file")
-  if args.mode == "restore" and _is_dotted_folder(args.output):
-    args.output = os.path.join(args.output, "")  # the "/" at its end says so
+  elif suffix and (Path(args.output).suffix.lower() != suffix or Path(args.output).is_dir()):
+    also = ", or of a folder" if args.mode == "sample" else ""
+    raise UserError(f"--output {args.output!r} must be the name of a {suffix} file{also}")
+  elif args.mode == "restore" and _is_dotted_folder(args.output):
+    args.output = os.path.join(args.output, "")
+
+
+def _is_folder(output: str) -> bool:
+  """Whether the name is a folder's: it ends with "/", has no suffix of a picture, or is there as a folder."""
+  named = output.endswith("/") or not Path(output).suffix or _is_dotted_folder(output)
+  return named or Path(output).is_dir()
+
+
+def _check_empty(folder: Path) -> None:
+  """Refuses a folder for single files that has something in it, and what is no folder."""
+  try:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+      return
+  except OSError as error:
+    raise UserError(f"--output {configs.show(str(folder))} cannot be used ({error.strerror})") from error
+  what = "is not empty" if folder.is_dir() else "is a file"
+  raise UserError(f"--output {configs.show(str(folder))} {what}; name a new or an empty folder")
 
 
 def _is_dotted_folder(output: str) -> bool:
@@ -249,7 +275,7 @@ def _is_dotted_folder(output: str) -> bool:
 def _complete(args: argparse.Namespace) -> None:
   """Fills in what was not given, from the model's config."""
   config = args.config.evaluation
-  every = args.mode in ("benchmark", "frechet")  # these take all that there are
+  every = args.mode in ("benchmark", "frechet", "encode")  # these take all that there are
   defaults = {
     "num": None if every else 8 if args.mode == "interpolate" else config.pictures,
     "samples": config.samples if args.mode == "score" else 0,

@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> None:
   args = parse_train(argv, prog)
   import jax  # after parsing, so that --help and mistakes are answered at once
 
+  from vae_jax.progress import tell
   from vae_jax.training import parallel
   from vae_jax.training.loop import train
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> None:
     train(args.config, args.workdir)
   if jax.process_index() == 0:
     scores = "python evaluate.py" if prog == SCRIPT else "vae-jax evaluate"
-    print(f"trained: {args.workdir}; next: {scores} --workdir {shlex.quote(str(args.workdir))}")
+    tell(f"trained: {args.workdir}; next: {scores} --workdir {shlex.quote(str(args.workdir))}")
 
 
 def parse_train(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> argparse.Namespace:

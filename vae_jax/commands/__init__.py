@@ -11,7 +11,17 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-MODES = ("score", "sample", "reconstruct", "interpolate", "restore", "frechet", "benchmark", "export")
+MODES = (
+  "score",
+  "sample",
+  "encode",
+  "reconstruct",
+  "interpolate",
+  "restore",
+  "frechet",
+  "benchmark",
+  "export",
+)
 
 
 def command(mode: str) -> ModuleType:

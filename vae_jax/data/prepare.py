@@ -68,11 +68,13 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
     image = jnp.asarray(batch["image"])
     degraded = to_float(batch["degraded"]) if "degraded" in batch else None
     if flip:
-      mirrored = jax.vmap(lambda key: jax.random.bernoulli(key))(stream(FLIP))[:, None, None, None]
+      mirrored = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(0.5)))(stream(FLIP))[
+        :, None, None, None
+      ]
       image = jnp.where(mirrored, jnp.flip(image, 2), image)
       degraded = None if degraded is None else jnp.where(mirrored, jnp.flip(degraded, 2), degraded)
     if rotate:
-      turns = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(stream(ROTATE))
+      turns = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4, jnp.int32))(stream(ROTATE))
       image = jax.vmap(turned)(image, turns)
       degraded = None if degraded is None else jax.vmap(turned)(degraded, turns)
     if binarize == "dynamic":

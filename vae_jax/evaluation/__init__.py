@@ -7,7 +7,17 @@ from pathlib import Path
 
 from vae_jax import pictures
 from vae_jax.evaluation.photographs import benchmark_folder, restore_photographs
-from vae_jax.evaluation.records import check_conditions, condition, inputs, own_images, prepared, with_label
+from vae_jax.evaluation.records import (
+  check_conditions,
+  condition,
+  inputs,
+  open_split,
+  own_images,
+  preparation,
+  prepared,
+  stream,
+  with_label,
+)
 from vae_jax.evaluation.results import suffix, write_json
 from vae_jax.evaluation.scores import score_split, summary
 from vae_jax.evaluation.shown import (
@@ -29,12 +39,15 @@ __all__ = [
   "has_samples",
   "inputs",
   "interpolations",
+  "open_split",
   "own_images",
+  "preparation",
   "prepared",
   "reconstructions",
   "restore_photographs",
   "samples",
   "score_split",
+  "stream",
   "suffix",
   "summary",
   "with_label",

@@ -11,6 +11,7 @@ import numpy as np
 
 from vae_jax import pictures
 from vae_jax.evaluation.results import write_json
+from vae_jax.generator import new_key
 from vae_jax.inference import TILE, TrainedVAE
 from vae_jax.objectives import load_scoring_network
 from vae_jax.photos.files import Report, restore_files
@@ -31,7 +32,7 @@ def restore_photographs(
   model.require("restore")
   if samples:
     model.require("draw")
-  key = jax.random.key(seed)
+  key = new_key(seed)
 
   def restore(image: np.ndarray, index: int | None, progress: Callable[[int, int], None]) -> np.ndarray:
     if index is None:
@@ -67,7 +68,7 @@ def benchmark_folder(
   model.require("restore")
   if samples:
     model.require("draw")
-  key = jax.random.key(seed)
+  key = new_key(seed)
 
   def draw(degraded: np.ndarray, num: int) -> np.ndarray:
     keys = [jax.random.fold_in(key, k) for k in range(num)]

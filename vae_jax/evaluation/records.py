@@ -22,6 +22,7 @@ from vae_jax.data.images import decode
 from vae_jax.data.prepare import make_prepare
 from vae_jax.data.sources import IN_FOLDERS, Source, open_source, report
 from vae_jax.errors import UserError, printable
+from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.training import steps
 from vae_jax.types import Batch, Frozen
@@ -116,7 +117,7 @@ def prepared(
   batch = next(stream(model, pipeline.Chosen(source, chosen), len(chosen)))
   batch["index"] = np.asarray(chosen, np.int32)[batch["index"]]
   prepare, frozen = preparation(model)
-  keys = steps.example_keys(jax.random.key(seed), steps.PREPARE_STREAM, jnp.asarray(batch["index"]))
+  keys = steps.example_keys(new_key(seed), steps.PREPARE_STREAM, jnp.asarray(batch["index"]))
   batch.pop("mask")
   return jax.jit(prepare)(keys, batch, frozen)
 

@@ -12,6 +12,7 @@ from vae_jax import metrics
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch
 from vae_jax.evaluation.records import Digest, describe, open_split, preparation, stream
+from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.objectives import load_scoring_network
 from vae_jax.training import parallel, scoring
@@ -49,7 +50,7 @@ def score_split(
   if (lpips := load_scoring_network(config.evaluation)) is not None:
     frozen["lpips"] = lpips
   eval_step = parallel.compile_eval_step(
-    scoring.make_eval_step(model.module, prepare, root=jax.random.key(seed), iwae_samples=samples),
+    scoring.make_eval_step(model.module, prepare, root=new_key(seed), iwae_samples=samples),
     placement,
   )
   total, scored = -(-len(source) // batch_size), Digest()

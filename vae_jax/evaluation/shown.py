@@ -8,6 +8,7 @@ import numpy as np
 from vae_jax import pictures
 from vae_jax.errors import UserError
 from vae_jax.evaluation.records import condition
+from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.types import ArrayLike, Batch, seen
 
@@ -56,7 +57,7 @@ def samples(
   model: TrainedVAE, num: int, seed: int = 0, temperature: float = 1.0, label: int | None = None
 ) -> np.ndarray:
   """A picture of `num` samples of the prior; of a model with labels, of `label`, else of each in turn."""
-  key = jax.random.key(seed)
+  key = new_key(seed)
   if "label" not in model.module.NEEDS:
     return pictures.grid(model.sample(key, num, temperature, label=label))
   classes = model.config.model.classes
@@ -72,6 +73,6 @@ def split_samples(model: TrainedVAE, batch: Batch, num: int, seed: int = 0) -> n
   inputs = seen(batch)
   rows = {"input": pictures.beside(inputs, model.image_shape), "restored": _cut(model, model.restore(inputs))}
   if model.can("draw"):
-    draws = np.asarray(model.restore(inputs, jax.random.key(seed), samples=3))
+    draws = np.asarray(model.restore(inputs, new_key(seed), samples=3))
     rows |= {f"draw {i + 1}": _cut(model, draw) for i, draw in enumerate(draws)}
   return pictures.compare(*rows.values(), labels=tuple(rows))

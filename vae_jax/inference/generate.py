@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from vae_jax.errors import UserError
+from vae_jax.generator import standard
 from vae_jax.inference.base import PIXEL_STREAM, PRIOR_STREAM, Base, as_key
 from vae_jax.runs import Run
 from vae_jax.training.steps import example_keys
@@ -41,6 +42,7 @@ class Generates(Base):
     if not hasattr(self.module, method):
       raise UserError(f"this run ({self.config.model.name}) {otherwise}")
 
+  @standard()
   def _noise(self, key: Key, num: int, temperature: float, start: int = 0) -> Any:
     if num < 1 or not temperature >= 0:
       raise UserError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from vae_jax.compiling import jit
 from vae_jax.errors import UserError
+from vae_jax.generator import standard
 from vae_jax.inference.autoencode import Autoencodes
 from vae_jax.inference.base import PRIOR_STREAM, as_key
 from vae_jax.photos.tiling import tiled
@@ -26,7 +27,7 @@ class Restores(Autoencodes):
 
   def __init__(self, run: Run):
     super().__init__(run)
-    self._restore_draw = jit(self._restored_draw)
+    self._restore_draw = standard()(jit(self._restored_draw))
     self._pixel_noise = self._method("pixel_noise")
 
   @property
@@ -65,7 +66,7 @@ class Restores(Autoencodes):
     key, origin = as_key(key), jnp.zeros(2, jnp.int32)
     draws = []
     for k in range(samples):
-      keys = example_keys(jax.random.fold_in(key, k), PRIOR_STREAM, jnp.arange(len(inputs)))
+      keys = example_keys(jax.random.fold_in(key, k), PRIOR_STREAM, jnp.arange(len(inputs), dtype=jnp.int32))
       draws.append(self._restore_draw(self.variables, inputs, keys, origin))
     return jnp.stack(draws)
 
@@ -107,7 +108,7 @@ class Restores(Autoencodes):
     def window(pixels: np.ndarray, origin: tuple[int, int]) -> Array:
       if key is None:
         return self._reconstruct(self.variables, {"image": pixels[None]})[0]
-      return self._restore_draw(self.variables, pixels[None], key[None], jnp.asarray(origin))[0]
+      return self._restore_draw(self.variables, pixels[None], key[None], jnp.asarray(origin, jnp.int32))[0]
 
     def whole(pixels: np.ndarray, turn: int = 0) -> np.ndarray:
       def show(done: int, total: int) -> None:

@@ -16,10 +16,12 @@ from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch, check_likelihood, make_prepare
 from vae_jax.data.sources import Source, open_source, overlap, report
 from vae_jax.errors import UserError
+from vae_jax.generator import RECORD, new_key
 from vae_jax.models import build, family
 from vae_jax.models.contract import Family
 from vae_jax.objectives import Objective, load_frozen, make_objective
 from vae_jax.storage.checkpoints import Checkpoints
+from vae_jax.storage.plain_paths import local_folder
 from vae_jax.training import parallel, scoring, state, steps
 from vae_jax.training import workdir as workdirs
 from vae_jax.training.opponents import Opponent, pixel_opponent
@@ -67,7 +69,7 @@ def open_split(data: ConfigDict, name: str) -> Split:
 def prepared_spec(prepare: steps.Prepare, batch: Batch, frozen: Frozen) -> Spec:
   """Shapes and types of one record after `prepare`, from a batch on the host; nothing is computed."""
   n = len(np.asarray(batch["image"]))
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), n))
+  keys = jax.eval_shape(lambda: jax.random.split(new_key(0), n))
   record: Any = {name: x for name, x in batch.items() if name not in ("index", "mask")}
   like = jax.eval_shape(prepare, keys, record, frozen)
   return {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in sorted(like.items())}
@@ -148,7 +150,7 @@ def draw_pictures(
   Samples: of the prior, decoded by the first stage where there is one; of a model that draws restorations, what the
   inputs may have been; of others, None.
   """
-  root, n = jax.random.key(config.training.seed), config.evaluation.pictures
+  root, n = new_key(config.training.seed), config.evaluation.pictures
   real = min(n, int(np.sum(first["mask"])))  # without the padding of a short batch
   shown: Any = jax.tree.map(lambda values: values[:real], first)
 
@@ -197,7 +199,7 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
     report([train.source, held_out.source], remarks)
 
   # Model, optimiser, state.
-  init_key, train_key, eval_key = jax.random.split(jax.random.key(t.seed), 3)
+  init_key, train_key, eval_key = jax.random.split(new_key(t.seed), 3)
   frozen = load_frozen(config.objective, config.evaluation)
   prepares = {training: make_prepare(data, training=training) for training in (True, False)}
   spec = prepared_spec(prepares[False], first, frozen)
@@ -250,7 +252,7 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
     draw=draw_pictures(model, config, spec, prepares[False], _shown(config, held_out), placement, stage),
     frozen=frozen,
     rated=rated,
-    meta={"config": config.to_dict(), **runs.describe_spec(spec)},
+    meta={"config": config.to_dict(), "generator": RECORD, **runs.describe_spec(spec)},
   )
 
 
@@ -345,10 +347,15 @@ def start(parts: Parts) -> tuple[state.TrainState, list[Any]]:
   """The state of the newest checkpoint, or a fresh one; and the steps since the last row of training."""
   if parts.checkpoints.latest() is not None:
     train_state, restored = parts.checkpoints.restore(like=parts.like)
+    if (drawn := restored.get("generator", RECORD)) != RECORD:
+      raise UserError(
+        f"checkpoint {parts.checkpoints.folder / str(restored['step'])} is of a run with the generator {drawn!r}, and "
+        f"this vae_jax draws by {RECORD!r}; continue with the version that began the run, or give another --workdir"
+      )
     return train_state, _unpacked(restored.get("window", {}))
   train_state = parts.init()
   if parts.config.training.init_from:
-    source = Checkpoints(Path(parts.config.training.init_from) / "checkpoints")
+    source = Checkpoints(local_folder(parts.config.training.init_from) / "checkpoints")
     where = jax.tree.map(lambda x: x.sharding, parts.like)
     train_state = jax.device_put(state.start_from(train_state, source), where)
   return train_state, []
@@ -358,4 +365,6 @@ def _unpacked(stored: Any) -> list[Any]:
   try:
     return [{name: np.asarray(values, np.float32) for name, values in stored.items()}] if stored else []
   except (AttributeError, TypeError, ValueError):
-    raise UserError("the newest checkpoint's 'window' holds no numbers; delete that checkpoint") from None
+    raise UserError(
+      "the newest checkpoint's 'window' holds no numbers; move that checkpoint to another place"
+    ) from None
