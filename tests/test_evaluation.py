@@ -325,6 +325,10 @@ def test_own_images_that_are_none_are_named_and_passed_over_in_folders_only(data
   assert len(evaluation.own_images(model, [folder], 10)["image"]) == 2
   err = capsys.readouterr().err
   assert err.startswith("skipped: ") and "b.png: cannot be decoded" in err and err.count("\n") == 1
+  (folder / "d.heic").write_bytes(b"")
+  evaluation.own_images(model, [folder], 10)
+  assert "d.heic: HEIC is not read; convert it to PNG, TIFF or JPEG\n" in capsys.readouterr().err
+  (folder / "d.heic").unlink()
   with pytest.raises(UserError, match=r"b\.png: cannot be decoded"):
     evaluation.own_images(model, [folder / "a.png", folder / "b.png"], 10)
   assert len(evaluation.own_images(model, [folder], 1)["image"]) == 1  # no further than needed
@@ -486,7 +490,7 @@ def test_a_folder_is_benchmarked(data, tmp_path):
   ]
   assert set(scores["mean"]) == {"ours", "bicubic"}
   assert scores["uncertainty"]["samples"] == scores["protocol"]["samples"] == 2
-  with pytest.raises(UserError, match="samples=1: a spread needs at least 2 draws"):
+  with pytest.raises(UserError, match="samples=1: the uncertainty needs at least 2 draws"):
     evaluation.benchmark_folder(model, tmp_path / "clean", path, samples=1)
   with Image.open(tmp_path / "out" / "b.png") as sheet:
     assert np.asarray(sheet).std() > 0
