@@ -21,6 +21,7 @@ from vae_jax.data.folders import list_images
 from vae_jax.data.images import decode
 from vae_jax.data.prepare import make_prepare
 from vae_jax.data.sources import IN_FOLDERS, Source, open_source, report
+from vae_jax.data.suffixes import PICTURES, why_unread
 from vae_jax.errors import UserError, printable
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
