@@ -7,7 +7,14 @@ results are float32. Shapes that do not fit raise ValueError: nothing is broadca
 """
 
 from vae_jax.losses.adversarial import discriminator_hinge_loss, generator_hinge_loss
-from vae_jax.losses.batch import Decomposition, decompose_kl, dip_penalty, mmd, total_correlation
+from vae_jax.losses.batch import (
+  Decomposition,
+  decompose_kl,
+  dip_penalty,
+  free_bits_of_batch,
+  mmd,
+  total_correlation,
+)
 from vae_jax.losses.perceptual import (
   PRESETS,
   Preset,
@@ -38,6 +45,7 @@ __all__ = [
   "dip_penalty",
   "discriminator_hinge_loss",
   "free_bits",
+  "free_bits_of_batch",
   "gaussian_nll",
   "generator_hinge_loss",
   "gram",

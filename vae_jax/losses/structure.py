@@ -6,9 +6,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from vae_jax.checks import float_image
 from vae_jax.distributions import absolute, safe_sqrt
 from vae_jax.errors import UserError, nearest
-from vae_jax.metrics.colour import float_image
 from vae_jax.metrics.structure import ms_ssim, ssim
 from vae_jax.types import Array, ArrayLike
 

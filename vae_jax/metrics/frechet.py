@@ -39,7 +39,9 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
   root_a, root_b = (_root(covariance) for covariance in covariances)
   cross = np.linalg.svd(root_a.T @ root_b, compute_uv=False).sum()
   traces = np.trace(covariances[0]) + np.trace(covariances[1])
-  return max(0.0, float(np.square(a.mean - b.mean).sum() + (traces - 2 * cross)))
+  with np.errstate(over="ignore", invalid="ignore"):
+    distance = np.square(a.mean - b.mean).sum() + (traces - 2 * cross)
+  return float(np.maximum(0.0, distance))  # nan stays nan, which Python's max would make 0
 
 
 def fid(a: FeatureStatistics, b: FeatureStatistics) -> float:
