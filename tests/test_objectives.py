@@ -155,7 +155,7 @@ def test_terms_over_the_batch_are_added_with_their_weights(key):
   o = spread()
   given = ["objective.total_correlation=2", "objective.dip=3", "objective.dip_diagonal=4", "objective.mmd=5"]
   config = apply_overrides(base_config(), given).objective
-  loss, parts = jax.jit(make_objective(config, TERMS, examples=100).over_batch)(o, key)
+  loss, parts = jax.jit(make_objective(config, TERMS, examples=100).over_batch)(o, key, 0)
   z, mean, logvar = (o.latents[name] for name in ("z", "mean", "logvar"))
   expected = {
     "total_correlation": (2, losses.total_correlation(z, mean, logvar, 100)),
@@ -181,8 +181,8 @@ def test_a_term_over_the_batch_sees_what_is_gathered(key):
 
   @jax.jit
   def losses_of(key):
-    whole = made.over_batch(half, key, lambda x: gathered[id(x)])
-    return [loss for loss, _ in (whole, made.over_batch(o, key), made.over_batch(half, key))]
+    whole = made.over_batch(half, key, 0, lambda x: gathered[id(x)])
+    return [loss for loss, _ in (whole, made.over_batch(o, key, 0), made.over_batch(half, key, 0))]
 
   loss, same, other = losses_of(key)
   np.testing.assert_array_equal(loss, same)
@@ -191,7 +191,7 @@ def test_a_term_over_the_batch_sees_what_is_gathered(key):
 
 def test_without_a_weight_there_is_no_term_over_the_batch(key):
   assert objective().whole == {}
-  loss, parts = objective().over_batch(output(), key)
+  loss, parts = objective().over_batch(output(), key, 0)
   assert loss == 0 and parts == {}
 
 

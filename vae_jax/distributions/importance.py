@@ -39,11 +39,11 @@ def streaming_logsumexp_update(state: StreamingLogSumExp, term: ArrayLike) -> St
   if term.shape != state.maximum.shape:
     raise ValueError(f"term of shape {term.shape} does not fit a state of shape {state.maximum.shape}")
   maximum = jax.lax.stop_gradient(jnp.maximum(state.maximum, term))
-  shift = jnp.where(jnp.isfinite(maximum), maximum, 0.0)
+  shift = jnp.where(jnp.isinf(maximum), 0.0, maximum)
   return StreamingLogSumExp(maximum, state.total * jnp.exp(state.maximum - shift) + jnp.exp(term - shift))
 
 
 def streaming_logsumexp_value(state: StreamingLogSumExp) -> Array:
   """The log-sum-exp so far. Subtract log K for the IWAE bound of K terms."""
-  shift = jnp.where(jnp.isfinite(state.maximum), state.maximum, 0.0)
+  shift = jnp.where(jnp.isinf(state.maximum), 0.0, state.maximum)
   return shift + jnp.log(state.total)

@@ -50,7 +50,7 @@ class Likelihood:
   channels: output channels that the decoder must give.
   log_prob: (params [..., h, w, channels], image [..., h, w, c], log_scale) -> [...], summed over h, w, c.
   mean: (params, log_scale) -> [..., h, w, c] in [0, 1].
-  sample: (key, params, log_scale) -> [..., h, w, c] in [0, 1], a draw of the pixels.
+  sample: (key, params, log_scale) -> [..., h, w, c] in [0, 1], a draw of the pixels; NaN where params are.
   continuous: whether log_prob is a density over [0, 1]; bits per dimension of such a likelihood add log2(256)
     to count in grey levels.
   has_scale: whether `log_scale`, a scalar parameter of the model, is used. The others ignore it.
@@ -84,7 +84,8 @@ def bernoulli(c: int) -> Likelihood:
     return jax.nn.sigmoid(as_float32(params))
 
   def sample(key, params, log_scale):
-    return as_float32(jax.random.bernoulli(key, mean(params, log_scale)))
+    probability = mean(params, log_scale)  # a draw compares it, which would make 0 of NaN
+    return jnp.where(jnp.isnan(probability), jnp.nan, as_float32(jax.random.bernoulli(key, probability)))
 
   return Likelihood("bernoulli", c, log_prob, mean, sample, False, False, "Bernoulli")
 
@@ -235,7 +236,8 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
       x = location + jnp.exp(pick(scales[i])) * noise[..., i]
       level = jnp.round((LEVELS - 1) * (0.5 * jnp.clip(x, -1.0, 1.0) + 0.5))
       pixels.append(level / (LEVELS - 1))
-    return jnp.stack(pixels, axis=-1)
+    damaged = jnp.isnan(as_float32(params)).any(axis=-1, keepdims=True)  # a component was picked all the same
+    return jnp.where(damaged, jnp.nan, jnp.stack(pixels, axis=-1))
 
   words = f"discretised logistic mixture ({mixtures} components, {LEVELS} levels)"
   return Likelihood("logistic_mixture", channels, log_prob, mean, sample, False, False, words)

@@ -46,7 +46,7 @@ class Generates(Base):
   def _noise(self, key: Key, num: int, temperature: float, start: int = 0) -> Any:
     if num < 1 or (concrete(temperature) and not 0 <= temperature < math.inf):
       raise UserError(
-        f"num = {num}, temperature = {temperature}: num must be at least 1, temperature a finite number >= 0"
+        f"num = {num}, temperature = {temperature}: num must be at least 1, temperature at least 0 and finite"
       )
     keys = example_keys(key, PRIOR_STREAM, start + jnp.arange(num))
     return jax.vmap(lambda key: self.module.noise(key, self.spec))(keys)
