@@ -112,7 +112,12 @@ def test_free_bits_of_means_are_added_to_the_rate(over, nats, key):
   """sum_g max(nats, mean_g), times the weight that the rate has at the step; as closed form, with its gradient."""
   o = output()
   made = objective(
-    f"free_bits={nats}", f"free_bits_over={over}", "beta=4", "beta_schedule=linear", "beta_steps=10", "vae_weight=3"
+    f"free_bits={nats}",
+    f"free_bits_over={over}",
+    "beta=4",
+    "beta_schedule=linear",
+    "beta_steps=10",
+    "vae_weight=3",
   )
   kl = np.asarray(o.kl_units if over == "batch" else o.rates, np.float64)
   floor = np.maximum(nats, kl.mean(0)).sum()
@@ -132,8 +137,12 @@ def test_free_bits_of_means_are_added_to_the_rate(over, nats, key):
     return both(o._replace(kl_units=kl, rates=rates, terms=o.terms | {"rate": kl.sum(-1)}), 5)[0]
 
   above = np.repeat(kl.mean(0) > nats, [1] * LATENTS if over == "batch" else [2, 3])
-  np.testing.assert_allclose(jax.grad(of_kl)(o.kl_units), np.broadcast_to(6 / BATCH * above, (BATCH, LATENTS)))
-  np.testing.assert_allclose(made.at_the_end()(o, {}, 0)[0], 3 * (o.terms["distortion"] + 4 * o.kl_units.sum(-1)))
+  np.testing.assert_allclose(
+    jax.grad(of_kl)(o.kl_units), np.broadcast_to(6 / BATCH * above, (BATCH, LATENTS))
+  )
+  np.testing.assert_allclose(
+    made.at_the_end()(o, {}, 0)[0], 3 * (o.terms["distortion"] + 4 * o.kl_units.sum(-1))
+  )
 
 
 def test_scores_use_the_weights_at_which_schedules_end():

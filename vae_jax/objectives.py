@@ -90,8 +90,12 @@ class Objective(NamedTuple):
     scheduled = [name for name, weight in self.weights.items() if callable(weight)]
     for name in scheduled:
       if name not in self.ends:
-        raise ValueError(f"the weight of {name!r} is a schedule; give Objective(ends={{{name!r}: ...}}) its last value")
-    return self._replace(weights=self.weights | {name: self.ends[name] for name in scheduled}, beta=None, whole={})
+        raise ValueError(
+          f"the weight of {name!r} is a schedule; give Objective(ends={{{name!r}: ...}}) its last value"
+        )
+    return self._replace(
+      weights=self.weights | {name: self.ends[name] for name in scheduled}, beta=None, whole={}
+    )
 
   def _own_terms(self, output: Output, step: Step) -> tuple[Array, Parts]:
     parts: Parts = {}
@@ -114,7 +118,9 @@ class Objective(NamedTuple):
     assert loss is not None, "a family has at least one term"
     return loss, parts
 
-  def over_batch(self, output: Output, key: Key, step: Step, whole: Whole = lambda x: x) -> tuple[Array, Parts]:
+  def over_batch(
+    self, output: Output, key: Key, step: Step, whole: Whole = lambda x: x
+  ) -> tuple[Array, Parts]:
     """(loss, parts: name -> scalar) of the terms over the batch; `whole` gathers the examples of all devices."""
     loss, parts = jnp.zeros((), jnp.float32), {}
     for number, (name, (given, term)) in enumerate(self.whole.items()):
@@ -276,7 +282,7 @@ def batch_terms(config: ConfigDict, examples: int) -> dict[str, tuple[float | Sc
 
   def mmd(output: Output, key: Key, whole: Whole) -> Array:
     z = whole(output.latents["z"])
-    return losses.mmd(z, jax.random.normal(key, z.shape))
+    return losses.mmd(z, jax.random.normal(key, z.shape, jnp.float32))
 
   known = {"total_correlation": total_correlation, "dip": dip, "mmd": mmd}
   return {name: (config[name], term) for name, term in known.items() if config.get(name)}

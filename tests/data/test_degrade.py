@@ -99,7 +99,9 @@ def test_borders_can_be_replicated_as_older_imresize_does(key, shape):
   np.testing.assert_allclose(degrade.blur_down(key, image, 3, 0.0, "replicate"), expected, rtol=0, atol=1e-5)
   expected = reference_imresize(image, 2 * h, 2 * w, 2, 2, "replicate")
   np.testing.assert_allclose(degrade.bicubic_up(image, 2, "replicate"), expected, rtol=0, atol=1e-5)
-  blurred = scipy.ndimage.gaussian_filter(image.astype(np.float64), 1.3, mode="nearest", radius=6, axes=(0, 1))
+  blurred = scipy.ndimage.gaussian_filter(
+    image.astype(np.float64), 1.3, mode="nearest", radius=6, axes=(0, 1)
+  )
   np.testing.assert_allclose(degrade.gaussian_blur(image, 1.3, "replicate"), blurred, rtol=0, atol=1e-6)
 
 
@@ -113,7 +115,9 @@ def test_the_border_is_a_key_and_matters_at_borders_alone(key):
   np.testing.assert_array_equal(replicated, degrade.bicubic_down(key, image, 2, "replicate"))
   np.testing.assert_array_equal(mirrored[2:-2, 2:-2], replicated[2:-2, 2:-2])
   assert np.abs(mirrored - replicated).max() > 0.02
-  np.testing.assert_array_equal(degrade.make_degrade({"name": "bicubic_down", "factor": 2})(key, image), mirrored)
+  np.testing.assert_array_equal(
+    degrade.make_degrade({"name": "bicubic_down", "factor": 2})(key, image), mirrored
+  )
 
 
 @pytest.mark.parametrize("border", ["mirror", "replicate"])
@@ -346,7 +350,10 @@ def test_degraded_shape_rounds_up():
     ({"name": "blur_down", "blur": -1.0}, "data.degrade.blur=-1"),
     ({"name": "blur_down", "factor": 1}, "data.degrade.factor=1"),
     ({"name": "bicubic_down", "factor": 0}, "data.degrade.factor=0"),
-    ({"name": "bicubic_down", "border": "reflect"}, "data.degrade.border='reflect' must be mirror | replicate"),
+    (
+      {"name": "bicubic_down", "border": "reflect"},
+      "data.degrade.border='reflect' must be mirror | replicate",
+    ),
   ],
 )
 def test_bad_settings(values, words):

@@ -1,11 +1,12 @@
 """Every public function of arrays, under every transformation of JAX and with NaN among its values.
 
-`CASES` has a call for each public name. A new name has to join it, or `ON_THE_HOST` with the reason. Programs are traced
-here, not run: that is where a check of values breaks, and it costs milliseconds.
+The tables below have a call for each public name. A new name has to join them, or `ON_THE_HOST` with the reason.
+Programs are mostly traced here, not run: that is where a check of values breaks, and it costs milliseconds.
 """
 
 import functools
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,8 @@ METRICS = {
   "ssim": [(metrics.ssim, TWO)],
   "ssim_y": [(metrics.ssim_y, TWO)],
   **{
-    name: [(getattr(metrics, name), (images(side=72),))] for name in ("uciqe", "uicm", "uiconm", "uiqm", "uism")
+    name: [(getattr(metrics, name), (images(side=72),))]
+    for name in ("uciqe", "uicm", "uiconm", "uiqm", "uism")
   },
 }
 DISTRIBUTIONS = {
@@ -110,7 +112,9 @@ DISTRIBUTIONS = {
   "bound_logvar": [(dist.bound_logvar, THREE[:1])],
   "gaussian": scored(dist.gaussian(3), 3),
   "iwae_bound": [(dist.iwae_bound, THREE[:1])],
-  "kl": [(lambda a, b, c, d: dist.kl(dist.Gaussian(a, b), dist.Gaussian(c, d)), (*GAUSSIANS[0], *GAUSSIANS[1]))],
+  "kl": [
+    (lambda a, b, c, d: dist.kl(dist.Gaussian(a, b), dist.Gaussian(c, d)), (*GAUSSIANS[0], *GAUSSIANS[1]))
+  ],
   "kl_standard_normal": [(lambda m, v: dist.kl_standard_normal(dist.Gaussian(m, v)), THREE[:2])],
   "laplace": scored(dist.laplace(3), 3),
   "log_prob": [(lambda m, v, z: dist.log_prob(dist.Gaussian(m, v), z), THREE)],
@@ -138,7 +142,14 @@ DEGRADE = {
 ON_THE_HOST = {
   "accumulators and distances in float64": [
     *("ActiveUnits", "ClassStatistics", "CodeUsage", "FeatureSet", "FeatureStatistics", "Mean", "Protocol"),
-    *("class_score", "fid", "frechet_distance", "inception_score", "kernel_distance", "kernel_distance_subsets"),
+    *(
+      "class_score",
+      "fid",
+      "frechet_distance",
+      "inception_score",
+      "kernel_distance",
+      "kernel_distance_subsets",
+    ),
     *("kid", "Reference", "compare", "image_features", "score_names"),
   ],
   "files": [
@@ -147,7 +158,14 @@ ON_THE_HOST = {
   ],
   "containers, makers and names": [
     *("Decomposition", "Gaussian", "Likelihood", "Preset", "StreamingLogSumExp", "make_likelihood"),
-    *("streaming_logsumexp_init", "feature_protocol", "taps", "degrade_values", "make_degrade", "degraded_shape"),
+    *(
+      "streaming_logsumexp_init",
+      "feature_protocol",
+      "taps",
+      "degrade_values",
+      "make_degrade",
+      "degraded_shape",
+    ),
     *("bicubic_weights", "gaussian_weights", "can", "require"),
   ],
   "cuts tiles of any number, and reports its progress": ["restore_image", "pixel_noise"],
@@ -159,7 +177,10 @@ def networks():
   """Frozen networks with random weights."""
   extractor = perceptual.load("alexnet", ("relu1", "relu2"), weights="random")
   lpips = perceptual.LPIPS(extractor, {"relu1": uniform(64), "relu2": uniform(192)})
-  return {"Extractor": [(extractor, (images(side=64),))], "LPIPS": [(lpips, (images(side=64), images(side=64)))]}
+  return {
+    "Extractor": [(extractor, (images(side=64),))],
+    "LPIPS": [(lpips, (images(side=64), images(side=64)))],
+  }
 
 
 def model(shape, input_shape=None, **others):
@@ -212,7 +233,9 @@ LATER = {"perceptual": networks, "inference": methods}
 def public(part):
   """The public functions and classes of a part."""
   if part == "inference":
-    return {name for name, value in inspect.getmembers(TrainedVAE, inspect.isfunction) if name[0] != "_"} | {"slerp"}
+    return {name for name, value in inspect.getmembers(TrainedVAE, inspect.isfunction) if name[0] != "_"} | {
+      "slerp"
+    }
   if part == "degrade":
     own = inspect.getmembers(degrade, inspect.isfunction)
     return {name for name, value in own if value.__module__ == degrade.__name__ and name[0] != "_"} | {
@@ -226,7 +249,7 @@ def public(part):
 @pytest.mark.parametrize("part", [*TABLES, *LATER])
 def test_every_public_name_has_a_call_or_a_reason(part):
   known = {*(TABLES[part] if part in TABLES else LATER[part]())}
-  assert public(part) - {*sum(ON_THE_HOST.values(), [])} == known
+  assert public(part) - {*itertools.chain(*ON_THE_HOST.values())} == known
 
 
 def total(tree):
@@ -296,7 +319,7 @@ NAN_CASES = [(part, name) for part, table in TABLES.items() for name in table]
 
 @pytest.mark.parametrize(("part", "name"), [*NAN_CASES, ("perceptual", "Extractor"), ("perceptual", "LPIPS")])
 def test_nan_is_not_lost(part, name):
-  """On CPUs, jaxlib 0.10 loses NaN in max and min, and in an elementwise max that a sum follows, from 4,096 elements."""
+  """On CPUs, jaxlib 0.10 loses NaN in max and min of 4,096 elements, and in an elementwise max that a sum follows."""
   table = TABLES[part] if part in TABLES else LATER[part]()
   for function, arguments in table[name]:
     size = max(x.size for x in arguments)
@@ -342,7 +365,9 @@ def test_labels_can_be_traced():
     cvae.sample(KEY, 3, label=jnp.int32(10))
 
 
-@pytest.mark.parametrize("name", ["bernoulli_nll", "gaussian_nll", "laplace_nll", "logistic_mixture_nll", "mse", "ssim"])
+@pytest.mark.parametrize(
+  "name", ["bernoulli_nll", "gaussian_nll", "laplace_nll", "logistic_mixture_nll", "mse", "ssim"]
+)
 def test_integer_images_are_refused(name):
   """0..255 would be scored as if white were 1."""
   params, levels = np.zeros((1, 12, 12, 1), np.float32), np.full((1, 12, 12, 1), 255, np.uint8)

@@ -178,7 +178,9 @@ def test_twenty_steps_have_the_same_losses(case, way):
 
 def test_terms_over_the_whole_batch_and_opponents_refuse_parts():
   found = {case for case in FAMILIES if is_of_the_whole_batch(case)}
-  assert found >= {f"mlp_vae, {term}" for term in ("total correlation", "dip", "mmd", "free bits", "two opponents")}
+  assert found >= {
+    f"mlp_vae, {term}" for term in ("total correlation", "dip", "mmd", "free bits", "two opponents")
+  }
   assert "conv_vae, adversarial" in found and not found & {"mlp_vae", "mlp_vae, iwae", "conv_vae"}
 
 

@@ -66,9 +66,7 @@ def poisson_gaussian(key: Key, image: ArrayLike, peak: float, sigma: float) -> A
   return shot + sigma * jax.random.normal(key_noise, image.shape, jnp.float32)
 
 
-def blur_down(
-  key: Key, image: ArrayLike, factor: int, blur: float = 1.0, border: Border = "mirror"
-) -> Array:
+def blur_down(key: Key, image: ArrayLike, factor: int, blur: float = 1.0, border: Border = "mirror") -> Array:
   """`gaussian_blur(image, blur)`, then `bicubic_down` by `factor`, both with this border. `key` is not used.
 
   image: [..., h, w, c] -> [..., ceil(h / factor), ceil(w / factor), c].

@@ -13,8 +13,10 @@ from vae_jax.types import Array, ArrayLike
 
 
 def iwae_bound(log_weights: ArrayLike, axis: int = 0) -> Array:
-  """log (1/K) sum_k exp(log_weights_k) over `axis`, in nats (Burda et al. 2016, eq. 8)."""
+  """log (1/K) sum_k exp(log_weights_k) over `axis`, in nats (Burda et al. 2016, eq. 8). ValueError for K = 0."""
   log_weights = as_float32(log_weights)
+  if not log_weights.shape[axis]:
+    raise ValueError(f"log_weights of shape {log_weights.shape} have no samples on axis {axis}")
   return jax.nn.logsumexp(log_weights, axis=axis) - math.log(log_weights.shape[axis])
 
 

@@ -23,11 +23,11 @@ def magnitude(x: Array) -> Array:
 
 
 def at_least(x: Array, low: ArrayLike | float) -> Array:
-  """The larger of x and `low`, with gradient 0 where they are equal. NaN in x stays NaN.
+  """The larger of x and `low`, with gradient 0 where they are equal. NaN in either stays NaN.
 
   `jnp.maximum` does not promise that: on CPUs, jaxlib 0.10 loses NaN in it where a sum or mean follows.
   """
-  return jnp.where(x <= low, low, x)
+  return jnp.where((x <= low) | jnp.isnan(low), low, x)
 
 
 def safe_sqrt(x: Array) -> Array:

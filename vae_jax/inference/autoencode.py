@@ -80,7 +80,12 @@ class Autoencodes(Generates):
     """The images of codes [n, p], in [0, 1]. Raises UserError for codes out of range or of another shape."""
     self.require("tokens")
     size, shape, kind = self.module.codes, np.shape(codes), jnp.result_type(codes)
-    if len(shape) != 2 or shape[1] != self.module.positions or not shape[0] or not np.issubdtype(kind, np.integer):
+    if (
+      len(shape) != 2
+      or shape[1] != self.module.positions
+      or not shape[0]
+      or not np.issubdtype(kind, np.integer)
+    ):
       raise UserError(
         f"codes {kind} {list(shape)}: this model takes integers [n, {self.module.positions}], n > 0"
       )

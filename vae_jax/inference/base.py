@@ -102,7 +102,9 @@ class Base:
     if found is None:
       return
     if math.isnan(found.mean):
-      raise UserError("images have values that are not finite (nan or inf): give uint8 (0..255) or float in [0, 1]")
+      raise UserError(
+        "images have values that are not finite (nan or inf): give uint8 (0..255) or float in [0, 1]"
+      )
     fits = found.low >= 0 and found.high <= 1
     if self.config.data.degrade.name != "identity":
       fits = abs(found.mean - 0.5) < 1  # noise and overshoot leave [0, 1], their mean does not by far

@@ -31,4 +31,6 @@ def _float32(logits: ArrayLike) -> Array:
 
 
 def _mean(values: Array) -> Array:
+  if not values.ndim or 0 in values.shape[1:]:
+    raise ValueError(f"logits of shape {values.shape}; expected [b, ...], with a logit for each image")
   return values.mean(axis=tuple(range(1, values.ndim)))

@@ -64,7 +64,9 @@ def _nll(
 
 
 def _channels(params: ArrayLike, image: ArrayLike) -> int:
-  """The image's channels, once params and image agree on every axis but the last."""
+  """The image's channels, once params and image agree on every axis but the last, and have pixels."""
   if jnp.ndim(image) < 3 or jnp.shape(params)[:-1] != jnp.shape(image)[:-1]:
     raise ValueError(f"params of shape {jnp.shape(params)} do not fit an image of shape {jnp.shape(image)}")
+  if 0 in jnp.shape(image)[-3:]:
+    raise ValueError(f"images of shape {jnp.shape(image)} have no pixels")
   return jnp.shape(image)[-1]

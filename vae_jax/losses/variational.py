@@ -22,7 +22,8 @@ def negative_elbo(
     )
   if jnp.ndim(alpha) or jnp.ndim(beta):
     raise ValueError(f"alpha of shape {jnp.shape(alpha)} and beta of shape {jnp.shape(beta)} must be scalars")
-  return jnp.asarray(alpha * jnp.asarray(distortion, jnp.float32) + beta * jnp.asarray(rate, jnp.float32))
+  alpha, beta, distortion, rate = (jnp.asarray(x, jnp.float32) for x in (alpha, beta, distortion, rate))
+  return alpha * distortion + beta * rate
 
 
 def kl_gaussian(mean: ArrayLike, logvar: ArrayLike) -> Array:
@@ -33,7 +34,7 @@ def kl_gaussian(mean: ArrayLike, logvar: ArrayLike) -> Array:
 
 
 def free_bits(kl_units: ArrayLike, nats: ArrayLike | float) -> Array:
-  """sum_j max(nats, kl_j) of each example, in nats: [..., d] -> [...]. A unit below the threshold is pressed no further.
+  """sum_j max(nats, kl_j) of each example, in nats: [..., d] -> [...]. A unit below `nats` is pressed no further.
 
   Kingma et al. 2016 (eq. 15) compare the threshold with KLs averaged over the minibatch (`free_bits_of_batch`); here it
   is compared for each example, so that the loss stays a mean of per-example terms and does not depend on how a batch is

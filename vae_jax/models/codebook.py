@@ -166,8 +166,8 @@ def draw(key: Key, k: int, n: int) -> Int[Array, " k"]:
   shift, order, within = jax.random.split(key, 3)
   edges = np.arange(k + 1, dtype=np.int64) * n // k
   lengths = jnp.asarray(np.maximum(np.diff(edges), 1), jnp.int32)
-  drawn = jnp.asarray(edges[:-1], jnp.int32) + jax.random.randint(within, (k,), 0, lengths)
-  return (jax.random.permutation(order, drawn) + jax.random.randint(shift, (), 0, n)) % n
+  drawn = jnp.asarray(edges[:-1], jnp.int32) + jax.random.randint(within, (k,), 0, lengths, jnp.int32)
+  return (jax.random.permutation(order, drawn) + jax.random.randint(shift, (), 0, n, jnp.int32)) % n
 
 
 def histogram(
@@ -191,7 +191,8 @@ def _sums(x: Float[Array, "n d"], index: Int[Array, " n"], k: int) -> Float[Arra
 
 def fresh(k: int, d: int) -> Codebook:
   """A codebook before its first update, which replaces all but the count of updates: zeros."""
-  return Codebook(jnp.zeros((k, d)), jnp.zeros(k), jnp.zeros((k, d)), jnp.zeros((), jnp.int32))
+  zeros = jnp.zeros((k, d), jnp.float32)
+  return Codebook(zeros, jnp.zeros(k, jnp.float32), zeros, jnp.zeros((), jnp.int32))
 
 
 def update(

@@ -158,7 +158,7 @@ def _random(module: nn.Module, seed: int = 0) -> Any:
   def draw(key: Array, path: tuple, leaf: Any) -> Array:
     name = path[-1].key
     if name == "kernel":
-      return jax.random.normal(key, leaf.shape) * math.sqrt(2 / math.prod(leaf.shape[:-1]))
+      return jax.random.normal(key, leaf.shape, jnp.float32) * math.sqrt(2 / math.prod(leaf.shape[:-1]))
     return jnp.ones(leaf.shape) if name in ("scale", "var") else jnp.zeros(leaf.shape)
 
   keys = jax.random.split(jax.random.key(seed), len(leaves))
