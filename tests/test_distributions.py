@@ -267,6 +267,49 @@ def test_bernoulli_gradient_at_zero_is_exact():
   np.testing.assert_allclose(gradient[0, 0, 0], 0.4, rtol=1e-6)
 
 
+@pytest.mark.parametrize("x", [0.0, 0.3, 1.0])
+def test_bernoulli_curvature_is_that_of_softplus_at_zero_too(x):
+  """sigmoid(l) (1 - sigmoid(l)) in float64. A decoder that starts at zero has logits of 0 everywhere: 0.25."""
+  logits = np.array([0.0, -0.0, 1e-3, -1e-3, 5.0, -5.0, 30.0])
+
+  def nll(logit):
+    return -dist.bernoulli(1).log_prob(logit.reshape(1, 1, 1), jnp.full((1, 1, 1), x), 0.0)
+
+  got = jax.jit(jax.vmap(jax.grad(jax.grad(nll))))(jnp.asarray(logits, jnp.float32))
+  probability = scipy.special.expit(logits)
+  np.testing.assert_allclose(got, probability * (1 - probability), rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("level", [0, 100, 255])
+def test_mixture_curvature_where_location_and_pixel_agree(level):
+  """One logistic, integrated over the level by scipy in float64; second differences in its location."""
+  x = 2 * level / 255 - 1
+  lower, upper = (-np.inf if level == 0 else x - 1 / 255), (np.inf if level == 255 else x + 1 / 255)
+
+  def exact(location):
+    mass = scipy.stats.logistic.cdf(upper, location) - scipy.stats.logistic.cdf(lower, location)
+    return -np.log(mass)
+
+  def nll(location):
+    params = jnp.stack([jnp.zeros(()), location, jnp.zeros(())]).reshape(1, 1, 3)
+    return -dist.logistic_mixture(1, 1).log_prob(params, jnp.full((1, 1, 1), level / 255), 0.0)
+
+  curvature = jax.jit(jax.vmap(jax.grad(jax.grad(nll))))
+  for location in (x, x + 1 / 255, x - 1 / 255):  # in the middle of the level, and where an end level turns
+    expected = (exact(location + 1e-3) - 2 * exact(location) + exact(location - 1e-3)) / 1e-6
+    got = curvature(jnp.array([2 * np.float32(level / 255) - 1 + np.float32(location - x)]))[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "logistic_mixture"])
+def test_draws_of_pixels_that_are_not_finite_are_nan(name, key):
+  """A comparison with NaN is False, and a largest of NaN is some number: valid pixels, from a broken decoder."""
+  likelihood = dist.make_likelihood(name, 1, mixtures=2)
+  params = jnp.zeros((3, 2, likelihood.channels)).at[1, 1, 0].set(jnp.nan)
+  drawn = np.asarray(likelihood.sample(key, params, 0.0))
+  assert np.isnan(drawn[1, 1]).all() and np.isnan(drawn).sum() == 1
+
+
 @pytest.mark.parametrize("name", ["gaussian", "laplace"])
 @pytest.mark.parametrize("sigma", ["learned", "0.05"])
 def test_deviation_is_that_of_draws(name, sigma, key):

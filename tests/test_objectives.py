@@ -11,7 +11,7 @@ from vae_jax import losses, perceptual
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.models.contract import Output
-from vae_jax.objectives import beta_at, load_frozen, make_objective
+from vae_jax.objectives import Objective, beta_at, load_frozen, make_objective
 from vae_jax.perceptual import LPIPS, Extractor
 
 SAMPLES, BATCH, LATENTS = 3, 4, 5
@@ -64,6 +64,13 @@ def test_an_unknown_schedule_is_refused():
     beta_at(0, 1.0, "cosine", 10)
 
 
+@pytest.mark.parametrize(("schedule", "period"), [("linear", 0), ("cyclical", 0), ("cyclical", 1)])
+def test_a_schedule_too_short_to_leave_0_is_refused(schedule, period):
+  """0 / 0 was the weight of the first step, and a cycle of one step is always at its beginning."""
+  with pytest.raises(UserError, match=f"a {schedule} schedule of beta over {period} steps"):
+    beta_at(0, 1.0, schedule, period)
+
+
 def test_elbo_at_weight_one_is_distortion_plus_rate():
   o = output()
   loss, parts = objective()(o, {}, 0)
@@ -97,6 +104,55 @@ def test_free_bits_floor_every_unit_of_every_example(nats):
     o.kl_units
   )
   np.testing.assert_array_equal(slope, np.asarray(o.kl_units > nats, np.float32))
+
+
+@pytest.mark.parametrize("over", ["batch", "group"])
+@pytest.mark.parametrize("nats", [0.8, 2.5, 100.0])
+def test_free_bits_of_means_are_added_to_the_rate(over, nats, key):
+  """sum_g max(nats, mean_g), times the weight that the rate has at the step; as closed form, with its gradient."""
+  o = output()
+  made = objective(
+    f"free_bits={nats}",
+    f"free_bits_over={over}",
+    "beta=4",
+    "beta_schedule=linear",
+    "beta_steps=10",
+    "vae_weight=3",
+  )
+  kl = np.asarray(o.kl_units if over == "batch" else o.rates, np.float64)
+  floor = np.maximum(nats, kl.mean(0)).sum()
+
+  def both(o, step):
+    loss, parts = made(o, {}, step)
+    more, scalars = made.over_batch(o, key, step)
+    return loss.mean() + more, parts | scalars
+
+  loss, parts = jax.jit(both)(o, 5)
+  np.testing.assert_allclose(loss, 3 * (np.mean(o.terms["distortion"]) + 2 * floor), rtol=1e-6)
+  np.testing.assert_allclose(parts["free_bits"], floor - kl.mean(0).sum(), rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(parts["rate"], o.kl_units.sum(-1), rtol=1e-6)
+
+  def of_kl(kl):
+    rates = jnp.stack([kl[:, :2].sum(-1), kl[:, 2:].sum(-1)], axis=-1)
+    return both(o._replace(kl_units=kl, rates=rates, terms=o.terms | {"rate": kl.sum(-1)}), 5)[0]
+
+  above = np.repeat(kl.mean(0) > nats, [1] * LATENTS if over == "batch" else [2, 3])
+  np.testing.assert_allclose(
+    jax.grad(of_kl)(o.kl_units), np.broadcast_to(6 / BATCH * above, (BATCH, LATENTS))
+  )
+  np.testing.assert_allclose(
+    made.at_the_end()(o, {}, 0)[0], 3 * (o.terms["distortion"] + 4 * o.kl_units.sum(-1))
+  )
+
+
+def test_scores_use_the_weights_at_which_schedules_end():
+  """At step 0 a linear schedule would leave the rate out."""
+  o, made = output(), objective("beta=4", "beta_schedule=linear", "beta_steps=10")
+  distortion, rate = terms_of(o)
+  np.testing.assert_allclose(made(o, {}, 0)[0], distortion, rtol=1e-6)
+  np.testing.assert_allclose(made.at_the_end()(o, {}, 0)[0], distortion + 4 * rate, rtol=1e-6)
+  with pytest.raises(ValueError, match=r"weight of 'rate' is a schedule; give Objective\(ends="):
+    Objective({"distortion": 1.0, "rate": made.weights["rate"]}).at_the_end()
 
 
 def test_iwae_is_the_log_mean_of_the_weights():
@@ -155,7 +211,7 @@ def test_terms_over_the_batch_are_added_with_their_weights(key):
   o = spread()
   given = ["objective.total_correlation=2", "objective.dip=3", "objective.dip_diagonal=4", "objective.mmd=5"]
   config = apply_overrides(base_config(), given).objective
-  loss, parts = jax.jit(make_objective(config, TERMS, examples=100).over_batch)(o, key)
+  loss, parts = jax.jit(make_objective(config, TERMS, examples=100).over_batch)(o, key, 0)
   z, mean, logvar = (o.latents[name] for name in ("z", "mean", "logvar"))
   expected = {
     "total_correlation": (2, losses.total_correlation(z, mean, logvar, 100)),
@@ -181,8 +237,8 @@ def test_a_term_over_the_batch_sees_what_is_gathered(key):
 
   @jax.jit
   def losses_of(key):
-    whole = made.over_batch(half, key, lambda x: gathered[id(x)])
-    return [loss for loss, _ in (whole, made.over_batch(o, key), made.over_batch(half, key))]
+    whole = made.over_batch(half, key, 0, lambda x: gathered[id(x)])
+    return [loss for loss, _ in (whole, made.over_batch(o, key, 0), made.over_batch(half, key, 0))]
 
   loss, same, other = losses_of(key)
   np.testing.assert_array_equal(loss, same)
@@ -191,7 +247,7 @@ def test_a_term_over_the_batch_sees_what_is_gathered(key):
 
 def test_without_a_weight_there_is_no_term_over_the_batch(key):
   assert objective().whole == {}
-  loss, parts = objective().over_batch(output(), key)
+  loss, parts = objective().over_batch(output(), key, 0)
   assert loss == 0 and parts == {}
 
 

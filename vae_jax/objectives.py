@@ -3,7 +3,8 @@
 The terms of a family are nats per image, summed over pixels and latents; means over pixels never enter them. Terms on
 the reconstructed image (perceptual, SSIM, total variation) have no such unit and are off unless the config weighs them.
 A loss is a mean of per-example terms, so it does not depend on how a batch is divided over devices or processes. Terms
-over a whole batch of latents (total correlation, DIP, MMD) are scalars that look at the examples of all devices.
+over a whole batch of latents (total correlation, DIP, MMD, free bits of means) are scalars that look at the examples
+of all devices.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ class Objective(NamedTuple):
 
   bound: replaces the weighted distortion and rate by another bound of an output, [b]; None: it does not.
   weights: of the family's terms, by name; a number or a schedule of the step. `rate` is penalised with free bits.
-  free_bits: nats per latent and image below which the rate is not penalised.
+  free_bits: nats per latent and image below which the rate is not penalised (`losses.free_bits`).
   scale: of the bound, or of distortion and rate, beside the other terms.
   beta: the schedule of the rate's weight, to be logged; None where there is no rate.
   extra: terms per example with their weights, by name, in the order in which they are added.
-  whole: terms over the batch with their weights, by name.
+  whole: terms over the batch with their weights, numbers or schedules, by name.
+  ends: the values at which schedules among `weights` end, by name.
   """
 
   weights: dict[str, float | Schedule]
@@ -57,7 +59,8 @@ class Objective(NamedTuple):
   scale: float = 1.0
   beta: Schedule | None = None
   extra: dict[str, tuple[float, Term]] = {}  # noqa: RUF012  (never changed)
-  whole: dict[str, tuple[float, BatchTerm]] = {}  # noqa: RUF012
+  whole: dict[str, tuple[float | Schedule, BatchTerm]] = {}  # noqa: RUF012
+  ends: dict[str, float] = {}  # noqa: RUF012
 
   def __call__(
     self, output: Output, batch: Batch, step: Step, frozen: Frozen = NO_FROZEN
@@ -78,6 +81,21 @@ class Objective(NamedTuple):
       parts[name], parts[f"weighted_{name}"] = value, weight * value
       loss = loss + weight * value
     return loss, parts
+
+  def at_the_end(self) -> Objective:
+    """This objective with the weights at which its schedules end, so that losses of all steps compare.
+
+    Without terms over the batch. Raises ValueError for a schedule whose end is not in `ends`.
+    """
+    scheduled = [name for name, weight in self.weights.items() if callable(weight)]
+    for name in scheduled:
+      if name not in self.ends:
+        raise ValueError(
+          f"the weight of {name!r} is a schedule; give Objective(ends={{{name!r}: ...}}) its last value"
+        )
+    return self._replace(
+      weights=self.weights | {name: self.ends[name] for name in scheduled}, beta=None, whole={}
+    )
 
   def _own_terms(self, output: Output, step: Step) -> tuple[Array, Parts]:
     parts: Parts = {}
@@ -100,25 +118,34 @@ class Objective(NamedTuple):
     assert loss is not None, "a family has at least one term"
     return loss, parts
 
-  def over_batch(self, output: Output, key: Key, whole: Whole = lambda x: x) -> tuple[Array, Parts]:
+  def over_batch(
+    self, output: Output, key: Key, step: Step, whole: Whole = lambda x: x
+  ) -> tuple[Array, Parts]:
     """(loss, parts: name -> scalar) of the terms over the batch; `whole` gathers the examples of all devices."""
     loss, parts = jnp.zeros((), jnp.float32), {}
-    for number, (name, (weight, term)) in enumerate(self.whole.items()):
+    for number, (name, (given, term)) in enumerate(self.whole.items()):
+      weight: Any = given(step) if callable(given) else given
       value = term(output, jax.random.fold_in(key, number), whole)
       parts[name], parts[f"weighted_{name}"] = value, weight * value
       loss = loss + weight * value
     return loss, parts
 
 
+SHORTEST = {"linear": 1, "cyclical": 2}  # steps of a period in which the weight leaves 0
+
+
 def beta_at(step: Step, beta: float, schedule: str, period: int) -> Array:
   """The weight of the rate at a step.
 
   constant: beta. linear: from 0 to beta over `period` steps (Bowman et al. 2016). cyclical: in each period, from 0
-  to beta over its first half, then beta (Fu et al. 2019, R = 0.5).
+  to beta over its first half, then beta (Fu et al. 2019, R = 0.5). Raises UserError for a period that is too short:
+  1 for linear and 2 for cyclical at least.
   """
   step = jnp.asarray(step, jnp.float32)
   if schedule == "constant":
     return jnp.full_like(step, beta)
+  if schedule in SHORTEST and period < SHORTEST[schedule]:
+    raise UserError(f"a {schedule} schedule of beta over {period} steps; give at least {SHORTEST[schedule]}")
   if schedule == "linear":
     return beta * jnp.minimum(step / period, 1.0)
   if schedule == "cyclical":
@@ -230,7 +257,19 @@ def image_term(name: str, weight: float) -> Term:
   return term
 
 
-def batch_terms(config: ConfigDict, examples: int) -> dict[str, tuple[float, BatchTerm]]:
+def floor_of_means(nats: float, over: str) -> BatchTerm:
+  """What `losses.free_bits_of_batch` adds to the mean rate. over: "batch", by latent; "group", by layer of latents."""
+
+  def term(output: Output, key: Key, whole: Whole) -> Array:
+    found = output.kl_units if over == "batch" else output.rates
+    assert found is not None, "free bits need a family with a rate of each latent and layer"
+    kl = whole(found)
+    return losses.free_bits_of_batch(kl, nats) - kl.mean(axis=0).sum()
+
+  return term
+
+
+def batch_terms(config: ConfigDict, examples: int) -> dict[str, tuple[float | Schedule, BatchTerm]]:
   """The terms over a batch of latents that `config.objective` weighs; `examples`: size of the training split."""
 
   def total_correlation(output: Output, key: Key, whole: Whole) -> Array:
@@ -243,7 +282,7 @@ def batch_terms(config: ConfigDict, examples: int) -> dict[str, tuple[float, Bat
 
   def mmd(output: Output, key: Key, whole: Whole) -> Array:
     z = whole(output.latents["z"])
-    return losses.mmd(z, jax.random.normal(key, z.shape, z.dtype))
+    return losses.mmd(z, jax.random.normal(key, z.shape, jnp.float32))
 
   known = {"total_correlation": total_correlation, "dip": dip, "mmd": mmd}
   return {name: (config[name], term) for name, term in known.items() if config.get(name)}
@@ -260,7 +299,8 @@ def make_objective(config: ConfigDict, terms: tuple[str, ...], examples: int = 0
 
   elbo: vae_weight * (alpha * distortion + beta(step) * rate), the rate with free bits if asked for. With alpha = beta
   = 1 it is the negative evidence lower bound (Kingma & Welling 2014, eq. 3); beta is that of Higgins et al. 2017;
-  vae_weight and alpha are the weights by which perceptual VAEs mix the bound with other terms.
+  vae_weight and alpha are the weights by which perceptual VAEs mix the bound with other terms. Free bits over batch or
+  group are a term over the batch, `free_bits`: what the floor adds to the mean rate, with the weight of the rate.
   iwae: the negative importance-weighted bound over the output's samples (Burda et al. 2016, eq. 8).
   Other terms of the family, with the weight objective.NAME: `restoration` (Sohn et al. 2015, section 4.3), ...
 
@@ -283,12 +323,18 @@ def make_objective(config: ConfigDict, terms: tuple[str, ...], examples: int = 0
     extra["perceptual"] = (p.weight, term)
   extra |= {name: (o[name], image_term(name, o[name])) for name in IMAGE_TERMS if o[name]}
   iwae = "rate" in terms and o.name == "iwae"
+  whole, nats = batch_terms(o, examples), o.get("free_bits", 0.0)
+  if nats and o.free_bits_over != "example":
+    assert beta is not None, "free bits are those of a rate"
+    weight: Schedule = lambda step: o.vae_weight * beta(step)  # noqa: E731
+    whole, nats = whole | {"free_bits": (weight, floor_of_means(nats, o.free_bits_over))}, 0.0
   return Objective(
     weights=weights,
     bound=importance_bound if iwae else None,
-    free_bits=o.get("free_bits", 0.0),
+    free_bits=nats,
     scale=o.vae_weight,
     beta=beta,
     extra=extra,
-    whole=batch_terms(o, examples),
+    whole=whole,
+    ends={"rate": o.beta} if beta else {},
   )

@@ -74,8 +74,16 @@ def _set(*overrides, family="mlp_vae"):
     (["objective.name=iwae", "objective.free_bits=2"], "objective.free_bits=2.0 must be 0.0"),
     (["objective.beta=-1"], "objective.beta=-1.0 must be >= 0"),
     (["objective.beta_schedule=cosine"], "objective.beta_schedule=cosine must be constant | linear"),
-    (["objective.beta_schedule=linear"], "objective.beta_schedule=linear needs objective.beta_steps > 0"),
-    (["objective.beta_schedule=cyclical"], "objective.beta_schedule=cyclical needs objective.beta_steps > 0"),
+    (["objective.beta_schedule=linear"], "objective.beta_schedule=linear needs objective.beta_steps >= 1"),
+    (
+      ["objective.beta_schedule=cyclical", "objective.beta_steps=1"],
+      "objective.beta_schedule=cyclical needs objective.beta_steps >= 2",
+    ),
+    (["objective.free_bits_over=batch"], "objective.free_bits_over=batch needs objective.free_bits > 0"),
+    (
+      ["objective.free_bits_over=group", "objective.free_bits=1", "training.accumulate=2"],
+      "training.accumulate=2 must be 1 with objective.free_bits_over=group",
+    ),
     (["objective.beta_steps=-5"], "objective.beta_steps=-5 must be >= 0"),
     (["objective.free_bits=-1"], "objective.free_bits=-1.0 must be >= 0"),
     (["objective.alpha=-1"], "objective.alpha=-1.0 must be >= 0"),

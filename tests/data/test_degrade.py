@@ -25,7 +25,8 @@ def random_image(*shape, seed=0):
 
 
 # MATLAB's imresize, one output pixel at a time, one axis after the other, in 1-based indices as its source
-# documents them: the reference that the matrices of `degrade` are held against.
+# documents them: the reference that the matrices of `degrade` are held against. Older releases clamped indices beyond
+# the border, newer ones mirror them. Images of uint8 are rounded and clipped after each axis.
 
 
 def keys_kernel(x):
@@ -37,7 +38,7 @@ def keys_kernel(x):
   return 0.0
 
 
-def reference_line(line, n_out, scale):
+def reference_line(line, n_out, scale, border="mirror"):
   n = len(line)
   mirror = [*range(1, n + 1), *range(n, 0, -1)]
   width, shrink = (4 / scale, scale) if scale < 1 else (4.0, 1.0)
@@ -48,22 +49,27 @@ def reference_line(line, n_out, scale):
     total = norm = 0.0
     for index in range(left, left + math.ceil(width) + 2):
       weight = shrink * keys_kernel(shrink * (u - index))
-      total += weight * float(line[mirror[(index - 1) % (2 * n)] - 1])
+      place = mirror[(index - 1) % (2 * n)] if border == "mirror" else min(max(index, 1), n)
+      total += weight * float(line[place - 1])
       norm += weight
     result.append(total / norm)
   return result
 
 
-def reference_imresize(image, out_h, out_w, scale_h, scale_w):
+def reference_imresize(image, out_h, out_w, scale_h, scale_w, border="mirror"):
+  def stored(values):
+    return np.clip(np.floor(values + 0.5), 0, 255) if image.dtype == np.uint8 else values
+
   tall = np.zeros((out_h, *image.shape[1:]))
   for column in range(image.shape[1]):
     for channel in range(image.shape[2]):
-      tall[:, column, channel] = reference_line(image[:, column, channel], out_h, scale_h)
+      tall[:, column, channel] = reference_line(image[:, column, channel], out_h, scale_h, border)
+  tall = stored(tall)
   result = np.zeros((out_h, out_w, image.shape[2]))
   for row in range(out_h):
     for channel in range(image.shape[2]):
-      result[row, :, channel] = reference_line(tall[row, :, channel], out_w, scale_w)
-  return result
+      result[row, :, channel] = reference_line(tall[row, :, channel], out_w, scale_w, border)
+  return stored(result)
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -83,6 +89,51 @@ def test_bicubic_up_agrees_with_imresize(factor, shape):
   image = random_image(*shape)
   expected = reference_imresize(image, factor * shape[0], factor * shape[1], factor, factor)
   np.testing.assert_allclose(degrade.bicubic_up(image, factor), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(13, 17, 3), (1, 2, 1)])
+def test_borders_can_be_replicated_as_older_imresize_does(key, shape):
+  image, (h, w, _) = random_image(*shape), shape
+  expected = reference_imresize(image, math.ceil(h / 3), math.ceil(w / 3), 1 / 3, 1 / 3, "replicate")
+  np.testing.assert_allclose(degrade.bicubic_down(key, image, 3, "replicate"), expected, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(degrade.blur_down(key, image, 3, 0.0, "replicate"), expected, rtol=0, atol=1e-5)
+  expected = reference_imresize(image, 2 * h, 2 * w, 2, 2, "replicate")
+  np.testing.assert_allclose(degrade.bicubic_up(image, 2, "replicate"), expected, rtol=0, atol=1e-5)
+  blurred = scipy.ndimage.gaussian_filter(
+    image.astype(np.float64), 1.3, mode="nearest", radius=6, axes=(0, 1)
+  )
+  np.testing.assert_allclose(degrade.gaussian_blur(image, 1.3, "replicate"), blurred, rtol=0, atol=1e-6)
+
+
+def test_the_border_is_a_key_and_matters_at_borders_alone(key):
+  image = random_image(48, 40, 1)
+  mirrored, replicated = (
+    np.asarray(degrade.make_degrade(config(name="bicubic_down", border=border))(key, image))
+    for border in ("mirror", "replicate")
+  )
+  np.testing.assert_array_equal(mirrored, degrade.bicubic_down(key, image, 2))
+  np.testing.assert_array_equal(replicated, degrade.bicubic_down(key, image, 2, "replicate"))
+  np.testing.assert_array_equal(mirrored[2:-2, 2:-2], replicated[2:-2, 2:-2])
+  assert np.abs(mirrored - replicated).max() > 0.02
+  np.testing.assert_array_equal(
+    degrade.make_degrade({"name": "bicubic_down", "factor": 2})(key, image), mirrored
+  )
+
+
+@pytest.mark.parametrize("border", ["mirror", "replicate"])
+def test_how_far_uint8_results_are(key, border):
+  """What docs/degradations.md says: MATLAB clips uint8 between the two axes, which shows where black meets white."""
+  random = np.random.default_rng(0)
+  pictures = {
+    "black and white": (255 * (random.random((24, 24, 1)) > 0.5)).astype(np.uint8),
+    "all levels": random.integers(64, 192, (24, 24, 1), dtype=np.uint8),
+  }
+  found = {}
+  for name, image in pictures.items():
+    ours = np.asarray(degrade.bicubic_down(key, image / np.float32(255), 2, border))
+    expected = reference_imresize(image, 12, 12, 0.5, 0.5, border)
+    found[name] = np.abs(np.rint(255 * np.clip(ours, 0, 1)) - expected).max()
+  assert found["all levels"] <= 1 and 5 <= found["black and white"] <= 15
 
 
 @pytest.mark.parametrize("size", [(7, 20), (20, 7), (9, 11), (1, 1)])
@@ -299,6 +350,10 @@ def test_degraded_shape_rounds_up():
     ({"name": "blur_down", "blur": -1.0}, "data.degrade.blur=-1"),
     ({"name": "blur_down", "factor": 1}, "data.degrade.factor=1"),
     ({"name": "bicubic_down", "factor": 0}, "data.degrade.factor=0"),
+    (
+      {"name": "bicubic_down", "border": "reflect"},
+      "data.degrade.border='reflect' must be mirror | replicate",
+    ),
   ],
 )
 def test_bad_settings(values, words):

@@ -38,7 +38,17 @@ def test_losses_need_only_jax_and_little_time():
   )
   seconds, *added = python(code)
   own = {name for name in added if name.split(".")[0] == "vae_jax"}
-  light = ("distributions", "errors", "keys", "losses", "metrics", "storage", "storage.files", "types")
+  light = (
+    "checks",
+    "distributions",
+    "errors",
+    "keys",
+    "losses",
+    "metrics",
+    "storage",
+    "storage.files",
+    "types",
+  )
   assert own - {"vae_jax"} == {name for name in own if name.removeprefix("vae_jax.").startswith(light)}
   assert not {"vae_jax.models", "vae_jax.configuration", "vae_jax.storage.checkpoints"} & own
   assert not {name.split(".")[0] for name in added} & set(HEAVY)

@@ -81,7 +81,16 @@ def test_shapes_that_differ_are_refused(loss, shape):
   assert str(PREDICTION.shape) in str(caught.value) and str(shape) in str(caught.value)
 
 
+@pytest.mark.parametrize("shape", [(2, 0, 4, 1), (2, 4, 4, 0)])
+def test_images_without_pixels_are_refused(shape):
+  for loss in TWO_IMAGES:
+    with pytest.raises(ValueError, match="no pixels"):
+      loss(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+
+
 def test_bad_parameters_are_refused():
+  with pytest.raises(ValueError, match=r"log_scale must be a scalar; got shape \(3, 1\)"):
+    losses.gaussian_nll(PREDICTION, TARGET, np.zeros((3, 1), np.float32))
   with pytest.raises(ValueError, match=r"expected \[\.\.\., h, w, 12\]"):
     losses.logistic_mixture_nll(np.zeros((3, 4, 4, 20), np.float32), TARGET, mixtures=2)
   with pytest.raises(UserError, match=r"model\.sigma"):

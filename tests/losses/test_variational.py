@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from vae_jax import distributions as dist
 from vae_jax import losses
 
 
@@ -36,6 +37,8 @@ def test_kl_gaussian_closed_form():
   np.testing.assert_allclose(gradient[1], 0.5 * (v - 1), rtol=1e-4, atol=1e-6)
   with pytest.raises(ValueError, match=r"\(3, 4\) and logvar of shape \(1, 4\)"):
     losses.kl_gaussian(mean, logvar[:1])
+  with pytest.raises(ValueError, match=r"\(3, 4\), \(3, 4\), \(1, 4\), \(1, 4\) differ"):
+    dist.kl(dist.Gaussian(mean, logvar), dist.Gaussian(mean[:1], logvar[:1]))
 
 
 def test_free_bits_per_example():
@@ -53,6 +56,26 @@ def test_free_bits_per_example():
   )
   with pytest.raises(ValueError, match=r"scalar; got shape \(3,\)"):
     losses.free_bits(units, np.zeros(3, np.float32))
+
+
+def test_free_bits_of_the_batch():
+  """Kingma et al. 2016 (eq. 15) in float64: the mean over the batch is compared, of units or of groups."""
+  units = np.random.default_rng(0).exponential(size=(6, 4)).astype(np.float32) * np.float32([0.1, 0.5, 1, 3])
+  mean = units.astype(np.float64).mean(0)
+  for nats in (0.0, 0.6, 100.0):
+    np.testing.assert_allclose(
+      losses.free_bits_of_batch(units, nats), np.maximum(nats, mean).sum(), rtol=1e-6
+    )
+    gradient = jax.grad(lambda u, nats=nats: losses.free_bits_of_batch(u, nats))(units)
+    np.testing.assert_allclose(gradient, np.broadcast_to((mean > nats) / 6, units.shape), rtol=1e-6)
+  groups = units.reshape(6, 2, 2).sum(-1)
+  expected = np.maximum(0.6, groups.astype(np.float64).mean(0)).sum()
+  np.testing.assert_allclose(losses.free_bits_of_batch(groups, 0.6), expected, rtol=1e-6)
+  for bad in (units[0], units[:0], units[..., None], units.astype(np.int32)):
+    with pytest.raises(ValueError, match=r"kl of (shape|type)"):
+      losses.free_bits_of_batch(bad, 0.5)
+  with pytest.raises(ValueError, match=r"scalar; got shape \(4,\)"):
+    losses.free_bits_of_batch(units, np.zeros(4, np.float32))
 
 
 def test_iwae_loss():

@@ -67,6 +67,14 @@ def test_active_units_do_not_depend_on_batches(size):
   assert units.active(threshold=1e-3) == 3
 
 
+def test_a_nan_is_not_an_inactive_unit_and_no_code_is_cut_off():
+  means = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+  means[4, 1] = np.nan
+  assert np.isnan(ActiveUnits().update(means).active())
+  with pytest.raises(ValueError, match=r"codes of type float64 and shape \(1, 1\): give integers"):
+    CodeUsage(4).update(np.array([[1.7]]))
+
+
 def test_active_units_merge_and_refuse():
   means = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
   first, second = ActiveUnits().update(means[:4]), ActiveUnits().update(means[4:])

@@ -196,6 +196,9 @@ def test_gradients_are_finite(measure):
   slope = jax.jit(jax.grad(lambda image: measure(image).sum()))
   for level in (0.0, 0.5, 1.0):
     assert jnp.isfinite(slope(jnp.full((16, 24, 3), level))).all()
+  for scale in (1e-38, 1e-30, 1e-22, 1e-18, 1e-8):  # nearly black, whole and in one block
+    dark = jnp.asarray(picture(16, 24)).at[:8, :8].multiply(scale)
+    assert jnp.isfinite(slope(dark)).all() and jnp.isfinite(slope(scale * dark)).all(), scale
   gradient = slope(jnp.asarray(picture(16, 24)))
   assert jnp.isfinite(gradient).all() and jnp.abs(gradient).max() > 0
 

@@ -33,6 +33,7 @@ FAMILIES = {
   "mlp_vae, total correlation": f"{MLP} objective.total_correlation=2",
   "mlp_vae, dip": f"{MLP} objective.dip=1",
   "mlp_vae, mmd": f"{MLP} objective.mmd=5",
+  "mlp_vae, free bits": f"{MLP} objective.free_bits=0.5 objective.free_bits_over=batch",
   "mlp_vae, two opponents": f"{MLP} {JUDGE} training.adam_eps=1e-3",  # smaller ones blow up rounding
   "conv_vae": f"{CONV} objective.beta_schedule=linear objective.beta_steps=10",
   "conv_vae, adversarial": f"{CONV} {JUDGE}",
@@ -177,7 +178,9 @@ def test_twenty_steps_have_the_same_losses(case, way):
 
 def test_terms_over_the_whole_batch_and_opponents_refuse_parts():
   found = {case for case in FAMILIES if is_of_the_whole_batch(case)}
-  assert found >= {f"mlp_vae, {term}" for term in ("total correlation", "dip", "mmd", "two opponents")}
+  assert found >= {
+    f"mlp_vae, {term}" for term in ("total correlation", "dip", "mmd", "free bits", "two opponents")
+  }
   assert "conv_vae, adversarial" in found and not found & {"mlp_vae", "mlp_vae, iwae", "conv_vae"}
 
 

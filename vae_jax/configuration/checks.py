@@ -78,8 +78,11 @@ def _objective_faults(config: ConfigDict) -> Iterator[str]:
 
 
 def _rate_faults(objective: ConfigDict) -> Iterator[str]:
-  if objective.beta_schedule != "constant" and objective.beta_steps == 0:
-    yield f"objective.beta_schedule={objective.beta_schedule} needs objective.beta_steps > 0"
+  least = {"constant": 0, "linear": 1, "cyclical": 2}[objective.beta_schedule]
+  if objective.beta_steps < least:
+    yield f"objective.beta_schedule={objective.beta_schedule} needs objective.beta_steps >= {least}"
+  if objective.free_bits_over != "example" and not objective.free_bits:
+    yield f"objective.free_bits_over={objective.free_bits_over} needs objective.free_bits > 0"
   for name in ("beta", "beta_schedule", "free_bits", "alpha") if objective.name == "iwae" else ():
     default = (OBJECTIVE | RATE)[f"objective.{name}"].default
     if objective[name] != default:
@@ -102,6 +105,11 @@ def _training_faults(config: ConfigDict) -> Iterator[str]:
   whole = [key for key in LATENT if LATENT[key].default == 0.0 and objective.get(key.split(".")[1], 0.0)]
   if t.accumulate > 1 and whole:
     yield f"training.accumulate={t.accumulate} must be 1 with {whole[0]}, a term over the whole batch"
+  if t.accumulate > 1 and objective.get("free_bits_over", "example") != "example":
+    yield (
+      f"training.accumulate={t.accumulate} must be 1 with objective.free_bits_over={objective.free_bits_over}, a mean "
+      "over the whole batch"
+    )
   if t.batch_size == 1 and whole:
     yield f"training.batch_size=1 must be at least 2 with {whole[0]}, a term over the whole batch"
   if t.first_stage_digest and not t.first_stage:

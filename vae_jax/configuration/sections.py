@@ -19,6 +19,7 @@ from vae_jax.keys import (
   one_of,
 )
 
+BORDERS = ("mirror", "replicate")
 DEGRADATIONS = one_of("identity", "gaussian_noise", "poisson_gaussian", "blur_down", "bicubic_down")
 NETWORKS = one_of("vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "alexnet", "resnet50", "squeezenet")
 LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
@@ -69,6 +70,11 @@ DATA: Keys = {
   "data.degrade.blur": Key(
     1.0, "blur_down: std of the Gaussian blur, in pixels of the clean image", between(0, 100)
   ),
+  "data.degrade.border": Key(
+    "mirror",
+    "blur_down, bicubic_down: what lies beyond an edge, a b c | c b a or a b c | c c c",
+    one_of(*BORDERS),
+  ),
 }
 
 # Of families whose terms have a rate.
@@ -86,7 +92,12 @@ RATE: Keys = {
   "objective.beta_steps": Key(
     0, "steps of the linear ramp, or of a cycle, whose first half is a ramp", MIN_0
   ),
-  "objective.free_bits": Key(0.0, "nats per latent and image below which the KL is not penalised", MIN_0),
+  "objective.free_bits": Key(0.0, "nats of a latent below which the KL is not penalised", MIN_0),
+  "objective.free_bits_over": Key(
+    "example",
+    "what free_bits is compared with: each image's KL of a latent, its mean over the batch, or the KL of a group of latents",
+    one_of("example", "batch", "group"),
+  ),
 }
 
 # Of families with latents [b, d]: terms over a whole batch of them.

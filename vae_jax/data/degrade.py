@@ -14,7 +14,7 @@ import functools
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from vae_jax.errors import UserError, nearest
 from vae_jax.types import Array, ArrayLike, Key
 
 Degrade = Callable[[Key, ArrayLike], Array]
+Border = Literal["mirror", "replicate"]
 
 
 def identity(key: Key, image: ArrayLike) -> Array:
@@ -65,99 +66,99 @@ def poisson_gaussian(key: Key, image: ArrayLike, peak: float, sigma: float) -> A
   return shot + sigma * jax.random.normal(key_noise, image.shape, jnp.float32)
 
 
-def blur_down(key: Key, image: ArrayLike, factor: int, blur: float = 1.0) -> Array:
-  """`gaussian_blur(image, blur)`, then `bicubic_down` by `factor`. `key` is not used.
+def blur_down(key: Key, image: ArrayLike, factor: int, blur: float = 1.0, border: Border = "mirror") -> Array:
+  """`gaussian_blur(image, blur)`, then `bicubic_down` by `factor`, both with this border. `key` is not used.
 
   image: [..., h, w, c] -> [..., ceil(h / factor), ceil(w / factor), c].
   """
   del key
   image = _float_image(image)
   h, w = image.shape[-3:-1]
-  return _separable(image, _down_weights(h, factor, blur), _down_weights(w, factor, blur))
+  return _separable(image, _down_weights(h, factor, blur, border), _down_weights(w, factor, blur, border))
 
 
-def bicubic_down(key: Key, image: ArrayLike, factor: int) -> Array:
+def bicubic_down(key: Key, image: ArrayLike, factor: int, border: Border = "mirror") -> Array:
   """MATLAB's `imresize(image, 1 / factor, 'bicubic')` of a double image. `key` is not used.
 
-  Antialiased: the kernel of Keys (1981), a = -0.5, is widened by `factor`; borders are symmetric.
+  Antialiased: the kernel of Keys (1981), a = -0.5, is widened by `factor`. border: "mirror" as newer releases of
+  MATLAB, "replicate" as older ones.
   image: [..., h, w, c] -> [..., ceil(h / factor), ceil(w / factor), c]; not clipped.
   """
   del key
   image = _float_image(image)
   h, w = image.shape[-3:-1]
-  return _separable(image, _down_weights(h, factor, 0.0), _down_weights(w, factor, 0.0))
+  return _separable(image, _down_weights(h, factor, 0.0, border), _down_weights(w, factor, 0.0, border))
 
 
-def bicubic_up(image: ArrayLike, factor: int) -> Array:
-  """MATLAB's `imresize(image, factor, 'bicubic')` of a double image; not clipped.
+def bicubic_up(image: ArrayLike, factor: int, border: Border = "mirror") -> Array:
+  """MATLAB's `imresize(image, factor, 'bicubic')` of a double image; not clipped. border: as of `bicubic_down`.
 
   image: [..., h, w, c] -> [..., factor * h, factor * w, c].
   """
   h, w = np.shape(image)[-3:-1]
-  return resize_bicubic(image, factor * h, factor * w)
+  return resize_bicubic(image, factor * h, factor * w, border)
 
 
-def resize_bicubic(image: ArrayLike, out_h: int, out_w: int) -> Array:
+def resize_bicubic(image: ArrayLike, out_h: int, out_w: int, border: Border = "mirror") -> Array:
   """MATLAB's `imresize(image, [out_h out_w], 'bicubic')` of a double image; not clipped.
 
-  An axis that shrinks is antialiased. image: [..., h, w, c] -> [..., out_h, out_w, c].
+  An axis that shrinks is antialiased. border: as of `bicubic_down`. image: [..., h, w, c] -> [..., out_h, out_w, c].
   Raises UserError for an output size below 1.
   """
   if out_h < 1 or out_w < 1:
     raise UserError(f"resize_bicubic to {out_h} x {out_w}: height and width must be at least 1")
   image = _float_image(image)
   h, w = image.shape[-3:-1]
-  rows = bicubic_weights(h, out_h, out_h / h).astype(np.float32)
-  columns = bicubic_weights(w, out_w, out_w / w).astype(np.float32)
+  rows = bicubic_weights(h, out_h, out_h / h, border).astype(np.float32)
+  columns = bicubic_weights(w, out_w, out_w / w, border).astype(np.float32)
   return _separable(image, rows, columns)
 
 
-def gaussian_blur(image: ArrayLike, sigma: float) -> Array:
+def gaussian_blur(image: ArrayLike, sigma: float, border: Border = "mirror") -> Array:
   """Gaussian blur of standard deviation `sigma` pixels, cut off at radius ceil(4 * sigma) and normalised.
 
-  Borders are symmetric (c b a | a b c: the edge pixel repeats; SciPy calls this 'reflect').
+  border: beyond the edge a b c lies c b a for "mirror" (SciPy calls it 'reflect'), c c c for "replicate" ('nearest').
   image: [..., h, w, c]; same shape out.
   """
   image = _float_image(image)
   h, w = image.shape[-3:-1]
-  return _separable(
-    image, gaussian_weights(h, sigma).astype(np.float32), gaussian_weights(w, sigma).astype(np.float32)
-  )
+  rows, columns = (gaussian_weights(n, sigma, border).astype(np.float32) for n in (h, w))
+  return _separable(image, rows, columns)
 
 
 @functools.lru_cache(maxsize=256)
-def bicubic_weights(n: int, n_out: int, scale: float) -> np.ndarray:
+def bicubic_weights(n: int, n_out: int, scale: float, border: Border = "mirror") -> np.ndarray:
   """The matrix [n_out, n], float64, that resizes one axis as MATLAB's `imresize` does; each row sums to 1.
 
   Output pixel i (from 0) lies at (i + 0.5) / scale - 0.5 of the input. Below scale 1 the kernel is stretched
-  by 1 / scale. Indices beyond the border mirror, the edge pixel repeated.
+  by 1 / scale. Indices beyond the border mirror, the edge pixel repeated, or are those of the edge ("replicate").
   """
   stretch = max(1.0, 1.0 / scale)
   centre = (np.arange(n_out) + 0.5) / scale - 0.5
   first = np.floor(centre - 2 * stretch).astype(int)
   taps = first[:, None] + np.arange(math.ceil(4 * stretch) + 2)
   weights = _keys_cubic((centre[:, None] - taps) / stretch)
-  return _scatter(taps, weights / weights.sum(axis=1, keepdims=True), n)
+  return _scatter(taps, weights / weights.sum(axis=1, keepdims=True), n, border)
 
 
 @functools.lru_cache(maxsize=256)
-def gaussian_weights(n: int, sigma: float) -> np.ndarray:
+def gaussian_weights(n: int, sigma: float, border: Border = "mirror") -> np.ndarray:
   """The matrix [n, n], float64, of `gaussian_blur` along one axis; the identity for sigma 0."""
   radius = math.ceil(4 * _checked("blur", sigma))
   offsets = np.arange(-radius, radius + 1)
   with np.errstate(over="ignore"):  # a sigma of 1e-270 has weights of exp(-inf)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2) if sigma > 0 else np.ones(1)
   taps = np.arange(n)[:, None] + offsets
-  return _scatter(taps, np.tile(weights / weights.sum(), (n, 1)), n)
+  return _scatter(taps, np.tile(weights / weights.sum(), (n, 1)), n, border)
 
 
 @functools.lru_cache(maxsize=256)
-def _down_weights(n: int, factor: int, blur: float) -> np.ndarray:
+def _down_weights(n: int, factor: int, blur: float, border: Border) -> np.ndarray:
   """Blur and bicubic down-sampling of one axis as one matrix, float32 [ceil(n / factor), n]."""
   factor = _checked("factor", factor)
-  weights = bicubic_weights(n, -(-n // factor), 1.0 / factor)
+  weights = bicubic_weights(n, -(-n // factor), 1.0 / factor, border)
   if blur > 0:
-    weights = weights @ gaussian_weights(n, blur)
+    weights = weights @ gaussian_weights(n, blur, border)
   return _frozen(weights.astype(np.float32))
 
 
@@ -168,10 +169,13 @@ def _keys_cubic(x: np.ndarray) -> np.ndarray:
   return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
-def _scatter(taps: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
-  """Adds `weights` [rows, k] at input positions `taps` [rows, k], mirrored into 0..n-1: [rows, n]."""
-  position = taps % (2 * n)
-  position = np.where(position < n, position, 2 * n - 1 - position)
+def _scatter(taps: np.ndarray, weights: np.ndarray, n: int, border: Border) -> np.ndarray:
+  """Adds `weights` [rows, k] at input positions `taps` [rows, k], brought into 0..n-1 by the border: [rows, n]."""
+  if _checked("border", border) == "replicate":
+    position = np.clip(taps, 0, n - 1)
+  else:
+    position = taps % (2 * n)
+    position = np.where(position < n, position, 2 * n - 1 - position)
   matrix = np.zeros((len(taps), n))
   np.add.at(matrix, (np.arange(len(taps))[:, None], position), weights)
   return _frozen(matrix)
@@ -189,13 +193,13 @@ def _separable(image: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
 
 
 def _float_image(image: ArrayLike) -> Array:
-  if np.ndim(image) < 3 or not jnp.issubdtype(image.dtype, jnp.floating):
+  if np.ndim(image) < 3 or not jnp.issubdtype(jnp.result_type(image), jnp.floating):
     raise UserError(
-      f"image {image.dtype}{list(np.shape(image))}: degradations take float32 [h, w, c] in [0, 1]; "
+      f"image {jnp.result_type(image)}{list(np.shape(image))}: degradations take float32 [h, w, c] in [0, 1]; "
       "divide uint8 by 255, give grey images a last axis of 1"
     )
   if 0 in np.shape(image)[-3:]:
-    raise UserError(f"image {image.dtype}{list(np.shape(image))} has no pixels; degradations take [h, w, c]")
+    raise UserError(f"image of shape {list(np.shape(image))} has no pixels; degradations take [h, w, c]")
   return jnp.asarray(image, jnp.float32)
 
 
@@ -204,8 +208,8 @@ DEGRADATIONS: dict[str, tuple[Callable[..., Array], tuple[str, ...]]] = {
   "identity": (identity, ()),
   "gaussian_noise": (gaussian_noise, ("sigma", "sigma_max")),
   "poisson_gaussian": (poisson_gaussian, ("peak", "sigma")),
-  "blur_down": (blur_down, ("factor", "blur")),
-  "bicubic_down": (bicubic_down, ("factor",)),
+  "blur_down": (blur_down, ("factor", "blur", "border")),
+  "bicubic_down": (bicubic_down, ("factor", "border")),
 }
 
 
@@ -216,6 +220,11 @@ def make_degrade(config_degrade: Mapping[str, Any]) -> Degrade:
   """
   function, values = _resolve(config_degrade)
   return functools.partial(function, **values)
+
+
+def degrade_values(config_degrade: Mapping[str, Any]) -> dict[str, Any]:
+  """The values of `data.degrade` that the degradation it names uses, without the name. Raises as `make_degrade`."""
+  return _resolve(config_degrade)[1]
 
 
 def degraded_shape(config_degrade: Mapping[str, Any], shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -229,6 +238,10 @@ def degraded_shape(config_degrade: Mapping[str, Any], shape: tuple[int, int, int
 def _checked(name: str, value: Any) -> Any:
   """`value` in the type of `data.degrade.<name>`; UserError where it breaks that key's rule."""
   default, _, rule = DATA[f"data.degrade.{name}"]
+  if isinstance(default, str):
+    if not isinstance(value, str) or (rule is not None and not rule.holds(value)):
+      raise UserError(f"data.degrade.{name}={value!r} must be {rule.words if rule else 'text'}")
+    return value
   whole = isinstance(default, int)
   fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
   if rule is None or not fits or not rule.holds(value):
@@ -243,7 +256,8 @@ def _resolve(config: Mapping[str, Any]) -> tuple[Callable[..., Array], dict[str,
     hint = nearest(name, DEGRADATIONS, what="degradations")
     raise UserError(f"data.degrade.name={name!r} is not a degradation{hint}")
   function, keys = DEGRADATIONS[name]
-  values = {key: _checked(key, config[key]) for key in keys}
+  given = {"border": "mirror", **config}  # configs of before had no border
+  values = {key: _checked(key, given[key]) for key in keys}
   if 0 < values.get("sigma_max", 0) < values["sigma"]:
     raise UserError(
       f"data.degrade.sigma_max={values['sigma_max']} is below data.degrade.sigma={values['sigma']}: "

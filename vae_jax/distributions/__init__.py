@@ -34,7 +34,7 @@ from vae_jax.distributions.likelihoods import (
   logistic_mixture,
   make_likelihood,
 )
-from vae_jax.distributions.stable import absolute, safe_sqrt
+from vae_jax.distributions.stable import absolute, at_least, safe_sqrt
 
 __all__ = [
   "LEVELS",
@@ -45,6 +45,7 @@ __all__ = [
   "Likelihood",
   "StreamingLogSumExp",
   "absolute",
+  "at_least",
   "bernoulli",
   "bound_logvar",
   "gaussian",

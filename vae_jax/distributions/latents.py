@@ -55,17 +55,23 @@ def standard_normal_log_prob(z: ArrayLike) -> Array:
 
 
 def kl_standard_normal(gaussian: Gaussian) -> Array:
-  """KL(N(mean, sigma^2) || N(0, 1)) in nats of each unit, not summed: [..., d]."""
-  mean, logvar = as_float32(gaussian.mean), as_float32(gaussian.logvar)
+  """KL(N(mean, sigma^2) || N(0, 1)) in nats of each unit, not summed: [..., d]. ValueError where shapes differ."""
+  mean, logvar = _alike(gaussian.mean, gaussian.logvar)
   return 0.5 * (jnp.square(mean) + (jnp.expm1(logvar) - logvar))
 
 
 def kl(p: Gaussian, q: Gaussian) -> Array:
-  """KL(p || q) of diagonal Gaussians of equal shape, in nats of each unit, not summed: [..., d]."""
-  mean, logvar = as_float32(p.mean), as_float32(p.logvar)
-  other, other_logvar = as_float32(q.mean), as_float32(q.logvar)
+  """KL(p || q) of diagonal Gaussians, in nats of each unit, not summed: [..., d]. ValueError where shapes differ."""
+  mean, logvar, other, other_logvar = _alike(p.mean, p.logvar, q.mean, q.logvar)
   ratio = logvar - other_logvar
   return 0.5 * (jnp.square(mean - other) * jnp.exp(-other_logvar) + (jnp.expm1(ratio) - ratio))
+
+
+def _alike(*arrays: ArrayLike) -> list[Array]:
+  """The arrays in float32. Raises ValueError unless they have one shape."""
+  if len({jnp.shape(array) for array in arrays}) > 1:
+    raise ValueError(f"means and logvars of shapes {', '.join(str(jnp.shape(x)) for x in arrays)} differ")
+  return [as_float32(array) for array in arrays]
 
 
 def _like(gaussian: Gaussian, z: Array) -> tuple[Array, Array]:

@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vae_jax.checks import float_image
 from vae_jax.distributions.latents import LOG_2PI, leads
-from vae_jax.distributions.stable import absolute, as_float32
+from vae_jax.distributions.stable import absolute, as_float32, at_least, magnitude
 from vae_jax.errors import UserError, nearest
 from vae_jax.keys import SIGMA, Keys, counted, one_of
 from vae_jax.keys import Key as ConfigKey
@@ -49,7 +50,7 @@ class Likelihood:
   channels: output channels that the decoder must give.
   log_prob: (params [..., h, w, channels], image [..., h, w, c], log_scale) -> [...], summed over h, w, c.
   mean: (params, log_scale) -> [..., h, w, c] in [0, 1].
-  sample: (key, params, log_scale) -> [..., h, w, c] in [0, 1], a draw of the pixels.
+  sample: (key, params, log_scale) -> [..., h, w, c] in [0, 1], a draw of the pixels; NaN where params are.
   continuous: whether log_prob is a density over [0, 1]; bits per dimension of such a likelihood add log2(256)
     to count in grey levels.
   has_scale: whether `log_scale`, a scalar parameter of the model, is used. The others ignore it.
@@ -73,15 +74,18 @@ def bernoulli(c: int) -> Likelihood:
 
   def log_prob(params, image, log_scale):
     logits, image = _flat(params, image, c)
-    # x * l - softplus(l), arranged so that a saturated pixel suffers no cancellation.
-    terms = image * logits - jnp.maximum(logits, 0.0) - jnp.log1p(jnp.exp(-absolute(logits)))
+    # x * l - softplus(l), arranged so that a saturated pixel suffers no cancellation. Both parts of softplus take the
+    # branch of l > 0 at a logit of 0, so that all derivatives are those of softplus there too.
+    positive = jnp.where(logits < 0.0, 0.0, logits)
+    terms = image * logits - positive - jnp.log1p(jnp.exp(-magnitude(logits)))
     return jnp.sum(terms, axis=-1)
 
   def mean(params, log_scale):
     return jax.nn.sigmoid(as_float32(params))
 
   def sample(key, params, log_scale):
-    return as_float32(jax.random.bernoulli(key, mean(params, log_scale)))
+    probability = mean(params, log_scale)  # a draw compares it, which would make 0 of NaN
+    return jnp.where(jnp.isnan(probability), jnp.nan, as_float32(jax.random.bernoulli(key, probability)))
 
   return Likelihood("bernoulli", c, log_prob, mean, sample, False, False, "Bernoulli")
 
@@ -110,7 +114,7 @@ def gaussian(c: int, sigma: str | float = "learned") -> Likelihood:
     constant = jax.lax.stop_gradient(error) if optimal else error
     value = -0.5 * constant * jnp.exp(-2.0 * log_sigma) - dims * (log_sigma + 0.5 * LOG_2PI)
     if optimal:
-      carrier = -0.5 * error / jax.lax.stop_gradient(jnp.maximum(error / dims, MIN_MSE))
+      carrier = -0.5 * error / jax.lax.stop_gradient(at_least(error / dims, MIN_MSE))
       value = value + (carrier - jax.lax.stop_gradient(carrier))
     return value
 
@@ -153,6 +157,8 @@ def _location_scale(
   """
 
   def log_of_scale(log_scale):
+    if jnp.ndim(log_scale):
+      raise ValueError(f"log_scale must be a scalar; got shape {jnp.shape(log_scale)}")
     return as_float32(math.log(fixed)) if fixed is not None else _bounded_log_scale(log_scale)
 
   def log_prob(params, image, log_scale):
@@ -234,7 +240,8 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
       x = location + jnp.exp(pick(scales[i])) * noise[..., i]
       level = jnp.round((LEVELS - 1) * (0.5 * jnp.clip(x, -1.0, 1.0) + 0.5))
       pixels.append(level / (LEVELS - 1))
-    return jnp.stack(pixels, axis=-1)
+    damaged = jnp.isnan(as_float32(params)).any(axis=-1, keepdims=True)  # a component was picked all the same
+    return jnp.where(damaged, jnp.nan, jnp.stack(pixels, axis=-1))
 
   words = f"discretised logistic mixture ({mixtures} components, {LEVELS} levels)"
   return Likelihood("logistic_mixture", channels, log_prob, mean, sample, False, False, words)
@@ -254,8 +261,12 @@ def make_likelihood(name: str, c: int, sigma: str | float = "learned", mixtures:
 
 
 def _fit(params: ArrayLike, image: ArrayLike, channels: int, c: int) -> tuple[Array, Array]:
-  """Both in float32, the image with the leading axes of `params`."""
-  params, image = as_float32(params), as_float32(image)
+  """Both in float32, the image with the leading axes of `params`. Raises ValueError: integers, or other shapes."""
+  if jnp.issubdtype(jnp.result_type(params), jnp.integer):
+    raise ValueError(
+      f"params of type {jnp.result_type(params)}: give what a decoder makes, floats; the image comes after them"
+    )
+  params, image = as_float32(params), float_image(image)
   fits = params.shape[-3:] == (*image.shape[-3:-1], channels) and image.shape[-1:] == (c,)
   if not (fits and leads(params.shape[:-3], image.shape[:-3])):
     raise ValueError(
@@ -341,9 +352,9 @@ def _log_bin_mass(x: Array, location: Array, log_scale: Array) -> Array:
   low, high = x < -1.0 + half, x > 1.0 - half
   edge = low | high
   v = a + jnp.where(low, u, -u)  # argument of the sigmoid at an end level
-  t = jnp.exp(-absolute(jnp.where(edge, v, u)))
+  t = jnp.exp(-magnitude(jnp.where(edge, v, u)))
   growth = jnp.expm1(a)
   shrink = growth / (1.0 + growth)  # 1 - exp(-a)
   sinh, cosh = 0.5 * (growth + shrink), 1.0 + 0.5 * (growth - shrink)
   mass = jnp.where(edge, 1.0 / (1.0 + t), sinh / (cosh * t + 0.5 * (1.0 + jnp.square(t))))
-  return jnp.where(edge, jnp.minimum(v, 0.0), -absolute(u)) + jnp.log(mass)
+  return jnp.where(edge, jnp.where(v < 0.0, v, 0.0), -magnitude(u)) + jnp.log(mass)

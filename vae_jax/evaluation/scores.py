@@ -127,7 +127,7 @@ def summary(scores: dict[str, Any]) -> str:
   if "psnr" in s:
     lines.append(f"  reconstruction {s['psnr']:10.2f} dB PSNR, MSE {s['mse']:.5f}{_similarity(s)}")
   if "active_units" in s:
-    lines.append(f"  active units   {s['active_units']:10d} of {s['latent_units']}")
+    lines.append(f"  active units   {s['active_units']:10.0f} of {s['latent_units']}")
   if "codes_used" in s:
     lines.append(
       f"  codes          {s['codes_used']:10.1%} used, {s['dead_codes']} dead, perplexity {s['perplexity']:.1f}"

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from vae_jax.distributions import Gaussian
+from vae_jax.checks import extent
+from vae_jax.distributions import Gaussian, at_least, safe_sqrt
 from vae_jax.errors import UserError
 from vae_jax.inference.generate import Generates
 from vae_jax.runs import Run
@@ -20,16 +21,16 @@ def slerp(a: Float[Array, "n d"], b: Float[Array, "n d"], t: Float[Array, " m"])
   """Spherical interpolation of vectors at fractions t (Shoemake 1985).
 
   Keeps the norm that Gaussian latents have, which a straight line loses halfway. Parallel vectors are interpolated
-  linearly.
+  linearly. Gradients are finite everywhere.
   """
-  norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
-  cosine = jnp.clip((a * b).sum(-1) / jnp.maximum(norms, 1e-12), -1.0, 1.0)
-  angle = jnp.arccos(cosine)[None, :, None]
-  a, b, t = a[None], b[None], t[:, None, None]
+  norms = safe_sqrt(jnp.square(a).sum(-1)) * safe_sqrt(jnp.square(b).sum(-1))
+  cosine = (a * b).sum(-1) / at_least(norms, 1e-12)
+  parallel = jnp.abs(cosine) >= 1.0  # to float32; there the slope of arccos is infinite
+  angle = jnp.arccos(jnp.where(parallel, 0.0, cosine))[None, :, None]
+  a, b, t, parallel = a[None], b[None], t[:, None, None], parallel[None, :, None]
   line = (1 - t) * a + t * b
-  sine = jnp.sin(angle)
-  curve = (jnp.sin((1 - t) * angle) * a + jnp.sin(t * angle) * b) / jnp.where(sine > 1e-4, sine, 1.0)
-  return jnp.where(sine > 1e-4, curve, line)
+  curve = (jnp.sin((1 - t) * angle) * a + jnp.sin(t * angle) * b) / jnp.sin(angle)
+  return jnp.where(parallel, line, curve)
 
 
 class Autoencodes(Generates):
@@ -78,18 +79,19 @@ class Autoencodes(Generates):
   def from_tokens(self, codes: ArrayLike, **condition: Any) -> Float[Array, "n h w c"]:
     """The images of codes [n, p], in [0, 1]. Raises UserError for codes out of range or of another shape."""
     self.require("tokens")
-    codes, size = np.asarray(codes), self.module.codes
+    size, shape, kind = self.module.codes, np.shape(codes), jnp.result_type(codes)
     if (
-      codes.ndim != 2
-      or codes.shape[1] != self.module.positions
-      or codes.dtype.kind not in "iu"
-      or not len(codes)
+      len(shape) != 2
+      or shape[1] != self.module.positions
+      or not shape[0]
+      or not np.issubdtype(kind, np.integer)
     ):
       raise UserError(
-        f"codes {codes.dtype} {list(codes.shape)}: this model takes integers [n, {self.module.positions}], n > 0"
+        f"codes {kind} {list(shape)}: this model takes integers [n, {self.module.positions}], n > 0"
       )
-    if not 0 <= codes.min() <= codes.max() < size:
-      raise UserError(f"codes from {codes.min()} to {codes.max()}: this model has 0 to {size - 1}")
+    found = extent(codes)
+    if found is not None and not 0 <= found.low <= found.high < size:
+      raise UserError(f"codes from {found.low:g} to {found.high:g}: this model has 0 to {size - 1}")
     return self._from_tokens(self.variables, jnp.asarray(codes), self._condition(len(codes), condition))
 
   def from_stage(self, drawn: Array) -> Float[Array, "n h w c"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from vae_jax.checks import concrete, extent
 from vae_jax.compiling import jit
 from vae_jax.data.prepare import to_float
 from vae_jax.errors import UserError
@@ -97,7 +99,7 @@ class Base:
   def _images(self, images: ArrayLike, single: bool = False) -> Float[Array, "n h w c"]:
     """float32, or UserError: in [0, 1]; on average about there where the run degraded its images.
 
-    single: `images` is one, [h, w, c].
+    single: `images` is one, [h, w, c]. Values are not looked at where a transformation traces the images.
     """
     images = np.asarray(images) if not isinstance(images, jax.Array) else images
     given, images = images.shape, images[None] if single else images
@@ -122,13 +124,20 @@ class Base:
   def _check_range(self, images: ArrayLike) -> None:
     if not jnp.issubdtype(images.dtype, jnp.floating):
       raise UserError(f"images of type {images.dtype}: give uint8 (0..255) or float in [0, 1]")
-    low, high = float(images.min()), float(images.max())
-    fits = low >= 0 and high <= 1
+    found = extent(images)
+    if found is None:
+      return
+    if math.isnan(found.mean):
+      raise UserError(
+        "images have values that are not finite (nan or inf): give uint8 (0..255) or float in [0, 1]"
+      )
+    fits = found.low >= 0 and found.high <= 1
     if self.config.data.degrade.name != "identity":
-      # Noise and overshoot leave [0, 1], their mean does not by far.
-      fits = bool(np.isfinite(low + high)) and abs(float(images.mean()) - 0.5) < 1
+      fits = abs(found.mean - 0.5) < 1  # noise and overshoot leave [0, 1], their mean does not by far
     if not fits:
-      raise UserError(f"images with values from {low:g} to {high:g}: give uint8 (0..255) or float in [0, 1]")
+      raise UserError(
+        f"images with values from {found.low:g} to {found.high:g}: give uint8 (0..255) or float in [0, 1]"
+      )
 
   def _condition(self, num: int, given: dict[str, Any]) -> Batch:
     """The fields that the model needs, one row for each of `num` images; one value is repeated. Raises UserError."""
@@ -150,19 +159,21 @@ class Base:
 
   def _field(self, name: str, value: Any, num: int) -> Array:
     like = self.spec[name]
+    whole = np.issubdtype(like.dtype, np.integer)
     try:
-      array = np.asarray(value)
+      array: Any = np.asarray(value) if concrete(*jax.tree.leaves(value)) else jnp.asarray(value)
     except ValueError:  # lists of different lengths
-      kind = "integer" if np.issubdtype(like.dtype, np.integer) else "number"
+      kind = "integer" if whole else "number"
       raise UserError(f"{name}={value!r} must be one {kind}, or {[num, *like.shape]} of them") from None
-    if array.shape == like.shape:
-      array = np.broadcast_to(array, (num, *like.shape))
-    if array.shape != (num, *like.shape):
+    if array.shape not in (like.shape, (num, *like.shape)):
       raise UserError(f"{name} of shape {array.shape}: give one, or {[num, *like.shape]}")
-    if np.issubdtype(like.dtype, np.integer) and not np.issubdtype(array.dtype, np.integer):
+    if whole and not np.issubdtype(array.dtype, np.integer):
       raise UserError(f"{name}={value!r} must be an integer")
     classes = self.config.model.get("classes", 0)
-    if name == "label" and not (array.min() >= 0 and array.max() < classes):
-      found = f"{value}" if np.ndim(value) == 0 else f"{array.min()} to {array.max()}"
-      raise UserError(f"label={found} must be one of 0 to {classes - 1}")
-    return jnp.asarray(array, like.dtype)
+    if concrete(array):
+      if not whole and not np.isfinite(array.astype(np.float64)).all():
+        raise UserError(f"{name} has values that are not finite (nan or inf); give finite numbers")
+      if name == "label" and not (array.min() >= 0 and array.max() < classes):
+        found = f"{value}" if np.ndim(value) == 0 else f"{array.min()} to {array.max()}"
+        raise UserError(f"label={found} must be one of 0 to {classes - 1}")
+    return jnp.broadcast_to(jnp.asarray(array, like.dtype), (num, *like.shape))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from vae_jax.checks import concrete
 from vae_jax.errors import UserError
 from vae_jax.generator import standard
 from vae_jax.inference.base import PIXEL_STREAM, PRIOR_STREAM, Base, as_key
@@ -44,11 +46,11 @@ class Generates(Base):
 
   @standard()
   def _noise(self, key: Key, num: int, temperature: float, start: int = 0) -> Any:
-    if num < 1 or not temperature >= 0:
+    if num < 1 or (concrete(temperature) and not 0 <= temperature < math.inf):
       raise UserError(
-        f"num = {num}, temperature = {temperature}: num must be at least 1, temperature at least 0"
+        f"num = {num}, temperature = {temperature}: num must be at least 1, temperature at least 0 and finite"
       )
-    keys = example_keys(key, PRIOR_STREAM, jnp.arange(start, start + num))
+    keys = example_keys(key, PRIOR_STREAM, start + jnp.arange(num))
     return jax.vmap(lambda key: self.module.noise(key, self.spec))(keys)
 
   def latents(self, key: Key | int, num: int, temperature: float = 1.0, **condition: Any) -> Array:

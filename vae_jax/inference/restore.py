@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.checks import concrete
 from vae_jax.compiling import jit
 from vae_jax.errors import UserError
 from vae_jax.generator import standard
@@ -158,6 +159,10 @@ class Restores(Autoencodes):
 
   def _photograph(self, image: ArrayLike) -> np.ndarray:
     """float32 [h, w, c] of one image; grey is repeated for a model of colour."""
+    if not concrete(image):
+      raise UserError(
+        "the tiles of an image are cut on the host, which jit and grad cannot do; use restore(image[None])"
+      )
     image = np.asarray(image)
     if image.ndim in (2, 3) and image.shape[2:] in ((), (1,)):
       image = np.repeat(np.atleast_3d(image), self.input_shape[2], axis=2)

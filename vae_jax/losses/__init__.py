@@ -10,7 +10,14 @@ from typing import Any
 
 from vae_jax.errors import missing
 from vae_jax.losses.adversarial import discriminator_hinge_loss, generator_hinge_loss
-from vae_jax.losses.batch import Decomposition, decompose_kl, dip_penalty, mmd, total_correlation
+from vae_jax.losses.batch import (
+  Decomposition,
+  decompose_kl,
+  dip_penalty,
+  free_bits_of_batch,
+  mmd,
+  total_correlation,
+)
 from vae_jax.losses.perceptual import (
   PRESETS,
   Preset,
@@ -41,6 +48,7 @@ __all__ = [
   "dip_penalty",
   "discriminator_hinge_loss",
   "free_bits",
+  "free_bits_of_batch",
   "gaussian_nll",
   "generator_hinge_loss",
   "gram",

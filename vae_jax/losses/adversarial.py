@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from vae_jax.distributions import at_least
 from vae_jax.types import Array, ArrayLike
 
 
@@ -17,7 +18,7 @@ def discriminator_hinge_loss(real: ArrayLike, fake: ArrayLike) -> Array:
   """
   if jnp.shape(real) != jnp.shape(fake):
     raise ValueError(f"logits of shapes {jnp.shape(real)} and {jnp.shape(fake)} differ")
-  return _mean(jnp.maximum(1.0 - _float32(real), 0.0)) + _mean(jnp.maximum(1.0 + _float32(fake), 0.0))
+  return _mean(at_least(1.0 - _float32(real), 0.0)) + _mean(at_least(1.0 + _float32(fake), 0.0))
 
 
 def generator_hinge_loss(fake: ArrayLike) -> Array:
@@ -30,4 +31,6 @@ def _float32(logits: ArrayLike) -> Array:
 
 
 def _mean(values: Array) -> Array:
+  if not values.ndim or 0 in values.shape[1:]:
+    raise ValueError(f"logits of shape {values.shape}; expected [b, ...], with a logit for each image")
   return values.mean(axis=tuple(range(1, values.ndim)))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from vae_jax.distributions import LOG_2PI, standard_normal_log_prob
+from vae_jax.distributions import LOG_2PI, at_least, standard_normal_log_prob
 from vae_jax.errors import UserError, nearest
 from vae_jax.types import Array, ArrayLike
 
@@ -132,6 +132,22 @@ def dip_penalty(
   return jnp.asarray(off_diagonal * others + diagonal * jnp.sum(jnp.square(variances - 1.0)), jnp.float32)
 
 
+def free_bits_of_batch(kl: Float[ArrayLike, "b g"], nats: ArrayLike | float) -> Float[Array, ""]:
+  """sum_g max(nats, mean over the batch of kl_g), in nats: [b, g] -> a float32 scalar (Kingma et al. 2016, eq. 15).
+
+  Args:
+    kl: the KL of each example, by latent unit or, as in the paper, by group of units, such as a layer's sum.
+    nats: the threshold of each unit or group, a scalar. At 0 the result is the mean rate.
+
+  A group whose mean is at or below the threshold has no gradient. Raises ValueError for another shape than [b, g], an
+  empty batch, integers, and a threshold that is no scalar.
+  """
+  if jnp.ndim(nats):
+    raise ValueError(f"nats must be a scalar; got shape {jnp.shape(nats)} for kl of shape {jnp.shape(kl)}")
+  (kl,) = _latents(1, kl=kl)
+  return jnp.sum(at_least(kl.mean(axis=0), jnp.asarray(nats, jnp.float32)))
+
+
 def mmd(
   z: Float[ArrayLike, "b d"],
   prior: Float[ArrayLike, "b d"],
@@ -177,15 +193,15 @@ def mmd(
   return within.sum() / (b * (b - 1)) - 2.0 * similarity(z, prior).mean()
 
 
-def _latents(**arrays: ArrayLike) -> list[Array]:
-  """The arrays in float32. Raises ValueError unless they are floats of one shape [b, d], b >= 2 and d >= 1."""
+def _latents(least: int = 2, **arrays: ArrayLike) -> list[Array]:
+  """The arrays in float32. Raises ValueError unless they are floats of one shape [b, d], b >= least and d >= 1."""
   shapes = {name: jnp.shape(array) for name, array in arrays.items()}
   listing = ", ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
   if len(set(shapes.values())) > 1:
     raise ValueError(f"{listing} differ")
   shape = next(iter(shapes.values()))
-  if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
-    raise ValueError(f"{listing}; expected [b, d], at least 2 examples and 1 latent")
+  if len(shape) != 2 or shape[0] < least or shape[1] < 1:
+    raise ValueError(f"{listing}; expected [b, d], at least {least} example{'s' * (least > 1)} and 1 latent")
   for name, array in arrays.items():
     kind = jnp.result_type(array)
     if not jnp.issubdtype(kind, jnp.floating):

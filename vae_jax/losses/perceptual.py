@@ -35,14 +35,14 @@ def perceptual_loss(
     unit_channels: scale each position's feature vector to length 1 first, as LPIPS does (Zhang et al. 2018), so that
       layers of any magnitude count alike.
 
-  Raises ValueError where layers or shapes differ, UserError for an unknown distance.
+  Raises ValueError where layers or shapes differ and for weights that are no scalars, UserError for another distance.
   """
   if distance not in ("squared", "l1"):
     raise UserError(
       f"distance {distance!r} is unknown{nearest(distance, ('squared', 'l1'), what='distances')}"
     )
   terms = []
-  for weight, a, b in _pairs(features, target_features, weights):
+  for weight, a, b in _weighted(features, target_features, weights):
     if unit_channels:
       a, b = normalize_channels(a), normalize_channels(b)
     error = jnp.square(a - b) if distance == "squared" else jnp.abs(a - b)
@@ -75,7 +75,7 @@ def style_loss(
   """
   terms = [
     weight * jnp.square(gram(a) - gram(b)).sum(axis=(1, 2))
-    for weight, a, b in _pairs(features, target_features, weights, positions=False)
+    for weight, a, b in _weighted(features, target_features, weights, positions=False)
   ]
   return sum(terms[1:], start=terms[0])
 
@@ -128,6 +128,17 @@ PRESETS = {
 }
 
 
+def _weighted(
+  features: Features, target_features: Features, weights: Mapping[str, float] | None, positions: bool = True
+) -> list[tuple[Any, Array, Array]]:
+  """As `_pairs`. Raises ValueError for weights that are no scalars."""
+  pairs = _pairs(features, target_features, weights, positions)
+  for weight, _, _ in pairs:
+    if jnp.ndim(weight):
+      raise ValueError(f"weights must be one number for each layer; got one of shape {jnp.shape(weight)}")
+  return pairs
+
+
 def _pairs(
   features: Features, target_features: Features, weights: Mapping[str, Any] | None, positions: bool = True
 ) -> list[tuple[Any, Array, Array]]:
@@ -143,7 +154,7 @@ def _pairs(
   for layer in layers:
     a, b = jnp.asarray(features[layer], jnp.float32), jnp.asarray(target_features[layer], jnp.float32)
     fits = a.shape == b.shape if positions else a.shape[-1] == b.shape[-1]
-    if a.ndim != 4 or b.ndim != 4 or not fits:
+    if a.ndim != 4 or b.ndim != 4 or not fits or 0 in (*a.shape[1:], *b.shape[1:]):
       raise ValueError(f"{layer}: features of shape {a.shape} and target {b.shape} must fit, [b, h, w, c]")
-    pairs.append((1.0 if weights is None else weights[layer], a, b))
+    pairs.append((jnp.asarray(1.0 if weights is None else weights[layer], jnp.float32), a, b))
   return pairs

@@ -1,4 +1,7 @@
-"""How far a decoder's output is from an image: summed over pixels and channels, never averaged over them."""
+"""How far a decoder's output is from an image: summed over pixels and channels, never averaged over them.
+
+Images are floats in [0, 1]. Integers raise ValueError: 0..255 would be scored as if white were 1.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ def gaussian_nll(
 ) -> Array:
   """-log N(image; 0.5 + params, sigma^2), in nats of a density over [0, 1]: [..., h, w, c] each -> [...].
 
-  log_scale is a scalar; sigma is "learned" (sigma = exp(log_scale), at least 1e-3), "optimal" or a number
-  (log_scale is then ignored), as in `vae_jax.distributions.gaussian`. Raises UserError for any other sigma.
+  log_scale is a scalar; sigma is "learned" (sigma = 1e-3 + exp(log_scale)), "optimal" or a number (log_scale is then
+  ignored), as in `vae_jax.distributions.gaussian`. Raises UserError for any other sigma.
   """
   return _nll(dist.gaussian(_channels(params, image), sigma), params, image, log_scale)
 
@@ -28,7 +31,7 @@ def gaussian_nll(
 def laplace_nll(params: ArrayLike, image: ArrayLike, log_scale: ArrayLike | float) -> Array:
   """-log Laplace(image; 0.5 + params, b), in nats of a density over [0, 1]: [..., h, w, c] each -> [...].
 
-  log_scale is a scalar; b = exp(log_scale), at least 1e-3.
+  log_scale is a scalar; b = 1e-3 + exp(log_scale).
   """
   return _nll(dist.laplace(_channels(params, image)), params, image, log_scale)
 
@@ -61,7 +64,9 @@ def _nll(
 
 
 def _channels(params: ArrayLike, image: ArrayLike) -> int:
-  """The image's channels, once params and image agree on every axis but the last."""
+  """The image's channels, once params and image agree on every axis but the last, and have pixels."""
   if jnp.ndim(image) < 3 or jnp.shape(params)[:-1] != jnp.shape(image)[:-1]:
     raise ValueError(f"params of shape {jnp.shape(params)} do not fit an image of shape {jnp.shape(image)}")
+  if 0 in jnp.shape(image)[-3:]:
+    raise ValueError(f"images of shape {jnp.shape(image)} have no pixels")
   return jnp.shape(image)[-1]

@@ -6,9 +6,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from vae_jax.checks import float_image
 from vae_jax.distributions import absolute, safe_sqrt
 from vae_jax.errors import UserError, nearest
-from vae_jax.metrics.colour import float_image
 from vae_jax.metrics.structure import ms_ssim, ssim
 from vae_jax.types import Array, ArrayLike
 
@@ -38,11 +38,11 @@ def total_variation(image: ArrayLike, kind: Literal["isotropic", "anisotropic"] 
 
   With forward differences down and across, 0 beyond the border (as in Chambolle 2004): "isotropic" sums
   sqrt(down^2 + across^2) (Rudin et al. 1992), "anisotropic" sums |down| + |across|. Channels are separate. Exact,
-  not smoothed: the gradient at a flat pixel is the subgradient 0. Raises ValueError for fewer than three axes and for
-  integers, UserError for another kind.
+  not smoothed: the gradient at a flat pixel is the subgradient 0. Raises ValueError for fewer than three axes, no
+  pixels and integers, UserError for another kind.
   """
-  if jnp.ndim(image) < 3:
-    raise ValueError(f"image of shape {jnp.shape(image)}; expected [..., h, w, c]")
+  if jnp.ndim(image) < 3 or 0 in jnp.shape(image)[-3:]:
+    raise ValueError(f"image of shape {jnp.shape(image)}; expected [..., h, w, c], with pixels")
   if kind not in KINDS:
     raise UserError(f"total_variation of kind {kind!r} is unknown{nearest(kind, KINDS, what='kinds')}")
   image = float_image(image)

@@ -22,7 +22,8 @@ def negative_elbo(
     )
   if jnp.ndim(alpha) or jnp.ndim(beta):
     raise ValueError(f"alpha of shape {jnp.shape(alpha)} and beta of shape {jnp.shape(beta)} must be scalars")
-  return jnp.asarray(alpha * jnp.asarray(distortion, jnp.float32) + beta * jnp.asarray(rate, jnp.float32))
+  alpha, beta, distortion, rate = (jnp.asarray(x, jnp.float32) for x in (alpha, beta, distortion, rate))
+  return alpha * distortion + beta * rate
 
 
 def kl_gaussian(mean: ArrayLike, logvar: ArrayLike) -> Array:
@@ -33,16 +34,16 @@ def kl_gaussian(mean: ArrayLike, logvar: ArrayLike) -> Array:
 
 
 def free_bits(kl_units: ArrayLike, nats: ArrayLike | float) -> Array:
-  """sum_j max(nats, kl_j), in nats: [..., d] -> [...]. A unit below the threshold is pressed no further.
+  """sum_j max(nats, kl_j) of each example, in nats: [..., d] -> [...]. A unit below `nats` is pressed no further.
 
-  Kingma et al. 2016 (eq. 15) compare the threshold with each unit's KL averaged over the minibatch; here it
-  is compared for each example, so that the loss stays a mean of per-example terms and does not depend on how
-  a batch is divided. It is never below theirs, and equal where all examples of a unit are on one side of the
-  threshold. `nats` is a scalar; at 0 the result is the plain rate.
+  Kingma et al. 2016 (eq. 15) compare the threshold with KLs averaged over the minibatch (`free_bits_of_batch`); here it
+  is compared for each example, so that the loss stays a mean of per-example terms and does not depend on how a batch is
+  divided. Its mean is never below theirs, and equal where all examples of a unit are on one side of the threshold.
+  `nats` is a scalar; at 0 the result is the plain rate. The gradient is 0 at the threshold.
   """
   if jnp.ndim(nats):
     raise ValueError(f"nats must be a scalar; got shape {jnp.shape(nats)} for kl_units {jnp.shape(kl_units)}")
-  return jnp.sum(jnp.maximum(jnp.asarray(kl_units, jnp.float32), jnp.asarray(nats, jnp.float32)), axis=-1)
+  return jnp.sum(dist.at_least(jnp.asarray(kl_units, jnp.float32), jnp.asarray(nats, jnp.float32)), axis=-1)
 
 
 def iwae_loss(log_weight: ArrayLike) -> Array:

@@ -77,9 +77,9 @@ class ActiveUnits:
       raise ValueError("ActiveUnits of no examples: every batch was empty or masked")
     return self.deviations / self.count
 
-  def active(self, threshold: float = 0.01) -> int:
-    """The number of units with variance above `threshold`; 0.01 is that of Burda et al. 2016."""
-    return int((self.variance > threshold).sum())
+  def active(self, threshold: float = 0.01) -> float:
+    """The number of units with variance above `threshold`; 0.01 as in Burda et al. 2016. nan where a variance is."""
+    return float("nan") if np.isnan(self.variance).any() else int((self.variance > threshold).sum())
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,12 @@ class CodeUsage:
   counts: np.ndarray | None = None
 
   def update(self, codes: ArrayLike, mask: ArrayLike | None = None) -> CodeUsage:
-    """With codes [b, n] in 0 .. size - 1 added where `mask` [b] is True. ValueError: other shapes, or out of range."""
+    """With codes [b, n] in 0 .. size - 1 added where `mask` [b] is True.
+
+    Raises ValueError for other shapes, for codes that are no integers, and for codes out of range.
+    """
+    if not np.issubdtype(np.asarray(codes).dtype, np.integer):
+      raise ValueError(f"codes of type {np.asarray(codes).dtype} and shape {np.shape(codes)}: give integers")
     kept = kept_rows(codes, mask, ndim=2).astype(np.int64).reshape(-1)
     if kept.size and not 0 <= kept.min() <= kept.max() < self.size:
       raise ValueError(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.distributions import at_least
 from vae_jax.metrics.fidelity import MSE_FLOOR, mse
 from vae_jax.types import Array, ArrayLike
 
@@ -41,7 +42,7 @@ def psnr_b(prediction: ArrayLike, target: ArrayLike, block: int = 8) -> Array:
       f"got block {block}, images {height} x {width}"
     )
   blocking = jnp.mean(_blocking_effect(jnp.asarray(prediction, jnp.float32), block), axis=-1)
-  return -10.0 * jnp.log10(jnp.maximum(error + blocking, MSE_FLOOR))
+  return -10.0 * jnp.log10(at_least(error + blocking, MSE_FLOOR))
 
 
 def _blocking_effect(image: Array, block: int) -> Array:
@@ -55,4 +56,4 @@ def _blocking_effect(image: Array, block: int) -> Array:
     return total / int(height * columns.sum() + width * rows.sum())
 
   excess = mean(columns, rows) - mean(~columns, ~rows)
-  return math.log(block) / math.log(min(height, width)) * jnp.maximum(excess, 0.0)
+  return math.log(block) / math.log(min(height, width)) * at_least(excess, 0.0)

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from vae_jax.checks import float_image
 from vae_jax.types import Array, ArrayLike
-
-
-def float_image(image: ArrayLike) -> Array:
-  """float32. Raises ValueError for integers: 0..255 would be scored as if white were 1."""
-  kind = jnp.result_type(image)
-  if jnp.issubdtype(kind, jnp.integer):
-    raise ValueError(
-      f"image of type {kind} and shape {jnp.shape(image)}: give float in [0, 1]; divide uint8 by 255"
-    )
-  return jnp.asarray(image, jnp.float32)
 
 
 def rgb_to_y(image: ArrayLike) -> Array:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from vae_jax.metrics.colour import float_image, luma
+from vae_jax.checks import float_image
+from vae_jax.distributions import at_least
+from vae_jax.metrics.colour import luma
 from vae_jax.types import Array, ArrayLike
 
 MSE_FLOOR = 1e-10  # 100 dB
@@ -26,7 +28,7 @@ def psnr_rgb(prediction: ArrayLike, target: ArrayLike) -> Array:
   Protocol: data range 1, nothing cropped, clipped or rounded to grey levels, no luma conversion. The error is floored
   at 1e-10, so identical images score 100 dB, with gradient 0, in place of infinity.
   """
-  return -10.0 * jnp.log10(jnp.maximum(mse(prediction, target), MSE_FLOOR))
+  return -10.0 * jnp.log10(at_least(mse(prediction, target), MSE_FLOOR))
 
 
 def psnr_y(prediction: ArrayLike, target: ArrayLike, crop: int = 0) -> Array:

@@ -26,7 +26,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
   rounding and count as none. A result that rounding made negative is 0.
 
   Returns:
-    At least 0; nan where the statistics are not finite.
+    At least 0; nan where the statistics are not finite, or so large that float64 overflows.
 
   Raises:
     UserError: protocols or dimensions differ; fewer than two examples; a covariance with negative variances.
@@ -37,9 +37,11 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
   if not all(np.isfinite(part).all() for part in (a.mean, b.mean, *covariances)):
     return float("nan")
   root_a, root_b = (_root(covariance) for covariance in covariances)
-  cross = np.linalg.svd(root_a.T @ root_b, compute_uv=False).sum()
-  traces = np.trace(covariances[0]) + np.trace(covariances[1])
-  return max(0.0, float(np.square(a.mean - b.mean).sum() + (traces - 2 * cross)))
+  with np.errstate(over="ignore", invalid="ignore"):
+    cross = np.linalg.svd(root_a.T @ root_b, compute_uv=False).sum()
+    traces = np.trace(covariances[0]) + np.trace(covariances[1])
+    distance = np.square(a.mean - b.mean).sum() + (traces - 2 * cross)
+  return float(np.maximum(0.0, distance))  # nan stays nan, which Python's max would make 0
 
 
 def fid(a: FeatureStatistics, b: FeatureStatistics) -> float:

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.distributions import safe_sqrt
-from vae_jax.metrics.colour import float_image
+from vae_jax.checks import float_image
+from vae_jax.distributions import at_least, safe_sqrt
 from vae_jax.types import Array, ArrayLike
 
 BLOCK = 8
 LUMA = (0.299, 0.587, 0.114)
 PLIP = 1026.0  # gamma(M) and k(M) of PLIP arithmetic
+BLACK = 1e-6  # grey levels; darker blocks have no contrast, whose slope would overflow
 XYZ_OF_RGB = np.array(  # sRGB primaries, D65
   [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]], np.float32
 )
@@ -73,7 +74,7 @@ def uism(image: ArrayLike) -> Array:
   Raises ValueError unless the image is RGB and at least 8 x 8.
   """
   channels = jnp.moveaxis(_rgb(image, BLOCK), -1, -3)
-  top, bottom = _extremes(jnp.maximum(255.0 * channels * _sobel(channels), 1.0))
+  top, bottom = _extremes(at_least(255.0 * channels * _sobel(channels), 1.0))
   return _luma(jnp.moveaxis(jnp.mean(2.0 * jnp.log(top / bottom), axis=(-2, -1)), -1, 0))
 
 
@@ -94,8 +95,9 @@ def uiconm(image: ArrayLike) -> Array:
   """
   top, bottom = _extremes(_luma(jnp.moveaxis(255.0 * _rgb(image, BLOCK), -1, 0)))
   total = top + bottom - top * bottom / PLIP
-  contrast = PLIP * (top - bottom) / (PLIP - bottom) / jnp.where(total > 0.0, total, 1.0)
-  contrast = jnp.where(contrast <= 0.0, 1.0, contrast)  # flat or black: as m = 1, 0; a nan stays one
+  none = (top <= BLACK) | (top <= bottom) | (total <= 0.0)  # black or flat: as m = 1, 0; a nan stays one
+  top, bottom, total = (jnp.where(none, value, x) for value, x in ((1.0, top), (0.0, bottom), (1.0, total)))
+  contrast = PLIP * (top - bottom) / (PLIP - bottom) / total
   entropy = -contrast * jnp.log(contrast)
   return -PLIP * jnp.expm1(jnp.mean(jnp.log1p(-entropy / PLIP), axis=(-2, -1)))
 
@@ -146,11 +148,13 @@ def _luma(channels: Array) -> Array:
 
 
 def _extremes(values: Array) -> tuple[Array, Array]:
-  """Maximum and minimum of every whole block: [..., h, w] -> 2 x [..., h / 8, w / 8]."""
+  """Maximum and minimum of every whole block: [..., h, w] -> 2 x [..., h / 8, w / 8]; both NaN where a pixel is."""
   *batch, height, width = values.shape
   rows, columns = height // BLOCK, width // BLOCK
   values = values[..., : rows * BLOCK, : columns * BLOCK].reshape(*batch, rows, BLOCK, columns, BLOCK)
-  return jnp.max(values, axis=(-3, -1)), jnp.min(values, axis=(-3, -1))
+  top, bottom = jnp.max(values, axis=(-3, -1)), jnp.min(values, axis=(-3, -1))
+  damaged = jnp.isnan(values).any(axis=(-3, -1))  # by itself: on CPUs, jaxlib 0.10 loses NaN in max and min
+  return jnp.where(damaged, jnp.nan, top), jnp.where(damaged, jnp.nan, bottom)
 
 
 def _sobel(values: Array) -> Array:

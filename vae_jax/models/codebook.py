@@ -191,7 +191,8 @@ def _sums(x: Float[Array, "n d"], index: Int[Array, " n"], k: int) -> Float[Arra
 
 def fresh(k: int, d: int) -> Codebook:
   """A codebook before its first update, which replaces all but the count of updates: zeros."""
-  return Codebook(jnp.zeros((k, d)), jnp.zeros(k), jnp.zeros((k, d)), jnp.zeros((), jnp.int32))
+  zeros = jnp.zeros((k, d), jnp.float32)
+  return Codebook(zeros, jnp.zeros(k, jnp.float32), zeros, jnp.zeros((), jnp.int32))
 
 
 def update(

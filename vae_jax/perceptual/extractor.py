@@ -43,14 +43,21 @@ LPIPS_LAYERS = {
 def _apply(
   module: nn.Module, variables: Any, images: ArrayLike, value_range: tuple[float, float]
 ) -> dict[str, Array]:
-  return module.apply(jax.lax.stop_gradient(variables), images, value_range)  # type: ignore[return-value]
+  features: Any = module.apply(jax.lax.stop_gradient(variables), images, value_range)
+  # On CPUs, jaxlib 0.10 loses NaN in max pooling, and in a ReLU that a mean follows.
+  damaged = ~jnp.isfinite(images).all(axis=(1, 2, 3))
+  return jax.tree.map(
+    lambda x: jnp.where(damaged.reshape(-1, *(1,) * (x.ndim - 1)), jnp.nan, x).astype(x.dtype), features
+  )
 
 
 @flax.struct.dataclass
 class Extractor:
   """A feature network: call it with images [b, h, w, 1 or 3] in `value_range` to get {layer: [b, h', w', c]}.
 
-  A pytree whose leaves are the weights alone; what is computed is static. No gradient flows into the weights.
+  A pytree whose leaves are the weights alone; what is computed is static. No gradient flows into the weights. All
+  features of an image with a value that is not finite are NaN; where values can be looked at, outside jit and grad, it
+  raises UserError.
 
   Attributes: variables (of the module), module (Linen), network (its name), sha256 and source (of the weights' file).
   """
@@ -62,7 +69,7 @@ class Extractor:
   source: str = flax.struct.field(pytree_node=False)
 
   def __call__(self, images: ArrayLike, value_range: tuple[float, float] = (0.0, 1.0)) -> dict[str, Array]:
-    check(images, value_range)  # inside jit there are no values to check
+    check(images, value_range)
     return _apply(self.module, self.variables, images, value_range)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import jax
+import math
+
 import jax.numpy as jnp
 
+from vae_jax.checks import extent
 from vae_jax.errors import UserError, nearest
 from vae_jax.types import Array, ArrayLike
 
@@ -25,7 +27,10 @@ PREPROCESSING = {
 
 
 def check(images: ArrayLike, value_range: tuple[float, float]) -> None:
-  """Raises UserError unless images are [b, h, w, 1 or 3], floating, and (outside jit) about in `value_range`."""
+  """Raises UserError unless images are [b, h, w, 1 or 3], floating, and about in `value_range`.
+
+  Values are not looked at where a transformation (jit, grad, vmap, ...) traces the images.
+  """
   shape, (low, high) = jnp.shape(images), value_range
   if len(shape) != 4 or shape[-1] not in (1, 3):
     raise UserError(f"images of shape {shape}: feature networks take [b, h, w, 3], or one grey channel")
@@ -33,13 +38,15 @@ def check(images: ArrayLike, value_range: tuple[float, float]) -> None:
     raise UserError(f"images of type {jnp.result_type(images)}: give floats in {value_range}, as uint8 / 255")
   if not high > low:
     raise UserError(f"value_range = {value_range} is empty; give (lowest, highest), as in (0.0, 1.0)")
-  if isinstance(images, jax.core.Tracer) or 0 in shape:
+  found = extent(images)
+  if found is None:
     return
-  least, most = float(images.min()), float(images.max())
+  if math.isnan(found.mean):
+    raise UserError("images have values that are not finite (nan or inf)")
   slack = SLACK * (high - low)
-  if not (least > low - slack and most < high + slack):
+  if not (found.low > low - slack and found.high < high + slack):
     raise UserError(
-      f"images with values from {least:g} to {most:g} are not in {value_range}; say their value_range"
+      f"images with values from {found.low:g} to {found.high:g} are not in {value_range}; say their value_range"
     )
 
 

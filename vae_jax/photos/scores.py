@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from vae_jax import metrics
-from vae_jax.data.degrade import DEGRADATIONS
+from vae_jax.data.degrade import degrade_values
 from vae_jax.photos.cases import Task
 from vae_jax.photos.stopwatch import REPEATED
 from vae_jax.types import Array
@@ -70,11 +70,13 @@ def without_nonfinite(value: Any, where: str, bad: list[str]) -> Any:
 def protocol(folder: Path, task: Task, scored: Mapping[str, float], lpips: Any) -> dict[str, Any]:
   """Returns what is compared, and how, in words and numbers. scored: the metrics that there are."""
   degrade, factor, pairs = task.config, task.factor, task.paired
-  values = {key: degrade[key] for key in DEGRADATIONS[degrade["name"]][1]}
+  values = degrade_values(degrade)
   words = "pairs" if pairs else degrade["name"]
   words += f", factor {factor}" if factor > 1 else ""
   if not pairs:
-    words += "".join(f", {key} {value:.4g}" for key, value in values.items() if key != "factor" and value)
+    shown = {key: value for key, value in values.items() if key not in ("factor", "border") and value}
+    words += "".join(f", {key} {value:.4g}" for key, value in shown.items())
+    words += ", border replicated" if values.get("border") == "replicate" else ""
   network = getattr(getattr(lpips, "extractor", None), "network", None)
   return {
     "folder": str(folder),

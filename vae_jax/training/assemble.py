@@ -288,7 +288,7 @@ def _compiled(
     prepares[False],
     root=roots[1],
     iwae_samples=o.samples if iwae else 0,
-    objective=make_objective(_at_the_end(o), model.terms),
+    objective=objective,
   )
   return (
     parallel.compile_train_call(steps.make_train_call(train_step), placement, like),
@@ -333,14 +333,6 @@ def _refuse_image_terms(config: ConfigDict, names: list[str]) -> None:
         f"objective.{key}={config.objective[key]} compares images, and model.name={config.model.name} gives none back; "
         "set it to 0"
       )
-
-
-def _at_the_end(objective: ConfigDict) -> ConfigDict:
-  """The objective at the weights of its schedule's end, so that validation losses of all steps compare."""
-  final = objective.copy_and_resolve_references()
-  if "beta_schedule" in final:
-    final.beta_schedule = "constant"
-  return final
 
 
 def start(parts: Parts) -> tuple[state.TrainState, list[Any]]:

@@ -96,7 +96,7 @@ def make_descent(
       loss, parts = objective(output, batch, state.step, frozen)
       loss, parts = loss.mean(), {name: part.mean() for name, part in parts.items()}
       if objective.whole:
-        more, scalars = objective.over_batch(output, key, whole)
+        more, scalars = objective.over_batch(output, key, state.step, whole)
         loss, parts = loss + more, parts | scalars
       return loss, (parts, output.statistics)
 
