@@ -1,22 +1,12 @@
 """Scores, samples, reconstructs, restores with a trained run: `python evaluate.py --workdir DIR [--mode MODE]`."""
 
-from vae_jax import cli
+import signal
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `run`, Ctrl-C ends this without a traceback
 
-def main(argv: list[str] | None = None) -> None:
-  args = cli.parse_evaluate(argv)
-  from vae_jax import commands, inference  # after parsing, so that --help and mistakes are answered at once
-
-  command = commands.command(args.mode)
-  model = inference.load(args.model, args.checkpoint)
-  if args.data_dir:
-    model.config.data.dir = args.data_dir
-  if args.lpips:
-    model.config.evaluation.lpips = args.lpips
-  if command.NEEDS:
-    model.require(command.NEEDS)
-  command.run(model, args)
-
+from vae_jax.cli import run
+from vae_jax.cli.evaluate import main
 
 if __name__ == "__main__":
-  cli.run(main)
+  run(main)

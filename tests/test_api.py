@@ -3,14 +3,22 @@
 import importlib
 import inspect
 import pkgutil
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from trained import spec_of, trained
 
 import vae_jax
 from vae_jax import inference
+from vae_jax.configuration import apply_overrides, differences
+from vae_jax.errors import UserError
 from vae_jax.models.contract import Family
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +66,44 @@ def test_every_public_name_is_there(name):
 
 def test_load_is_the_one_of_inference():
   assert vae_jax.load is inference.load
+
+
+@pytest.mark.parametrize(
+  ("name", "place"),
+  [
+    ("vae_jax.load_model", "vae_jax.load"),
+    ("vae_jax.from_pretrained", "vae_jax.load"),
+    ("vae_jax.VAE", "vae_jax.load"),
+    ("vae_jax.metrics.lpips", "vae_jax.perceptual.load_lpips"),
+    ("vae_jax.metrics.kl", "vae_jax.losses.kl_gaussian"),
+    ("vae_jax.losses.mse", "vae_jax.metrics.mse"),
+    ("vae_jax.losses.elbo", "vae_jax.losses.negative_elbo"),
+  ],
+)
+def test_a_name_of_other_libraries_is_answered_with_ours(name, place):
+  module, _, word = name.rpartition(".")
+  with pytest.raises(
+    AttributeError, match=re.escape(f"module {module!r} has no attribute {word!r}; use ")
+  ) as error:
+    getattr(importlib.import_module(module), word)
+  assert place in str(error.value)
+
+
+@pytest.mark.parametrize("module", ["vae_jax", "vae_jax.metrics", "vae_jax.losses"])
+def test_names_elsewhere_lead_to_what_is_there(module):
+  """Each answer names things that exist, and no name that the module has."""
+  found = importlib.import_module(module)
+  for name, words in found._ELSEWHERE.items():
+    assert not hasattr(found, name)
+    for place in re.findall(r"vae_jax[\w.]*\w", words):
+      holder, _, last = place.rpartition(".")
+      assert hasattr(importlib.import_module(holder), last), place
+  with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'zzz'$"):
+    found.zzz  # noqa: B018
+
+
+def test_psnr_is_that_of_all_channels():
+  assert vae_jax.metrics.psnr is vae_jax.metrics.psnr_rgb
 
 
 @pytest.mark.parametrize("part", ["losses", "metrics", "models", "perceptual"])
@@ -109,7 +155,7 @@ def test_what_is_called_key_is_a_key():
   for name, function in FUNCTIONS.items():
     for word, parameter in inspect.signature(function).parameters.items():
       annotated = str(parameter.annotation)
-      if annotated in ("Key", "Key | None"):
+      if annotated in ("Key", "Key | None", "Key | int", "Key | int | None"):
         assert word in ("key", "keys", "root") or word.endswith("_key"), f"{name}({word})"
         seen += 1
       elif word == "key" and parameter.annotation is not inspect.Parameter.empty:
@@ -145,3 +191,107 @@ def test_every_function_of_the_front_door_says_what_it_does():
   methods = {"merge", "setup", "__call__", "update"}  # a line each beside their class, or Linen's
   methods |= {n for n, f in vars(Family).items() if inspect.getdoc(f)}  # a family's: said once, in its base
   assert not [n for n, f in public.items() if not inspect.getdoc(f) and n.rpartition(".")[2] not in methods]
+
+
+# A config, a training, its scores.
+
+
+def test_a_config_by_name_with_overrides():
+  assert vae_jax.config().training.steps == 6000
+  given = {
+    "training.steps": 7,
+    "model.hidden": [8, 4],
+    "data.flip": True,
+    "data.dir": "a b",
+    "objective.beta": 1e-7,
+  }
+  config = vae_jax.config("mnist_vae", given)
+  assert config.is_locked and (config.training.steps, config.model.hidden) == (7, (8, 4))
+  assert (config.data.flip, config.data.dir, config.objective.beta) == (True, "a b", 1e-7)
+  words = ["training.steps=7", "model.hidden=8,4", "data.flip=true", "data.dir=a b", "objective.beta=1e-7"]
+  assert differences(config, vae_jax.config("mnist_vae", words)) == []
+  assert vae_jax.base_config("conv_vae").model.name == "conv_vae"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+  """A config of 8 training steps on 40 small images."""
+  folder = tmp_path_factory.mktemp("small")
+  images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), np.uint8)
+  for split in ("train", "validation", "test"):
+    np.savez(folder / f"{split}.npz", image=images)
+  values = {"data.name": "npz", "data.dir": str(folder), "training.steps": 8, "training.batch_size": 8}
+  values |= {"training.steps_per_call": 2, "training.warmup_steps": 2, "training.log_every": 4}
+  values |= {"model.hidden": (4,), "model.latent_dim": 2, "data.binarize": "none", "evaluation.samples": 2}
+  return vae_jax.config("mnist_vae", values)
+
+
+def test_train_in_python_stops_at_ctrl_c_with_what_there_is_and_continues(
+  small, tmp_path, monkeypatch, capsys
+):
+  from vae_jax.training.stopping import Request, Stopped
+
+  before = small.to_json()
+  with monkeypatch.context() as patch:
+    patch.setattr(Request, "stops", lambda self: signal.SIGINT)
+    model = vae_jax.train(small, tmp_path / "run")
+  assert isinstance(model, inference.TrainedVAE) and model.step == 2
+  assert "stopped at step 2 of 8" in capsys.readouterr().err
+  model = vae_jax.train(small, str(tmp_path / "run"))
+  assert model.step == 8 and small.to_json() == before
+  assert (
+    repr(model)
+    == f"TrainedVAE(mlp_vae, images 4 x 4 x 1, 2 latents, 180 parameters, step 8 of {tmp_path}/run)"
+  )
+
+  scores = vae_jax.evaluate(tmp_path / "run", "test[:16]", limit=10, data_dir=small.data.dir)
+  assert (scores["examples"], scores["iwae_samples"], scores["step"]) == (10, 2, 8)
+  with pytest.raises(UserError, match="no-such-folder"):
+    vae_jax.evaluate(model, data_dir=tmp_path / "no-such-folder")
+  assert model.config.data.dir == small.data.dir
+
+  def ends(config, workdir):
+    raise Stopped("stopped", 128 + signal.SIGTERM)
+
+  monkeypatch.setattr("vae_jax.training.loop.train", ends)  # SIGTERM ends the process, as without vae_jax
+  with pytest.raises(Stopped):
+    vae_jax.train(small, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (lambda: vae_jax.train({"steps": 3}, "x"), "config is a dict; give a name, or what vae_jax.config"),
+    (lambda: vae_jax.train(None, "x"), "config is a NoneType; give"),
+    (lambda: vae_jax.train(ConfigDict({"steps": 3}), "x"), "unknown config key 'steps'"),
+    (lambda: vae_jax.train("mnist_va", "x"), "did you mean 'mnist_vae'?"),
+    (lambda: vae_jax.train(vae_jax.config(), None), "None is no name of a folder; give a path"),
+    (lambda: vae_jax.train(vae_jax.config(), ""), "'' is no name of a folder; give a path"),
+    (lambda: vae_jax.config({"steps": 3}), "config is given a dict; give a name"),
+    (lambda: vae_jax.config("mnist_vae", "training.steps=3"), "is one text; give a list of them"),
+    (lambda: vae_jax.config("mnist_vae", {"training.steps": -1}), "training.steps=-1 must be > 0"),
+    (lambda: vae_jax.config("mnist_vae", {"training.stepz": 1}), "did you mean 'training.steps'?"),
+    (lambda: vae_jax.load("no/run"), "no/run: no such run"),
+    (lambda: vae_jax.load(3), "load is given a int; give the folder of a run"),
+    (lambda: vae_jax.evaluate("no/run"), "no/run: no such run"),
+    (lambda: vae_jax.evaluate("."), "no"),
+  ],
+)
+def test_misuse_is_one_line(call, message, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match=re.escape(message)) as error:
+    call()
+  assert "\n" not in str(error.value)
+
+
+def test_seeds_stand_for_keys():
+  config = apply_overrides(vae_jax.base_config(), ["model.hidden=4", "model.latent_dim=2"])
+  model = trained(config, spec_of((4, 4, 1)))
+  expected = model.sample(jax.random.key(3), 2)
+  for key in (3, np.int64(3), jax.random.PRNGKey(3)):
+    np.testing.assert_array_equal(model.sample(key, 2), expected)
+  np.testing.assert_array_equal(model.latents(3, 2), model.latents(jax.random.key(3), 2))
+  assert not np.array_equal(model.sample(4, 2), expected)
+  for key in (None, "0", 0.5, True, -1, 2**31, jax.random.split(jax.random.key(0))):
+    with pytest.raises(UserError, match=r"give a seed \(an integer >= 0\) or a key"):
+      model.sample(key, 2)

@@ -1,6 +1,7 @@
 """Flags -> a checked config or request; mistakes -> one line on standard error and status 2."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import vae_jax
 from vae_jax import cli
+from vae_jax.cli import main as command_line
+from vae_jax.commands import command
 from vae_jax.configuration import apply_overrides, base_config, every_key, keys_of, to_json
 from vae_jax.errors import UserError
 from vae_jax.storage import exported as pretrained
@@ -51,7 +55,7 @@ def test_train_defaults():
   assert args.config.data.name == "digits" and args.workdir == Path("runs/mnist_vae") and args.overrides == []
 
 
-def test_train_flags():
+def test_train_flags(monkeypatch):
   argv = "--config configs/tiny.py --config.training.seed=3 --config.model.hidden 8,8 --config.data.flip true"
   args = cli.parse_train([*argv.split(), "--config.training.warmup_steps", "0"])
   assert args.workdir == Path("runs/tiny") and args.config.is_locked
@@ -64,6 +68,20 @@ def test_train_flags():
     "training.warmup_steps=0",
   ]
   assert cli.parse_train(["--config=configs/tiny.py", "--workdir=x/y"]).workdir == Path("x/y")
+  monkeypatch.setenv("HOME", "/home/me")
+  args = cli.parse_train(["--workdir=~/x", "--config.data.dir=~/y"])
+  assert (str(args.workdir), args.config.data.dir) == ("/home/me/x", "/home/me/y")
+
+
+def test_a_config_by_name_is_of_this_folder_or_of_the_package():
+  """tiny lies in configs/ of the current folder; mnist_conv comes with vae_jax, also as configs/mnist_conv.py."""
+  args = cli.parse_train(["--config", "tiny"])
+  assert args.config.training.steps == 7 and args.workdir == Path("runs/tiny")
+  for name in ("mnist_conv", "configs/mnist_conv.py"):
+    args = cli.parse_train(["--config", name])
+    assert args.config.model.name == "conv_vae" and args.workdir == Path("runs/mnist_conv")
+  Path("configs/mnist_conv.py").write_text(Path("configs/tiny.py").read_text())
+  assert cli.parse_train(["--config", "mnist_conv"]).config.training.steps == 7
 
 
 def test_train_reads_sys_argv(monkeypatch):
@@ -84,7 +102,12 @@ def test_train_reads_sys_argv(monkeypatch):
     ("training.steps=3", "unexpected argument 'training.steps=3'"),
     ("--workdir", "argument --workdir: expected one argument"),
     ("--config nope.py", "there is no config file 'nope.py'"),
-    ("--config tiny", "there is no config file 'tiny'; known files: configs/tiny.py"),
+    ("--config tinny", "there is no config file 'tinny'; did you mean 'tiny'?"),
+    ("--config other/tiny.py", "there is no config file 'other/tiny.py'; did you mean 'tiny'?"),
+    ("--config zzz", "there is no config file 'zzz'; 'vae-jax configs' lists those that have a name"),
+    ("--resume", "unknown flag '--resume'; to resume a run, run the same command again"),
+    ("--epochs=3", "give --config.training.steps=N"),
+    ("--zzz", "unknown flag '--zzz'; known flags: --config, --coordinator"),
     ("--config.training.stepss=3", "did you mean 'training.steps'?"),
     ("--config.training.steps", "--config.training.steps has no value"),
     ("--config.data.flip --workdir x", "--config.data.flip has no value"),
@@ -114,7 +137,7 @@ def test_train_help_shows_the_config(capsys):
     with pytest.raises(SystemExit) as end:
       cli.parse_train(argv)
     out = capsys.readouterr().out
-    assert end.value.code == 0 and "--workdir DIR" in out and "usage: train.py" in out
+    assert end.value.code == 0 and "--workdir DIR" in out and "usage: python train.py" in out
     assert f"--config.training.steps={steps}  (default 2000)" in out
     for key, (_, meaning, _) in keys_of("mlp_vae").items():
       assert f"--config.{key}=" in out and meaning in " ".join(out.split())
@@ -149,9 +172,10 @@ def test_evaluate_flags(workdir):
   args = parse("--mode reconstruct --input configs runs --checkpoint best")
   assert args.input == [Path("configs"), Path("runs")] and args.checkpoint == "best"
   assert parse("--mode interpolate --method linear --input configs").method == "linear"
-  args = parse("--mode restore --input configs runs --samples 3 --tile 16 --ensemble --output x --data_dir y")
+  args = parse("--mode restore --input configs runs --samples 3 --tile 16 --ensemble --output x")
   assert (args.input, args.samples, args.tile) == ([Path("configs"), Path("runs")], 3, 16)
-  assert (args.ensemble, args.output, args.data_dir, args.lpips) == (True, "x", "y", None)
+  assert (args.ensemble, args.output, args.data_dir, args.lpips) == (True, "x", None, None)
+  assert parse("--data_dir y").data_dir == "y"
   args = parse("--mode restore --input configs/tiny.py --output x.jpg")
   assert (args.samples, args.tile, args.ensemble, args.output) == (0, 256, False, "x.jpg")
   args = parse("--mode benchmark --input configs --lpips squeezenet --output x.JSON")
@@ -174,7 +198,7 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
   config = apply_overrides(base_config(), ["evaluation.samples=7"]).to_dict()
   meta = {"config": config, "image_shape": [4, 4, 1], "input_shape": [4, 4, 1], "step": 1}
   pretrained.save(tmp_path / "models" / "superres", {"w": np.zeros(2, np.float32)}, meta)
-  args = cli.parse_evaluate(["--pretrained", "superres"])
+  args = cli.parse_evaluate(["--pretrained", "superres", "--mode", "score"])
   assert (args.model, args.folder) == (tmp_path / "models" / "superres", Path("evaluation/superres"))
   assert args.samples == 7 and args.config.is_locked
   parse = cli.parse_evaluate
@@ -185,7 +209,7 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
   assert (args.model, args.folder) == (Path("models/superres"), Path("models/superres/evaluation"))
   assert args.samples == 7
   (tmp_path / "models" / "superres" / "config.json").write_text("{}")
-  assert "does not describe a model" in _fails(capsys, parse, words[:2])
+  assert "does not describe a model" in _fails(capsys, parse, ["--pretrained", "superres", "--mode", "score"])
 
 
 @pytest.mark.parametrize(
@@ -197,6 +221,7 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     ),
     ("--workdir runs/a --pretrained x", "--workdir and --pretrained exclude one another"),
     ("--pretrained nothing_like_it", "--pretrained nothing_like_it is unknown"),
+    ("--pretrained new", "--pretrained new needs --mode, such as --mode restore --input photo.jpg"),
     ("--workdir runs/b", "--workdir runs/b is no run, it has no config.json; runs here: runs/a"),
     ("--workdir runs/a --mode restored", "invalid choice: 'restored'"),
     ("--workdir runs/a --mode restore", "--mode restore needs --input: your image files or folders"),
@@ -246,7 +271,11 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     ("--workdir runs/a --mode reconstruct --input", "--input: expected at least one argument"),
     ("--workdir runs/a --output x.png", "--output has no use in --mode score"),
     ("--workdir runs/a --mode sample --output x.jpg", "--output 'x.jpg' must be the name of a .png file"),
-    ("--workdir runs/a --mode sample --output runs", "--output 'runs' must be"),
+    ("--workdir runs/a --mode sample --output runs", "--output runs is not empty; name a new or an empty"),
+    ("--workdir runs/a --mode sample --output configs/tiny.py/", "--output configs/tiny.py is a file"),
+    ("--workdir runs/a --mode sample --batch_size 3", "--batch_size has no use for one picture"),
+    ("--workdir runs/a --mode encode --output x", "--output 'x' must be the name of a .npz file"),
+    ("--workdir runs/a --mode reconstruct --output runs", "--output 'runs' must be"),
   ],
 )
 def test_bad_evaluate_flags(workdir, tmp_path, monkeypatch, capsys, argv, message):
@@ -255,7 +284,7 @@ def test_bad_evaluate_flags(workdir, tmp_path, monkeypatch, capsys, argv, messag
 
 
 def test_evaluate_without_any_run(capsys):
-  assert "train.py makes one" in _fails(capsys, cli.parse_evaluate, ["--workdir", "runs/a"])
+  assert "train one first" in _fails(capsys, cli.parse_evaluate, ["--workdir", "runs/a"])
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b'{"training": {"warp": 1}}'])
@@ -271,10 +300,12 @@ def test_evaluate_help(tmp_path, monkeypatch, capsys):
   out = capsys.readouterr().out
   assert end.value.code == 0
   assert "pretrained models: clear_skies, superres_x9\n" in out
-  after = out.split("modes:\n")[1].splitlines()
-  assert [line.split()[0] for line in after[: len(cli.MODES)]] == list(cli.MODES)
+  after = out.split("\nmodes:\n")[1].splitlines()
+  assert [line.split()[0] for line in after if re.match("  [a-z]", line)][: len(cli.MODES)] == list(cli.MODES)
+  at = next(i for i, line in enumerate(after) if line.startswith("  sample "))
+  assert after[at + 1].split() == [f"--{flag}" for flag in command("sample").FLAGS]
   examples = out.split("examples:\n")[1].splitlines()
-  assert len(examples) == 2 and "--pretrained superres_x9 --mode restore" in examples[1]
+  assert len(examples) == 3 and "--mode restore --pretrained superres_x2" in examples[2]
   assert "evaluation/NAME" in out.split("--output PATH  ")[1].split("--num")[0]
   for flag in ("workdir", "mode", "num", "output", "temperature", "samples", "seed", "split", "batch_size"):
     assert f"--{flag} " in out
@@ -289,6 +320,57 @@ def test_evaluate_help(tmp_path, monkeypatch, capsys):
     "lpips",
   ):
     assert f"--{flag} " in out
+
+
+def test_a_command_of_one_mode_shows_its_own_flags_and_knows_the_others(workdir, capsys):
+  with pytest.raises(SystemExit):
+    cli.parse_evaluate(["--help"], "export", "vae-jax export")
+  out = capsys.readouterr().out
+  assert "usage: vae-jax export" in out and "--output" in out and "--tile" not in out and "--mode" not in out
+
+  def parse(argv):
+    return cli.parse_evaluate(argv, "sample", "vae-jax sample")
+
+  assert parse(["--workdir", "runs/a"]).mode == "sample"
+  assert "--tile has no use in --mode sample" in _fails(
+    capsys, parse, ["--workdir", "runs/a", "--tile", "32"]
+  )
+  assert "vae-jax sample --help lists the flags" in _fails(capsys, parse, ["--workdir"])
+
+
+@pytest.mark.parametrize(
+  ("argv", "words"),
+  [
+    ([], ["usage: vae-jax", *command_line.COMMANDS, "superres_x2", "examples:"]),
+    (["--help"], ["usage: vae-jax", *command_line.COMMANDS, "superres_x2", "examples:"]),
+    (["--version"], [f"vae_jax {vae_jax.__version__}"]),
+    (["train", "--help"], ["usage: vae-jax train", "--workdir DIR", "--config.training.steps=6000"]),
+    (["evaluate", "--help"], ["usage: vae-jax evaluate", "--mode"]),
+    (["configs", "--help"], ["usage: vae-jax configs"]),
+    *[([mode, "--help"], [f"usage: vae-jax {mode}", f"  vae-jax {mode} "]) for mode in cli.MODES],
+  ],
+)
+def test_help_of_the_console_command(capsys, argv, words):
+  with pytest.raises(SystemExit) as end:
+    cli.run(lambda: command_line.main(argv))
+  out, err = capsys.readouterr()
+  assert (end.value.code, err) == (0, "") and all(word in out for word in words)
+
+
+def test_the_console_command_lists_configs_and_refuses_what_it_does_not_know(workdir, capsys):
+  command_line.main(["configs"])
+  out = capsys.readouterr().out
+  assert re.search(r"^mnist_conv +A convolutional VAE", out, re.MULTILINE) and re.search(
+    "^tiny *$", out, re.MULTILINE
+  )
+  assert "vae-jax has no command sampel; did you mean 'sample'?" in _fails(
+    capsys, command_line.main, ["sampel"]
+  )
+  assert "unknown flag '--x'" in _fails(capsys, command_line.main, ["configs", "--x"])
+  assert "unknown flag '--resume'" in _fails(capsys, command_line.main, ["train", "--resume"])
+  assert "--mode restore needs --input" in _fails(
+    capsys, command_line.main, ["restore", "--workdir", "runs/a"]
+  )
 
 
 def test_run_passes_success_and_squashes_newlines(capsys):

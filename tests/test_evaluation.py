@@ -13,6 +13,7 @@ from trained import spec_of, trained
 from vae_jax import evaluation
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
+from vae_jax.objectives import load_scoring_network
 from vae_jax.progress import FileProgress
 from vae_jax.storage import exported as pretrained
 
@@ -124,7 +125,7 @@ def test_scores_against_float64_without_any_draw(data):
 def test_lpips_is_scored_and_named_where_asked_for(data, monkeypatch):
   """A squared difference in place of the network, whose score is known: `mse`."""
   distance = jax.tree_util.Partial(lambda a, b: ((a - b) ** 2).mean((1, 2, 3)))
-  monkeypatch.setattr(evaluation, "load_scoring_network", lambda config: distance)
+  monkeypatch.setattr(evaluation.scores, "load_scoring_network", lambda config: distance)
   scored = evaluation.score_split(make(data, "evaluation.lpips=vgg16"), "test", samples=0, batch_size=64)
   np.testing.assert_allclose(scored["lpips"], scored["mse"], rtol=1e-6)
   assert scored["lpips_network"] == "vgg16"
@@ -134,8 +135,8 @@ def test_lpips_is_scored_and_named_where_asked_for(data, monkeypatch):
 def test_the_scoring_network_is_the_one_that_the_config_names():
   config = apply_overrides(base_config(), ["evaluation.lpips=squeezenet", "evaluation.lpips_heads=no.pth"])
   with pytest.raises(UserError, match=r"no\.pth does not exist"):
-    evaluation.load_scoring_network(config.evaluation)
-  assert evaluation.load_scoring_network(base_config().evaluation) is None
+    load_scoring_network(config.evaluation)
+  assert load_scoring_network(base_config().evaluation) is None
 
 
 def test_a_limit_scores_the_first_images(model, scores):
@@ -234,7 +235,8 @@ def test_json_that_cannot_be_written(tmp_path):
 def test_the_images_that_pictures_show_are_those_of_the_scores(data):
   model = make(data)
   batch = evaluation.prepared(model, "test", 3)
-  images = np.load(data / "test.npz")["image"][:3]
+  assert batch["index"].tolist() == [0, 5, 11]  # from all over the split
+  images = np.load(data / "test.npz")["image"][[0, 5, 11]]
   np.testing.assert_allclose(batch["image"], images / 255, rtol=1e-6)
   assert set(batch) == {"image", "index"}
   assert len(evaluation.prepared(model, "test", 99)["image"]) == NUM

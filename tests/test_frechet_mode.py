@@ -130,7 +130,8 @@ def test_where_it_writes_unless_told(workdir, capsys):
   evaluate.main(
     ["--workdir", str(workdir), "--mode", "frechet", *NETWORK, "--num", "3", "--of", "reconstructions"]
   )
-  path = workdir / "evaluation" / "frechet_reconstructions.json"
+  asked = "num-3_network-squeezenet_layer-relu1_weights-random"  # a name says what differs from the defaults
+  path = workdir / "evaluation" / f"frechet_reconstructions_{asked}.json"
   assert json.loads(path.read_text())["n_fake"] == 3
   assert capsys.readouterr().out.endswith(f"wrote {path}\n")
 

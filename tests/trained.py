@@ -24,7 +24,7 @@ def variables(config, spec, seed, scale=1.0):
   """Normal values of that deviation, the same for a seed."""
   leaves, tree = jax.tree.flatten(shapes(config, spec))
   random = np.random.default_rng(seed)
-  return jax.tree.unflatten(tree, [(scale * random.normal(size=x.shape)).astype(np.float32) for x in leaves])
+  return jax.tree.unflatten(tree, [(scale * random.normal(size=x.shape)).astype(x.dtype) for x in leaves])
 
 
 def trained(config, spec, seed=0, scale=1.0, step=1):

@@ -15,8 +15,9 @@ import numpy as np
 from vae_jax import evaluation, perceptual
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch, make_prepare
-from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
+from vae_jax.evaluation.records import describe, open_split
+from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import FeatureSet
 from vae_jax.training import steps
@@ -88,7 +89,7 @@ def score(
   return {
     **scores,
     "of": of,
-    "split": split,
+    **describe(model, split),
     "label": label,
     **({"temperature": temperature} if of == "samples" else {}),
     "statistics": None if statistics is None else str(statistics),
@@ -100,7 +101,7 @@ def score(
 
 def _real(model: TrainedVAE, split: str, label: int | None) -> tuple[pipeline.Source, str]:
   """The real images, and what they are in words."""
-  source: pipeline.Source = open_source(model.config.data, split)
+  source: pipeline.Source = open_split(model, split)
   what = f"{split} of {source.name}, clean images"
   if label is None:
     return source, what
@@ -218,7 +219,7 @@ def _clean(model: TrainedVAE, source: pipeline.Source, batch_size: int) -> Parts
 
 def _reconstructions(model: TrainedVAE, source: pipeline.Source, batch_size: int, seed: int) -> Parts:
   prepare = jax.jit(make_prepare(model.config.data, training=False))
-  root, (height, width, _) = jax.random.key(seed), model.image_shape
+  root, (height, width, _) = new_key(seed), model.image_shape
   for batch in _batches(model, source, batch_size):
     n = int(np.sum(batch.pop("mask")))
     keys = steps.example_keys(root, steps.PREPARE_STREAM, jnp.asarray(batch["index"]))
@@ -231,7 +232,7 @@ def _reconstructions(model: TrainedVAE, source: pipeline.Source, batch_size: int
 def _samples(
   model: TrainedVAE, num: int, batch_size: int, seed: int, temperature: float, label: int | None
 ) -> Parts:
-  key, size = jax.random.key(seed), min(batch_size, num)
+  key, size = new_key(seed), min(batch_size, num)
   for start in range(0, num, size):
     given: dict[str, Any] = {}
     if "label" in model.module.NEEDS:

@@ -243,7 +243,7 @@ def batch_terms(config: ConfigDict, examples: int) -> dict[str, tuple[float, Bat
 
   def mmd(output: Output, key: Key, whole: Whole) -> Array:
     z = whole(output.latents["z"])
-    return losses.mmd(z, jax.random.normal(key, z.shape))
+    return losses.mmd(z, jax.random.normal(key, z.shape, z.dtype))
 
   known = {"total_correlation": total_correlation, "dip": dip, "mmd": mmd}
   return {name: (config[name], term) for name, term in known.items() if config.get(name)}

@@ -6,11 +6,34 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
+
+
+def tell(line: str) -> None:
+  """Prints a line on standard output. Where nobody reads it any more (`| head`), it and what follows go nowhere."""
+  try:
+    print(line, flush=True)
+  except OSError as error:
+    if error.errno not in (errno.EPIPE, errno.EIO):  # a pipe or a terminal that was closed
+      raise
+    send_nowhere(sys.stdout)
+
+
+def send_nowhere(stream: TextIO | None) -> None:
+  """Lets what is printed to a stream from now on vanish, where it would raise OSError."""
+  with contextlib.suppress(OSError, ValueError):
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+      if stream is not None:
+        os.dup2(nowhere, stream.fileno())
+    finally:
+      os.close(nowhere)
 
 
 class TrainingProgress:

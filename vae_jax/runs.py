@@ -20,11 +20,13 @@ from ml_collections import ConfigDict
 
 from vae_jax.configuration import from_json
 from vae_jax.data.images import MAX_PIXELS
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, printable
+from vae_jax.generator import new_key
 from vae_jax.models import build
 from vae_jax.models.contract import Family, init_variables
 from vae_jax.storage import exported
 from vae_jax.storage.checkpoints import Checkpoints
+from vae_jax.storage.plain_paths import local_folder
 from vae_jax.types import (
   FIELDS,
   MODELLED,
@@ -46,13 +48,15 @@ MAX_FACTOR, MAX_MULTIPLE = 64, 4096
 
 
 class Run(NamedTuple):
-  """A trained run. variables: the averaged ones, on the host. first: the stage below, which stays frozen."""
+  """A trained run. variables: the averaged ones, on the host. first: the stage below, which stays frozen. folder: where
+  it was read from."""
 
   config: ConfigDict
   variables: Variables
   spec: Spec
   step: int
   first: Run | None = None
+  folder: str = ""
 
   @property
   def module(self) -> Family:
@@ -94,7 +98,7 @@ def open_run(workdir: str | Path, checkpoint: str | int = "newest", single: bool
     variables, meta = _from_checkpoint(folder, checkpoint)
     below = None
   try:
-    run = _checked(variables, meta, str(folder))
+    run = _checked(variables, meta, str(folder))._replace(folder=str(folder))
     if single and run.config.training.first_stage:
       raise UserError(f"{folder} is a second stage itself; name a run without a first stage")
     if exported.is_model(folder) and bool(run.config.training.first_stage) != (below is not None):
@@ -117,12 +121,12 @@ def open_run(workdir: str | Path, checkpoint: str | int = "newest", single: bool
 
 def find(workdir: str | Path) -> Path:
   """The folder of a run, of an exported model, or of one that comes with the project. Raises UserError."""
-  folder = Path(workdir)
+  folder = local_folder(workdir)
   if not folder.is_dir() and str(workdir) in exported.names():
     folder = exported.FOLDER / str(workdir)
   if not folder.is_dir():
     known = f", or one of {', '.join(exported.names())}" if exported.names() else ""
-    raise UserError(f"{folder}: no such run; give the --workdir of train.py{known}")
+    raise UserError(f"{printable(str(folder))}: no such run; give the --workdir of train.py{known}")
   return folder
 
 
@@ -136,7 +140,7 @@ def open_first_stage(config: ConfigDict, beside: Path | None = None) -> Run | No
   t = config.training
   if not t.first_stage:
     return None
-  place = Path(t.first_stage)
+  place = local_folder(t.first_stage)
   if beside is not None and not place.is_dir() and (beside / place).is_dir():
     place = beside / place
   try:
@@ -253,7 +257,7 @@ def _check_weights(config: ConfigDict, variables: Variables, spec: Spec) -> None
       raise ValueError(f"it works on squares of {side} pixels and enlarges {factor} times")
     channels = image_shape(spec)[2]
     spec = image_spec((side * factor, side * factor, channels), (side, side, input_shape(spec)[2]))
-  tree = jax.eval_shape(lambda key: init_variables(module, spec, key), jax.random.key(0))
+  tree = jax.eval_shape(lambda key: init_variables(module, spec, key), new_key(0))
   wanted = flatten_dict(tree, sep="/")
   for name in sorted(wanted.keys() | held.keys()):
     has, needs = (f"{x[name].dtype}{list(x[name].shape)}" if name in x else "nothing" for x in (held, wanted))

@@ -18,7 +18,7 @@ Params = Any  # a pytree of arrays
 Variables = dict[
   str, Any
 ]  # {"params": what the optimiser trains, **rest}: rest is what a model keeps besides
-Key = jax.Array  # a typed PRNG key, `jax.random.key(seed)`, or an array of them
+Key = jax.Array  # a typed PRNG key, such as `generator.new_key(seed)`, or an array of them
 Shape = tuple[int, int, int]  # (h, w, c)
 Spec = dict[str, jax.ShapeDtypeStruct]  # the fields of one prepared record: shapes without the batch's axis
 Frozen = dict[

@@ -22,7 +22,7 @@ def _set(*overrides, family="mlp_vae"):
     (["data.train="], "data.train='' must be"),
     (["data.validation="], "data.validation='' must be"),
     (["data.test= "], "data.test='' must be"),
-    (["data.size=32"], "data.size=32 must be 0,0 or"),
+    (["data.size=5000"], "data.size=5000,5000 must be 0,0 or"),
     (["data.size=32,0"], "data.size=32,0 must be"),
     (["data.size=1,2,3"], "data.size=1,2,3 must be"),
     (["data.fit=stretch"], "data.fit=stretch must be crop | resize"),

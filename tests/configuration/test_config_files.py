@@ -1,11 +1,19 @@
 """Config files: they are run, and each mistake in one is one line."""
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
-from vae_jax.configuration import base_config, differences, load_config_file, validate
+from vae_jax.configuration import (
+  base_config,
+  config_files,
+  differences,
+  load_config_file,
+  summary_of,
+  validate,
+)
 from vae_jax.errors import UserError
 from vae_jax.models import FAMILIES
 
@@ -46,7 +54,7 @@ BASE = "from vae_jax.configuration import base_config\ndef get_config():\n  conf
     ),
     (
       BASE + "  config.zzz = 3\n  return config\n",
-      "no config key 'zzz' here; train.py --help lists all keys",
+      "no config key 'zzz' here; train --help lists all keys",
     ),
     (BASE + "  del config.training.steps\n  return config\n", "some.py:4: AttributeError"),
     (BASE + "  config.training.steps = 10**5000\n  return config\n", "training.steps=<int> must be a 31-bit"),
@@ -107,17 +115,44 @@ def test_a_config_file_may_change_the_family_of_what_it_began_with(tmp_path):
   assert differences(load_config_file(path), base_config("conv_vae")) == []
 
 
-def test_a_missing_config_file_is_answered_with_near_ones(tmp_path, monkeypatch):
+def test_a_missing_config_file_is_answered_with_a_near_name(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(UserError, match=r"there is no config file 'no/x\.py'; give one"):
+  with pytest.raises(UserError, match=r"there is no config file 'no/x\.py'; 'vae-jax configs' lists"):
     load_config_file("no/x.py")
-  (tmp_path / "configs").mkdir()
-  (tmp_path / "configs" / "mnist_conv.py").write_text("")
-  for word in ("mnist_conv", "configs/mnist_con.py", "mnist_conv.py"):
-    with pytest.raises(UserError, match=re.escape("did you mean 'configs/mnist_conv.py'?")):
+  for word in ("mnist_con", "configs/mnist_con.py", "other/mnist_conv.py"):
+    with pytest.raises(UserError, match=re.escape("did you mean 'mnist_conv'?")):
       load_config_file(word)
+  (tmp_path / "configs").mkdir()
   with pytest.raises(UserError, match="there is no config file 'configs'"):
     load_config_file("configs")
+
+
+def test_config_files_from_before_the_package_was_renamed_run(tmp_path):
+  """They import from vae_jax.config, now a function: it stays one, and other programs cannot import from it."""
+  import vae_jax
+
+  text = BASE.replace("vae_jax.configuration", "vae_jax.config")
+  inner = _file(tmp_path, text + "  return config\n").rename(tmp_path / "inner.py")
+  path = _file(
+    tmp_path,
+    f"from vae_jax.configuration import load_config_file\nload_config_file({str(inner)!r})\n"
+    "def get_config():\n  from vae_jax.config import base_config\n  return base_config('conv_vae')\n",
+  )
+  assert load_config_file(path).model.name == "conv_vae"
+  assert callable(vae_jax.config)
+  with pytest.raises(ModuleNotFoundError):
+    importlib.import_module("vae_jax.config")
+
+
+def test_config_files_have_names_and_summaries(tmp_path, monkeypatch):
+  """Those of the package first; one of the current folder's configs/ hides its namesake."""
+  monkeypatch.chdir(tmp_path)
+  assert {path.stem for path in CONFIGS} == set(config_files())
+  assert all(len(summary_of(path)) > 30 for path in config_files().values())
+  (tmp_path / "configs").mkdir()
+  (tmp_path / "configs" / "mnist_vae.py").write_text('"""Mine.\n\nMore."""\nraise SystemExit\n')
+  assert summary_of(config_files()["mnist_vae"]) == "Mine."
+  assert summary_of(_file(tmp_path, "def f(:")) == ""
 
 
 def test_a_changed_config_file_is_read_anew(tmp_path):

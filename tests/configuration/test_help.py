@@ -41,7 +41,9 @@ def test_describe_lists_every_key_of_the_family_within_the_width(width, family):
   for key in set(every_key()) - set(keys_of(family)):
     assert f"--config.{key}=" not in text
   assert "  --config.training.steps=7  (default 2000)" in lines and text.count("(default ") == 1
+  assert lines[0] == "most used:" and lines[1].startswith("  --config.data.name=")
   assert [line for line in lines if not line.startswith(" ") and line] == [
+    "most used:",
     "data:",
     "model:",
     "objective:",

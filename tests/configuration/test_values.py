@@ -220,3 +220,39 @@ def test_an_unknown_family_is_one_line():
   with pytest.raises(UserError) as error:
     keys_of("x" * 10_000)
   assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+  ("key", "close"),
+  [
+    ("training.stepz", "training.steps"),
+    ("training.learnin_rate", "training.learning_rate"),
+    ("steps", "training.steps"),
+    ("traning.steps", "training.steps"),
+    ("model.steps", "training.steps"),
+    ("training.resume", None),
+    ("training.patience", None),
+    ("zzz", None),
+  ],
+)
+def test_only_what_is_near_is_suggested(key, close):
+  with pytest.raises(UserError) as error:
+    _set(f"{key}=1")
+  hint = f"did you mean {close!r}?" if close else "train --help lists all keys"
+  assert str(error.value) == f"unknown config key {key!r}; {hint}"
+
+
+def test_one_number_is_a_square_size():
+  assert _set("data.size=64").data.size == _set("data.size=(64)").data.size == (64, 64)
+  assert from_json('{"data": {"size": [64]}}').data.size == (64, 64)
+
+
+def test_a_home_folder_is_written_out(monkeypatch):
+  """In overrides, files and config.json alike; `~` elsewhere in a value, or of no user, stays."""
+  monkeypatch.setenv("HOME", "/home/me")
+  config = _set(
+    "data.dir=~/x", "training.init_from=~", "objective.style.image=a~b", "training.first_stage=~\0"
+  )
+  assert (config.data.dir, config.training.init_from) == ("/home/me/x", "/home/me")
+  assert (config.objective.style.image, config.training.first_stage) == ("a~b", "~\0")
+  assert from_json('{"data": {"dir": "~/x"}}').data.dir == "/home/me/x"

@@ -300,8 +300,8 @@ def test_shapes_that_cannot_be_known_are_refused():
   mixed = Memory([{"image": coordinates(5, 5)}])
   with pytest.raises(UserError, match=r"memory: its images differ in size.*data.size=64,64"):
     pipeline.image_shape(settings(), mixed)
-  with pytest.raises(UserError, match=r"data.size = \(64,\): must be \(height, width\)"):
-    pipeline.image_shape(settings("size=64"), digits(2))
+  with pytest.raises(UserError, match=r"data.size = \(4, 4, 4\): must be \(height, width\)"):
+    pipeline.image_shape(settings("size=4,4,4"), digits(2))
 
 
 def test_a_split_is_resident_if_it_is_small_and_needs_no_fitting():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vae_jax.configuration import base_config
-from vae_jax.data import builders, images, plans
+from vae_jax.data import builders, examples, images
 from vae_jax.data.sources import list_splits, open_source, parse_split, slice_bounds
 from vae_jax.errors import UserError
 
@@ -150,8 +150,8 @@ def toy(tmp_path, encode=images.encode_png, features=("image",)):
   def example(i):
     return {"label": int(LABELS[i]), **{f: encode(IMAGES[i]) for f in features}}
 
-  split = plans.Split(20, example, dict.fromkeys(features, (4, 5, 3)), 9)
-  builders._write("toy", tmp_path, plans.Plan({"train": split}, label=True))
+  split = examples.Split(20, example, dict.fromkeys(features, (4, 5, 3)), 9)
+  builders._write("toy", tmp_path, examples.Plan({"train": split}, label=True))
   return config("toy", tmp_path)
 
 

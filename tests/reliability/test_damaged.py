@@ -184,7 +184,9 @@ def test_a_run_of_which_nothing_verifies_is_left_alone(data, whole, tmp_path):
   before = listing(run)
   (line,) = call(data, run, status=2)
   assert line.startswith("error: checkpoint ") and "checkpoints/16 is damaged" in line
-  assert line.endswith("no other can be read; delete the folder and train again, or restore a backup")
+  assert line.endswith(
+    "no other can be read; restore a backup, or train again in another workdir and keep this one"
+  )
   assert listing(run) == before
 
 

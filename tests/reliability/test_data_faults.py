@@ -30,8 +30,8 @@ from PIL import Image
 
 from vae_jax import evaluation
 from vae_jax.configuration import apply_overrides, base_config
-from vae_jax.data import builders, images, pipeline, plans
-from vae_jax.data.sources import list_splits, open_source
+from vae_jax.data import builders, folders, images, inspection, pipeline, plans
+from vae_jax.data.sources import list_splits, open_source, report
 from vae_jax.errors import UserError, printable
 from vae_jax.photos import files as restoring
 from vae_jax.photos import photograph as photographs
@@ -138,7 +138,7 @@ def faults(folder):
   reasons["huge.png"] = "above the limit of 2147483648"
   os.mkfifo(folder / "pipe.png")
   (folder / "device.png").symlink_to("/dev/zero")
-  reasons |= {"pipe.png": "no ordinary file", "device.png": "no ordinary file"}
+  reasons |= {"pipe.png": "not a regular file", "device.png": "not a regular file"}
   with socket.socket(socket.AF_UNIX) as server:
     here = os.getcwd()
     os.chdir(folder)  # the path of a socket is short
@@ -203,6 +203,7 @@ def test_every_fault_in_a_folder_of_a_data_set(tmp_path, cache, capfd, ghostscri
   reasons = faults(tmp_path / "in")
   data = config("folder", tmp_path / "in", max_bad=len(reasons))
   assert sum(list_splits(data).values()) == SOUND
+  report([open_source(data, "train")])
   out, err = capfd.readouterr()
   assert out == "" and err.count("\n") == 1 and "\x1b" not in err
   assert f"{len(reasons)} images skipped" in err
@@ -212,7 +213,7 @@ def test_every_fault_in_a_folder_of_a_data_set(tmp_path, cache, capfd, ghostscri
     said[next(n for n in reasons if printable(n) == name)] = reason
   check_all(said, reasons)
   assert not left(cache) and not ghostscript.exists()
-  builder = builders.prepare(data)  # the names come back from the cache as they went in
+  builder = builders.prepare(data).builder  # the names come back from the cache as they went in
   assert any("latin\udce9.png" in line for line in builder.info.metadata["skipped"])
   with pytest.raises(UserError, match=rf"more than data\.max_bad={len(reasons) - 1} images"):
     list_splits(config("folder", tmp_path / "in", max_bad=len(reasons) - 1))
@@ -220,13 +221,13 @@ def test_every_fault_in_a_folder_of_a_data_set(tmp_path, cache, capfd, ghostscri
 
 def test_every_fault_in_pairs(tmp_path, capfd):
   reasons = faults(tmp_path / "in" / "low")
-  for name in plans.list_images(tmp_path / "in" / "low"):
+  for name in folders.list_images(tmp_path / "in" / "low"):
     path = tmp_path / "in" / "high" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded())
   data = config("paired_folder", tmp_path / "in", max_bad=len(reasons))
   assert sum(list_splits(data).values()) == SOUND
-  assert f"{len(reasons)} images skipped" in capfd.readouterr().err
+  assert any(f"{len(reasons)} images skipped" in line for line in open_source(data, "train").remarks)
 
 
 def test_every_fault_in_a_folder_to_restore(tmp_path):
@@ -355,7 +356,7 @@ def test_damaged_exif_costs_the_exif_alone():
 def test_large_images_are_decoded_one_after_the_other(tmp_path, monkeypatch):
   """Eight threads with 200 megapixels each would need more memory than most machines have."""
   monkeypatch.setattr(images, "LARGE", 100)
-  monkeypatch.setattr(plans, "THREADS", 4)
+  monkeypatch.setattr(inspection, "THREADS", 4)
   at_once, most, upright = [], [], images.upright
 
   def slow(values, orientation):
@@ -582,7 +583,7 @@ def test_a_disk_that_fills_up_while_data_is_prepared(tmp_path, cache):
   resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
   try:
     with pytest.raises(
-      UserError, match=r"cannot write prepared data .*make room or set VAE_JAX_DATA"
+      UserError, match=r"cannot write prepared data .*free some space or set VAE_JAX_DATA"
     ) as error:
       open_source(data, "train")
   finally:

@@ -151,7 +151,7 @@ def test_full_at_a_later_save(data, whole, disk):
   assert line.startswith(
     f"error: checkpoint {run}/checkpoints/6 was not written ({FULL}: it takes 0.6 MB, 0."
   )
-  assert " MB are free); make room, or choose another workdir; " in line
+  assert " MB are free); free some space, or choose another workdir; " in line
   assert line.endswith("the last whole checkpoint is of step 4")
   assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4"]
   for step in (2, 4):
@@ -246,7 +246,9 @@ def test_a_save_without_room(disk, capfd, caplog, monkeypatch, looks, options):
     except UserError as error:
       last = f"the last whole checkpoint is of step {written[-1]}" if written else "there is none yet"
       assert str(error).startswith(f"checkpoint {small.folder}/c/{step} was not written ({FULL}")
-      assert str(error).endswith(f"; make room, or choose another workdir; {last}") and "\n" not in str(error)
+      assert str(error).endswith(f"; free some space, or choose another workdir; {last}") and "\n" not in str(
+        error
+      )
     assert sorted(p.name for p in (small.folder / "c").iterdir()) == [str(s) for s in written]
   assert len(written) <= 2
   small.grow()
@@ -417,7 +419,7 @@ def test_a_file_that_has_no_room_leaves_the_one_before(disk, write):
   path = small.folder / "out" / pretrained.WEIGHTS
   write_whole(path, lambda file: file.write(b"before"))
   with pytest.raises(
-    UserError, match=rf"^{path}: cannot be written \({FULL}\); make room or choose another place$"
+    UserError, match=rf"^{path}: cannot be written \({FULL}\); free some space or choose another place$"
   ):
     write(path)
   assert path.read_bytes() == b"before" and [p.name for p in path.parent.iterdir()] == [path.name]

@@ -345,7 +345,7 @@ def test_a_failure_in_the_background_is_reported(tmp_path, monkeypatch):
   monkeypatch.setattr(checkpoints, "checksum", full)
   store = Checkpoints(tmp_path)
   store.save(1, {"x": np.ones(2)}, meta={})
-  with pytest.raises(UserError, match=r"was not written \(.*No space left on device.*\); make room"):
+  with pytest.raises(UserError, match=r"was not written \(.*No space left on device.*\); free some space"):
     store.wait()
   assert store.steps() == []
   store.close()

@@ -22,6 +22,7 @@ from vae_jax.inference import load
 from vae_jax.models import build
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import assemble, loop, scoring, state, steps
+from vae_jax.training import workdir as workdirs
 from vae_jax.training.loop import calls, train
 from vae_jax.training.parallel import make_placement
 from vae_jax.training.stopping import Stopped
@@ -362,7 +363,7 @@ def test_where_and_how_it_runs_may_change(run, data, tmp_path, monkeypatch):
 def test_a_workdir_of_another_config_is_refused_and_left_alone(run, data, override):
   workdir, key = run[0], override.partition("=")[0]
   before = files(workdir)
-  with pytest.raises(UserError, match=rf"another config \({key} differ\).*another --workdir"):
+  with pytest.raises(UserError, match=rf"another config: {key} is .* there and .* here; .*another --workdir"):
     train(tiny(data, override), workdir)
   assert files(workdir) == before
 
@@ -543,14 +544,14 @@ def test_a_checkpoint_keeps_a_bad_step_since_the_last_row(data, tmp_path, monkey
   )
   assert assemble._unpacked(loop._packed([])) == []
   for bad in ({"loss": ["x"]}, ["loss"], {"loss": {}}):
-    with pytest.raises(UserError, match="holds no numbers; delete"):
+    with pytest.raises(UserError, match="holds no numbers; move"):
       assemble._unpacked(bad)
 
 
 def test_a_workdir_that_lost_its_config_is_compared_by_its_checkpoint(run, data, tmp_path):
   workdir = shutil.copytree(run[0], tmp_path / "copy")
   (workdir / "config.json").unlink()
-  with pytest.raises(UserError, match=r"another config \(model.latent_dim differ\)"):
+  with pytest.raises(UserError, match=r"another config: model.latent_dim is 3 there and"):
     train(tiny(data, "model.latent_dim=4"), workdir)
   assert same(train(tiny(data), workdir), run[1]) and (workdir / "config.json").exists()
 
@@ -803,3 +804,89 @@ def test_slow_data_are_told_of_runs_that_are_long_enough(capsys, waited, seconds
   loop._tell_waiting(waited, seconds)
   out = capsys.readouterr().out
   assert out.startswith(told) and bool(out) == bool(told)
+
+
+# --- more steps ---
+
+
+def test_a_finished_run_is_extended(run, data, tmp_path, capsys):
+  """Parameters, optimiser and rows so far stay; the learning rate is that of a run of 18 steps, from step 12 on."""
+  workdir = shutil.copytree(run[0], tmp_path / "copy")
+  longer = tiny(data, "training.steps=18")
+  state = train(longer, workdir)
+  out = capsys.readouterr().out
+  assert out.startswith(
+    f"{workdir}: a run of 12 steps is extended to 18 from step 12 on; parameters and optimiser"
+  )
+  assert "rises from 0 to 0.000309, and falls to 0 at the end" in out
+  assert int(state.step) == 18 and rows(workdir)[: len(rows(run[0]))] == rows(run[0])
+  rate = [1e-3 * (1 + math.cos(math.pi * (step - 2) / 16)) / 2 for step in range(18)]
+  added = [row for row in rows(workdir) if row["split"] == "train" and row["step"] > STEPS]
+  expected = [(rate[step - 2] + rate[step - 1]) / 2 for step in (14, 16, 18)]
+  np.testing.assert_allclose([row["learning_rate"] for row in added], expected, rtol=1e-4)
+  count = Checkpoints(workdir / "checkpoints").restore()[0]["opt_state"]["0"]["count"]
+  assert count == 18  # Adam's own, which a fresh optimiser would begin anew
+  assert from_json((workdir / "config.json").read_text()).training.extended_at == "12"
+  shutil.rmtree(workdir / "checkpoints" / "18")
+  assert same(train(longer, workdir), state) and "extended" not in capsys.readouterr().out
+  with pytest.raises(UserError, match="training.steps is 18 there and 12 here"):
+    train(tiny(data), workdir)
+
+
+def test_a_config_of_an_extended_run_begins_another_that_is_not(data, tmp_path):
+  config = tiny(data, "training.extended_at=12")
+  workdirs.check(config, tmp_path, Checkpoints(tmp_path / "checkpoints"))
+  assert config.training.extended_at == ""
+
+
+def test_a_run_of_before_keeps_its_rule_of_weight_decay(data, tmp_path):
+  """Its config.json lacks training.decayed; the same command continues it bit for bit, as one that says "all"."""
+  words = ["training.steps=8", "training.weight_decay=0.1", "training.learning_rate=0.1"]
+  expected = train(tiny(data, *words, "training.decayed=all"), tmp_path / "all")
+  old = shutil.copytree(tmp_path / "all", tmp_path / "old")
+  shutil.rmtree(old / "checkpoints" / "8")
+  config = json.loads((old / "config.json").read_text())
+  del config["training"]["decayed"]
+  (old / "config.json").write_text(json.dumps(config))
+  assert same(train(tiny(data, *words), old), expected)
+  new = train(tiny(data, *words), tmp_path / "new")
+  assert not same(new.params, expected.params)
+  assert from_json((tmp_path / "new" / "config.json").read_text()).training.decayed == "kernels"
+
+
+# --- a first checkpoint, validation of one image ---
+
+
+@pytest.mark.parametrize(
+  ("steps_", "every", "early"),
+  [(2000, 1000, 100), (200_000, 5000, None), (4000, 101, None), (4000, 300, 200), (100, 1000, None)],
+)
+def test_when_the_first_checkpoint_is_early(data, steps_, every, early):
+  t = tiny(data, f"training.steps={steps_}", f"training.checkpoint_every={every}").training
+  assert loop._early(t) == early
+
+
+def test_a_run_can_be_loaded_at_a_twentieth_of_its_steps(data, tmp_path, monkeypatch):
+  words = [
+    "training.steps=120",
+    "training.log_every=4",
+    "training.eval_every=120",
+    "training.checkpoint_every=120",
+  ]
+  with monkeypatch.context() as patch:
+    stop_at(patch, 20)
+    with pytest.raises(Stop):
+      train(tiny(data, *words), tmp_path / "run")
+  assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [8]
+  assert load(tmp_path / "run").step == 8
+  train(tiny(data, *words, "training.keep=1"), tmp_path / "run")
+  assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [120]
+
+
+def test_one_validation_image_has_no_active_units(tmp_path, capsys):
+  """The variance over one image is 0, whatever the model; nothing is said of collapse."""
+  (tmp_path / "data").mkdir()
+  write(tmp_path / "data", (5, 4, 1), sizes=(20, 1, 4))
+  train(tiny(tmp_path / "data", "training.steps=6"), tmp_path / "run")
+  assert "collapse" not in capsys.readouterr().err
+  assert "active_units" not in rows(tmp_path / "run")[-1]

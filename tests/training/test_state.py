@@ -69,12 +69,19 @@ def adam(gradients, eps):
 
 def test_the_optimiser_is_adam_with_decoupled_weight_decay():
   random = np.random.default_rng(0)
-  gradients, params = random.normal(size=(4, 6)).astype(np.float32), random.normal(size=6).astype(np.float32)
+  gradients, kernel = random.normal(size=(4, 6)).astype(np.float32), random.normal(size=6).astype(np.float32)
   expected = np.stack(list(adam(gradients, 1e-3)))
-  plain = directions(state.make_optimizer(training("adam_eps=1e-3")), gradients, params)
+  plain = directions(state.make_optimizer(training("adam_eps=1e-3")), gradients, kernel)
   np.testing.assert_allclose(plain, expected, rtol=1e-4, atol=1e-6)
-  decayed = directions(state.make_optimizer(training("adam_eps=1e-3", "weight_decay=0.1")), gradients, params)
-  np.testing.assert_allclose(decayed, expected + 0.1 * params, rtol=1e-4, atol=1e-6)
+  params = {"a": {"kernel": kernel, "bias": kernel}, "log_scale": kernel}
+  for decayed, names in ("kernels", ["kernel"]), ("all", ["kernel", "bias", "log_scale"]):
+    tx = state.make_optimizer(training("adam_eps=1e-3", "weight_decay=0.1", f"decayed={decayed}"))
+    opt_state = tx.init(params)
+    for gradient, adams in zip(gradients, expected, strict=True):
+      direction, opt_state = tx.update(jax.tree.map(lambda _, g=gradient: g, params), opt_state, params)
+      found = direction["a"] | {"log_scale": direction["log_scale"]}
+      for name, x in found.items():
+        np.testing.assert_allclose(x, adams + 0.1 * kernel * (name in names), rtol=1e-4, atol=1e-6)
 
 
 def test_gradients_are_clipped_by_their_global_norm_before_adam():

@@ -1,8 +1,9 @@
 """What evaluate.py can do with a trained model: one file a mode.
 
-Each file is light at import, and has `HELP` (a line), `FLAGS` (those that it takes besides --workdir, --pretrained,
---checkpoint and --data_dir), `NEEDS` (an ability of the model, see `models.contract.ABILITIES`, or None), `OUTPUT` (the
-suffix of the file that it writes; "" for a folder) and `run(model, args)`.
+Each file is light at import, and has `HELP` (a line), `EXAMPLE` (its flags in an example), `FLAGS` (those that it takes
+besides --workdir, --pretrained and --checkpoint; those that name its results first), `NEEDS` (an ability of the model,
+see `models.contract.ABILITIES`, or None), `OUTPUT` (the suffix of the file that it writes; "" for a folder) and
+`run(model, args)`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-MODES = ("score", "sample", "reconstruct", "interpolate", "restore", "frechet", "benchmark", "export")
+MODES = (
+  "score",
+  "sample",
+  "encode",
+  "reconstruct",
+  "interpolate",
+  "restore",
+  "frechet",
+  "benchmark",
+  "export",
+)
 
 
 def command(mode: str) -> ModuleType:

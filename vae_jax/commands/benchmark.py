@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-HELP = "a folder of clean photographs (--input), degraded and restored: PSNR, SSIM, beside baselines"
-FLAGS = ("input", "output", "num", "samples", "seed", "tile", "ensemble", "lpips")
+HELP = "score a folder of clean photographs (--input), degraded and restored, beside baselines: PSNR, SSIM"
+EXAMPLE = "--pretrained superres_x2 --input photographs/ --output scores.json"
+FLAGS = ("input", "num", "samples", "seed", "ensemble", "lpips", "output", "tile")
 NEEDS = "restore"
 OUTPUT = ".json"
 
@@ -16,7 +17,7 @@ def run(model: Any, args: Any) -> None:
   from vae_jax import evaluation
   from vae_jax.photos.score_table import table
 
-  output = Path(args.output or args.folder / "benchmark.json")
+  output = Path(args.output or args.folder / f"benchmark{evaluation.suffix(args.asked)}.json")
   how = {"samples": args.samples, "seed": args.seed, "tile": args.tile, "ensemble": args.ensemble}
   scores = evaluation.benchmark_folder(model, args.input[0], output, limit=args.num or 0, **how)
   print(f"{table(scores)}\nwrote {output} and {output.with_suffix('.png').name}")

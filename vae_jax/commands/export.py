@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "the run as one small folder, which --workdir and vae_jax.load take"
+HELP = "write the run as one small folder, which --workdir and vae_jax.load take"
+EXAMPLE = "--workdir runs/mnist_vae --output mnist_vae/"
 FLAGS = ("output",)
 NEEDS = None
 OUTPUT = ""

@@ -5,22 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-HELP = (
-  "samples or reconstructions (--of) against the images of a split: Frechet and kernel distance on a network"
-)
+HELP = "compare samples or reconstructions (--of) with the images of a split: Frechet and kernel distance"
+EXAMPLE = "--workdir runs/mnist_vae --of samples"
 FLAGS = (
-  "num",
-  "output",
-  "split",
-  "seed",
-  "batch_size",
-  "temperature",
-  "label",
-  "network",
-  "layer",
-  "weights",
-  "of",
-  "statistics",
+  *("data_dir", "split", "label", "num", "seed", "temperature", "network", "layer", "weights"),
+  *("output", "batch_size", "of", "statistics"),
 )
 NEEDS = None  # samples need an ability, reconstructions another: `image_sets.score` asks for it
 OUTPUT = ".json"
@@ -57,6 +46,6 @@ def run(model: Any, args: Any) -> None:
     label=args.label,
     statistics=None if args.statistics is None else Path(args.statistics),
   )
-  output = Path(args.output or args.folder / f"frechet_{args.of}.json")
+  output = Path(args.output or args.folder / f"frechet_{args.of}{evaluation.suffix(args.asked)}.json")
   evaluation.write_json(output, scores)
   print(f"{image_sets.table(scores)}\nwrote {printable(str(output))}")

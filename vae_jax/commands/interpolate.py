@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "from one image to another, on a path between their latents"
-FLAGS = ("num", "output", "input", "split", "seed", "method", "label")
+HELP = "draw images on a path between the latents of two images"
+EXAMPLE = "--workdir runs/mnist_vae --output between.png"
+FLAGS = ("data_dir", "split", "input", "label", "num", "seed", "method", "output")
 NEEDS = "encode"
 OUTPUT = ".png"
 
@@ -16,6 +17,6 @@ def run(model: Any, args: Any) -> None:
   from vae_jax.errors import printable
 
   ends = evaluation.inputs(model, args.input, args.split, 2 * args.num, args.seed, args.label, alike=True)
-  output = args.output or args.folder / "interpolate.png"
+  output = args.output or args.folder / f"interpolate{evaluation.suffix(args.asked)}.png"
   pictures.save_png(output, evaluation.interpolations(model, ends, args.method))
   print(f"wrote {printable(str(output))}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "images of a split, or yours (--input), above what the model makes of them"
-FLAGS = ("num", "output", "input", "split", "seed", "label")
+HELP = "draw images of a split, or yours (--input), above what the model makes of them"
+EXAMPLE = "--workdir runs/mnist_vae --input my_digit.png --output again.png"
+FLAGS = ("data_dir", "split", "input", "label", "num", "seed", "output")
 NEEDS = None
 OUTPUT = ".png"
 
@@ -16,6 +17,6 @@ def run(model: Any, args: Any) -> None:
   from vae_jax.errors import printable
 
   batch = evaluation.inputs(model, args.input, args.split, args.num, args.seed, args.label)
-  output = args.output or args.folder / "reconstruct.png"
+  output = args.output or args.folder / f"reconstruct{evaluation.suffix(args.asked)}.png"
   pictures.save_png(output, evaluation.reconstructions(model, batch))
   print(f"wrote {printable(str(output))}")

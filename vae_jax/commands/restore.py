@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "your photographs (--input), of any size: enlarged or denoised, as the model was trained to"
+HELP = "restore your photographs (--input), of any size: enlarge or denoise, as the model was trained to"
+EXAMPLE = "--pretrained superres_x2 --input photo.jpg --output restored/"
 FLAGS = ("input", "output", "samples", "seed", "tile", "ensemble")
 NEEDS = "restore"
 OUTPUT = ""

@@ -1,21 +1,59 @@
-"""Draws new images into one picture."""
+"""Draws new images: into one picture, or each into a file of a folder."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-HELP = "new images, in one picture"
-FLAGS = ("num", "output", "temperature", "seed", "label")
+HELP = "draw new images: in one picture, or each in a file of a folder (--output folder/)"
+EXAMPLE = "--workdir runs/mnist_vae --num 10000 --output digits/"
+FLAGS = ("label", "num", "seed", "temperature", "output", "batch_size")
 NEEDS = "sample"
 OUTPUT = ".png"
 
 
 def run(model: Any, args: Any) -> None:
-  """Writes a grid of samples; of a family with labels, a row for each label unless --label names one."""
+  """Writes a grid of samples; of a family with labels, a row for each label unless --label names one.
+
+  An `output` that ends with "/" is a folder for single files.
+  """
   from vae_jax import evaluation, pictures
   from vae_jax.errors import printable
 
+  if args.output and args.output.endswith("/"):
+    folder = Path(args.output)
+    write_files(model, folder, args.num, args.seed, args.temperature, args.label, args.batch_size)
+    print(f"wrote {args.num} images into {printable(str(folder))}")
+    return
   picture = evaluation.samples(model, args.num, args.seed, args.temperature, args.label)
-  output = args.output or args.folder / "sample.png"
+  output = args.output or args.folder / f"sample{evaluation.suffix(args.asked)}.png"
   pictures.save_png(output, picture)
   print(f"wrote {printable(str(output))}")
+
+
+def write_files(
+  model: Any, folder: Path, num: int, seed: int, temperature: float, label: int | None, batch_size: int
+) -> None:
+  """Writes `num` samples as 000000.png, 000001.png, ...; of a family with labels, 000000_label_0.png, ...: of `label`,
+  else of each label in turn.
+
+  The images are those of `model.sample(seed, num, temperature)`, whatever the batch size.
+  """
+  import numpy as np
+
+  from vae_jax import pictures
+  from vae_jax.progress import FileProgress
+
+  labelled = "label" in model.module.NEEDS
+  size, width = min(batch_size, num), max(6, len(str(num - 1)))
+  with FileProgress() as progress:
+    for start in range(0, num, size):
+      progress.update(f"{num} samples", start, num)
+      places = np.arange(start, start + size)
+      labels: Any = places % model.config.model.classes if label is None and labelled else label
+      images = model.sample(seed, size, temperature, start=start, label=labels)  # one size: compiled once
+      for i, image, of in zip(places, np.asarray(images), np.broadcast_to(labels, size), strict=True):
+        if i < num:
+          name = f"{i:0{width}}_label_{of}.png" if labelled else f"{i:0{width}}.png"
+          pictures.save_png(folder / name, pictures.grid(image[None], pad=0, scale=1))
+    progress.update(f"{num} samples", num, num)

@@ -7,12 +7,20 @@ never run.
 """
 
 from vae_jax.configuration.checks import validate
-from vae_jax.configuration.files import load_config_file
+from vae_jax.configuration.files import (
+  DEFAULT_CONFIG,
+  config_files,
+  find_config_file,
+  load_config_file,
+  summary_of,
+)
 from vae_jax.configuration.help import describe
 from vae_jax.configuration.json import MAX_JSON, from_json, parse_json, to_json
 from vae_jax.configuration.values import (
   apply_overrides,
+  at_home,
   base_config,
+  by_last_word,
   differences,
   every_key,
   keys_of,
@@ -21,18 +29,24 @@ from vae_jax.configuration.values import (
 )
 
 __all__ = [
+  "DEFAULT_CONFIG",
   "MAX_JSON",
   "apply_overrides",
+  "at_home",
   "base_config",
+  "by_last_word",
+  "config_files",
   "describe",
   "differences",
   "every_key",
+  "find_config_file",
   "from_json",
   "keys_of",
   "load_config_file",
   "owners",
   "parse_json",
   "show",
+  "summary_of",
   "to_json",
   "validate",
 ]

@@ -2,36 +2,75 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import difflib
 import re
+import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from vae_jax.configuration.values import as_config, brief, every_key, owners, to_values
-from vae_jax.errors import UserError, nearest
+from vae_jax import resources
+from vae_jax.configuration.values import as_config, at_home, brief, every_key, owners, to_values
+from vae_jax.errors import UserError
 from vae_jax.models import FAMILIES
+
+DEFAULT_CONFIG = "mnist_vae"
+LOCAL = Path("configs")  # in the current folder
+FORMER_NAME = "vae_jax.config"  # of this package
+
+
+def config_files() -> dict[str, Path]:
+  """The configs by name: those that come with vae_jax, then those in the folder configs/ of the current folder, which
+  hide others of the same name."""
+  folders = (resources.folder("configs"), LOCAL)
+  return {path.stem: path for folder in folders for path in sorted(folder.glob("*.py"))}
+
+
+def find_config_file(name: str | Path) -> Path:
+  """The file of a config: `name` is its path or, as in `config_files`, its name. Raises UserError: there is none."""
+  path = Path(at_home(str(name)))
+  if _is_file(path):
+    return path
+  known = config_files()
+  if path.parent in (Path(), LOCAL) and path.stem in known and path.suffix in ("", ".py"):
+    return known[path.stem]
+  close = difflib.get_close_matches(path.stem[:80], known, n=1, cutoff=0.7)
+  hint = f"did you mean {close[0]!r}?" if close else "'vae-jax configs' lists those that have a name"
+  raise UserError(f"there is no config file {str(path)!r}; {hint}")
+
+
+def summary_of(path: Path) -> str:
+  """The first line of a config file's docstring. The file is not run."""
+  try:
+    return (ast.get_docstring(ast.parse(path.read_bytes())) or "").partition("\n")[0]
+  except (SyntaxError, ValueError, OSError):
+    return ""
 
 
 def load_config_file(path: str | Path) -> ConfigDict:
-  """Runs the Python file's `get_config()`. Keys and types are checked; `validate` checks the values.
+  """Runs the `get_config()` of a Python file, or of a config by name. Keys and types are checked; `validate` checks
+  the values.
 
   Raises UserError: the file is missing, does not run, has no `get_config()`, or returns something else.
   """
-  path = Path(path)
-  if not _is_file(path):
-    files = sorted({*path.parent.glob("*.py"), *Path("configs").glob("*.py")})
-    hint = nearest(str(path), files, what="files") if files else "; give one with --config"
-    raise UserError(f"there is no config file {str(path)!r}{hint}")
+  path = find_config_file(path)
   namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
   try:
-    exec(compile(path.read_bytes(), str(path), "exec"), namespace)  # an import could run a stale __pycache__
-    get_config = namespace.get("get_config")
-    if not callable(get_config):
-      raise UserError(f"{path} has no function get_config(); write one that returns a changed base_config()")
-    config = get_config()
+    with _importable_by_its_former_name():
+      exec(
+        compile(path.read_bytes(), str(path), "exec"), namespace
+      )  # an import could run a stale __pycache__
+      get_config = namespace.get("get_config")
+      if not callable(get_config):
+        raise UserError(
+          f"{path} has no function get_config(); write one that returns a changed base_config()"
+        )
+      config = get_config()
     if not isinstance(config, ConfigDict):
       raise UserError(
         f"{path}: get_config() returned {type(config).__name__}; return a changed base_config()"
@@ -51,6 +90,20 @@ def load_config_file(path: str | Path) -> ConfigDict:
     raise UserError(f"{where}: {fault}") from error
 
 
+@contextlib.contextmanager
+def _importable_by_its_former_name() -> Iterator[None]:
+  """Lets old config files import from `vae_jax.config`, which is a function now; the package is not changed."""
+  before = sys.modules.get(FORMER_NAME)
+  sys.modules[FORMER_NAME] = sys.modules["vae_jax.configuration"]
+  try:
+    yield
+  finally:
+    if before is None:
+      sys.modules.pop(FORMER_NAME, None)
+    else:
+      sys.modules[FORMER_NAME] = before
+
+
 # How a ConfigDict complains of a key or section that it does not have, set or read.
 _MISSING = re.compile(r"""\W*Key "(\w+)" does not exist|\W*(\w+)(?:\W+n?Did you mean|\W*$)""")
 
@@ -68,7 +121,7 @@ def _misspelt(name: str) -> str:
     if 0 < len(families := owners(place)) < len(FAMILIES):
       return f"{place} is a key of {', '.join(families)} alone; begin with base_config({families[0]!r})"
   close = [place for word in difflib.get_close_matches(name, places, n=2) for place in places[word]]
-  hint = f"did you mean {' or '.join(map(repr, close[:4]))}?" if close else "train.py --help lists all keys"
+  hint = f"did you mean {' or '.join(map(repr, close[:4]))}?" if close else "train --help lists all keys"
   return f"there is no config key {name!r} here; {hint}"
 
 

@@ -10,17 +10,35 @@ from ml_collections import ConfigDict
 from vae_jax.configuration.values import keys_of, show, to_values
 from vae_jax.keys import NAME
 
+# The keys that most runs set; a family may lack some.
+MOST_USED = (
+  "data.name",
+  "data.dir",
+  "data.size",
+  "model.name",
+  "model.latent_dim",
+  "objective.beta",
+  "training.steps",
+  "training.batch_size",
+  "training.learning_rate",
+  "training.seed",
+)
+
 
 def describe(config: ConfigDict, base: ConfigDict, width: int | None = None) -> str:
-  """Help text: each key by section with its value, that of `base` if it differs, meaning and range.
+  """Help text: each key with its value, that of `base` if it differs, meaning and range. The most used keys come
+  first, the others by section.
 
   `width`: columns; the terminal's unless given.
   """
   width = max(40, min(width or shutil.get_terminal_size().columns, 110))
   values, defaults = to_values(config), to_values(base)
+  keys = keys_of(values["model.name"])
+  first = [key for key in MOST_USED if key in keys]
   lines: list[str] = []
-  for key, (_, meaning, rule) in keys_of(values["model.name"]).items():
-    title = f"{key.split('.')[0]}:"
+  for key in [*first, *(key for key in keys if key not in first)]:
+    _, meaning, rule = keys[key]
+    title = "most used:" if key in first else f"{key.split('.')[0]}:"
     if title not in lines:
       lines += ["", title] if lines else [title]
     default = "" if values[key] == defaults.get(key) else f"  (default {show(defaults[key])})"

@@ -20,7 +20,8 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str, where: str = "config.json") -> ConfigDict:
-  """The validated config of `to_json`; a key that the text lacks gets its default. The text may be a stranger's.
+  """The validated config of `to_json`; a key that the text lacks gets its default, or what stood for it before there
+  was the key. The text may be a stranger's.
 
   Raises UserError, beginning with `where`: not JSON, a key of a newer version, a wrong value.
   """
@@ -30,7 +31,10 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
     raise UserError(
       f"{where} is not valid JSON ({brief(str(error), 200)}); restore it or use another workdir"
     ) from None
-  config = as_config(to_values(tree, f"{where}: ", drop_foreign=True))
+  values = to_values(tree, f"{where}: ", drop_foreign=True)
+  if values["training.weight_decay"] > 0 and "decayed" not in tree.get("training", {}):
+    values["training.decayed"] = "all"
+  config = as_config(values)
   validate(config, f"{where}: ")
   return config
 

@@ -32,6 +32,12 @@ DATA: Keys = {
   "data.size": Key((0, 0), "height and width that the model sees; (0, 0): as stored", SIZE),
   "data.fit": Key("crop", "to data.size; crop: in training at random, else centre", one_of("crop", "resize")),
   "data.channels": Key(0, "0: as stored, 1: grey, 3: RGB", one_of(0, 1, 3)),
+  "data.white": Key(
+    0, "grey level of white in images of more than 8 bits; 0: as the file says, else 65535", between(0, 2**31)
+  ),
+  "data.classes": Key(
+    "", "folder: the class folders in the order of their labels, comma-separated; '': sorted, filled in"
+  ),
   "data.low": Key("low", "paired_folder: name of the folder with degraded images", NAME),
   "data.high": Key("high", "paired_folder: name of the folder with clean images", NAME),
   "data.flip": Key(False, "mirror training images left-right at random"),
@@ -137,7 +143,10 @@ OBJECTIVE: Keys = {
 }
 
 TRAINING: Keys = {
-  "training.steps": Key(2000, "optimiser steps", ABOVE_0),
+  "training.steps": Key(
+    2000, "optimiser steps; a run with fewer is extended, on the schedule of this many", ABOVE_0
+  ),
+  "training.extended_at": Key("", "steps at which a run was extended; filled in", NUMBERS),
   "training.batch_size": Key(128, "global batch size", counted(2**20)),
   "training.first_stage": Key(
     "", "workdir or exported model of a trained first stage, which stays frozen; '': none"
@@ -166,7 +175,10 @@ TRAINING: Keys = {
   "training.warmup_steps": Key(100, "steps of linear warm-up, before the cosine decay", MIN_0),
   "training.final_learning_rate": Key(0.0, "that of the last step, as a fraction of the peak", between(0, 1)),
   "training.adam_eps": Key(1e-8, "epsilon of Adam", ABOVE_0),
-  "training.weight_decay": Key(0.0, "decoupled weight decay", MIN_0),
+  "training.weight_decay": Key(0.0, "decoupled weight decay of kernels", MIN_0),
+  "training.decayed": Key(
+    "kernels", "all: weight decay of biases, scales and codes too, as older runs", one_of("kernels", "all")
+  ),
   "training.clip_norm": Key(0.0, "clip gradients to this global norm; 0: off", MIN_0),
   "training.ema_decay": Key(0.999, "of the averaged parameters, which are scored; 0: off", BELOW_1),
   "training.max_skipped": Key(20, "non-finite steps in a row (all skipped) before the run aborts", ABOVE_0),

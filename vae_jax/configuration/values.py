@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vae_jax.configuration.sections import DATA, EVALUATION, LATENT, OBJECTIVE, RATE, TRAINING
 from vae_jax.errors import UserError
-from vae_jax.keys import Key, Keys, one_of
+from vae_jax.keys import SIZE, Key, Keys, one_of
 from vae_jax.models import FAMILIES, family
 
 DEFAULT_FAMILY = "mlp_vae"
@@ -177,7 +178,9 @@ def _typed(keys: Keys, key: str, value: Any, where: str = "") -> Any:
   """`value` in the type of the key's default; UserError if it is of another type, or 2**31 or more."""
   default = keys[key].default
   kind = type(default)
-  typed: Any = tuple(value) if isinstance(value, list) else value
+  typed: Any = tuple(value) if isinstance(value, list) else at_home(value) if kind is str else value
+  if keys[key].rule is SIZE and isinstance(typed, tuple) and len(typed) == 1:
+    typed *= 2  # 64 for 64,64
   numbers = typed if isinstance(typed, tuple) else (typed,) if kind in (int, float) else ()
   fits = all(type(n) in ((int, float) if kind is float else (int,)) and abs(n) < 2**31 for n in numbers)
   if fits and kind is float and not isinstance(typed, tuple):
@@ -187,6 +190,16 @@ def _typed(keys: Keys, key: str, value: Any, where: str = "") -> Any:
       f"{where}{key}={represented(value)} must be {_TYPES[kind]}; its default is {show(default)}"
     )
   return typed
+
+
+def at_home(value: Any) -> Any:
+  """Text that begins with `~`, as paths of a home folder do, with that folder's path; any other value as it is."""
+  if not isinstance(value, str) or not value.startswith("~"):
+    return value
+  try:
+    return os.path.expanduser(value)
+  except ValueError:  # NUL, or what no user's name can be encoded to
+    return value
 
 
 def _parse(kind: type, text: str) -> Any:
@@ -205,9 +218,30 @@ def unknown(key: str, name: str) -> str:
   if others := owners(key):
     has = ", ".join(k for k in keys_of(name) if k.startswith(key.split(".")[0] + ".") and k not in OBJECTIVE)
     return f"{key} is a key of {', '.join(others)}, not of {name}, which has {has}"
-  close = difflib.get_close_matches(key[:80], keys_of(name), n=1, cutoff=0.5)
-  hint = f"did you mean {close[0]!r}?" if close else "train.py --help lists all keys"
+  close = _close(key[:80], list(keys_of(name)))
+  hint = f"did you mean {close!r}?" if close else "train --help lists all keys"
   return f"unknown config key {represented(key)}; {hint}"
+
+
+def _close(key: str, known: Sequence[str]) -> str | None:
+  """The known key that an unknown one may have meant: by its last word in its section, by all of it where there is
+  no such section, by its last word in others."""
+  section, _, word = key.rpartition(".")
+  own = [k for k in known if k.rpartition(".")[0] == section]
+  rest = {} if own else {k: k for k in known}
+  for given, names, cutoff in (
+    (word, by_last_word(own), 0.7),
+    (key, rest, 0.75),
+    (word, by_last_word(known), 0.85),
+  ):
+    if close := difflib.get_close_matches(given, names, n=1, cutoff=cutoff):
+      return names[close[0]]
+  return None
+
+
+def by_last_word(keys: Sequence[str]) -> dict[str, str]:
+  """The keys by their last words; of several, the one with the shortest path, or the first."""
+  return {key.rpartition(".")[2]: key for key in sorted(keys, key=lambda k: k.count("."))[::-1]}
 
 
 def represented(value: Any) -> str:

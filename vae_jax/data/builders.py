@@ -20,16 +20,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax.data import plans
-from vae_jax.data.plans import Example, Plan, Split, progress
-from vae_jax.errors import UserError, printable
+from vae_jax.data import folders, inspection, plans
+from vae_jax.data.examples import Example, Plan, Split, expanded, progress
+from vae_jax.errors import UserError
 
-VERSION = "1.2.0"  # of the prepared form; a new one prepares everything anew
+VERSION = "1.3.0"  # of the prepared form; a new one prepares everything anew
 CACHE_VARIABLE = "VAE_JAX_DATA"
 INFO = "dataset_info.json"
 SHARD_BYTES = 128 * 2**20  # TFDS holds one shard in memory while it writes
@@ -37,7 +37,7 @@ SHARD_BYTES = 128 * 2**20  # TFDS holds one shard in memory while it writes
 
 def cache_dir() -> Path:
   """The folder of prepared data: $VAE_JAX_DATA, else ~/.cache/vae_jax."""
-  return plans.expanded(os.environ.get(CACHE_VARIABLE) or "~/.cache/vae_jax")
+  return expanded(os.environ.get(CACHE_VARIABLE) or "~/.cache/vae_jax")
 
 
 @contextlib.contextmanager
@@ -75,7 +75,13 @@ def _write(name: str, root: Path, plan: Plan) -> None:
   }
   if plan.label:
     features["label"] = tfds.features.Scalar(np.int64)
-  metadata = {"shapes": {split: s.shapes for split, s in plan.splits.items()}, "skipped": list(plan.skipped)}
+  metadata = {
+    "shapes": {split: s.shapes for split, s in plan.splits.items()},
+    "smallest": {split: s.smallest for split, s in plan.splits.items() if s.smallest},
+    "classes": list(plan.classes),
+    "skipped": list(plan.skipped),
+    "remarks": list(plan.remarks),
+  }
 
   # Not GeneratorBasedBuilder: above 1 GB that sorts through temporary files, for which TFDS needs TensorFlow.
   class Builder(ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -145,13 +151,22 @@ def _store(data: ConfigDict, plan: Plan, files: dict[str, str], target: Path) ->
       os.rename(Path(scratch, data.name, VERSION), target)
 
 
-def prepare(data: ConfigDict) -> Any:
-  """The read-only TFDS builder of one of `plans.OWN`, prepared now if it was not before.
+class Prepared(NamedTuple):
+  """A data set of our own that can be read.
 
-  Images that are left out are named on standard error when the data set is prepared.
+  builder: of TFDS, read-only. Its `info.metadata` has "shapes" {split: {feature: [h, w, c], 0 where it varies}},
+  "smallest" {split: [h, w]}, "classes", and "skipped": the files that were left out, with the reasons.
+  remarks: what a person should know before training on it, a line each.
+  loose: images that lie beside folders, which are no classes for that.
+  """
 
-  Its `info.metadata` has "shapes" {split: {feature: [h, w, c], 0 where it varies}} and "skipped", a list of
-  the files left out, with the reasons.
+  builder: Any
+  remarks: tuple[str, ...]
+  loose: tuple[str, ...]
+
+
+def prepare(data: ConfigDict) -> Prepared:
+  """One of `plans.OWN`, prepared now if it was not before.
 
   Raises:
     UserError: if the data is missing, damaged beyond `data.max_bad` images, or changes meanwhile; if the cache cannot
@@ -159,36 +174,42 @@ def prepare(data: ConfigDict) -> Any:
   """
   import tensorflow_datasets as tfds
 
+  files: dict[str, str] = {}
+  found = folders.Listing({})
   if data.name in ("digits", "photos"):
-    root, files = plans.expanded(data.dir) if data.dir else cache_dir(), {}
+    root = expanded(data.dir) if data.dir else cache_dir()
   else:
-    files = plans.state(data)
+    files, found = plans.look(data)
     root = cache_dir() / plans.digest(data, files)
   target = root / data.name / VERSION
   if not os.path.isfile(target / INFO):
-    plan = plans.plan(data)
-    if not plan.splits:
-      raise UserError(f"data.dir={data.dir}: no image could be decoded, e.g. {plan.skipped[0]}")
-    try:
-      _store(data, plan, files, target)
-    except (OSError, RuntimeError) as error:  # ArrayRecord's writer raises RuntimeError on a full disk
-      if not os.path.isfile(target / INFO):  # without a lock, another process may have been faster
-        reason = " ".join(str(error).split())
-        raise UserError(
-          f"{root}: cannot write prepared data ({reason}); make room or set {CACHE_VARIABLE} to another folder"
-        ) from error
-    if plan.skipped:
-      line = f"{data.dir}: {len(plan.skipped)} images skipped: {'; '.join(plan.skipped)}"
-      print(printable(line), file=sys.stderr)
+    _prepare_now(data, files, root, target)
   try:
     with quiet(sys.stderr):
       builder = tfds.builder_from_directory(os.fspath(target))
-    skipped = [str(reason) for reason in builder.info.metadata["skipped"]]
+    metadata = builder.info.metadata
+    skipped, remarks = ([str(line) for line in metadata[key]] for key in ("skipped", "remarks"))
   except Exception as error:  # of a damaged file nearly everything
     raise damaged(target, error) from error
   if len(skipped) > data.max_bad:
-    raise plans.too_many(skipped, data.max_bad)
-  return builder
+    raise inspection.too_many(skipped, data.max_bad)
+  lost = [f"{data.dir}: {len(skipped)} images skipped: {'; '.join(skipped)}"] if skipped else []
+  others = [f"{data.dir}: {line}" for line in remarks]
+  return Prepared(builder, (*lost, *found.remarks, *others), found.loose)
+
+
+def _prepare_now(data: ConfigDict, files: dict[str, str], root: Path, target: Path) -> None:
+  plan = plans.plan(data)
+  if not plan.splits:
+    raise UserError(f"data.dir={data.dir}: no image could be decoded, e.g. {plan.skipped[0]}")
+  try:
+    _store(data, plan, files, target)
+  except (OSError, RuntimeError) as error:  # ArrayRecord's writer raises RuntimeError on a full disk
+    if not os.path.isfile(target / INFO):  # without a lock, another process may have been faster
+      reason = " ".join(str(error).split())
+      raise UserError(
+        f"{root}: cannot write prepared data ({reason}); free some space or set {CACHE_VARIABLE} to another folder"
+      ) from error
 
 
 def damaged(folder: Any, error: Exception) -> UserError:

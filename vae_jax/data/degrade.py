@@ -60,7 +60,7 @@ def poisson_gaussian(key: Key, image: ArrayLike, peak: float, sigma: float) -> A
   image = _float_image(image)
   key_count, key_noise = jax.random.split(key)
   rate = peak * jnp.maximum(jax.lax.stop_gradient(image), 0.0)
-  counts = jax.random.poisson(key_count, rate, image.shape).astype(jnp.float32)
+  counts = jax.random.poisson(key_count, rate, image.shape, jnp.int32).astype(jnp.float32)
   shot = image + jax.lax.stop_gradient(counts / peak - image)
   return shot + sigma * jax.random.normal(key_noise, image.shape, jnp.float32)
 

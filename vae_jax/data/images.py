@@ -7,22 +7,23 @@ import io
 import os
 import re
 import stat
+import struct
 import threading
 import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vae_jax.data import integrity
 from vae_jax.errors import UserError
 
 MAX_PIXELS = 200_000_000  # refuse images that decode to more: a few kilobytes can claim terabytes
 MAX_BYTES = 2**31  # refuse longer files: MAX_PIXELS of four 16-bit channels are shorter
 LARGE = 2**25  # pixels above which images are decoded one after the other, whatever the number of threads
 # What Pillow may try. Among the rest are formats that it gives to other programs: EPS goes to Ghostscript.
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000")
 
-_SILENT: Any = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_SILENT: Any = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -49,7 +50,7 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-  """The content of an ordinary file. A pipe, which could be waited for for ever, a device or a folder is none.
+  """The content of a regular file. A pipe (reading it may never end), a device or a folder is not one.
 
   Raises:
     UserError: for those, and for a file that is missing, unreadable or longer than MAX_BYTES.
@@ -62,7 +63,7 @@ def read_file(path: str | os.PathLike) -> bytes:
     with open(path, "rb", opener=unblocked) as file:
       status = os.fstat(file.fileno())
       if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: is no ordinary file; remove it, or copy what it gives into one")
+        raise UserError(f"{path}: is not a regular file; remove it, or copy its content into one")
       if status.st_size > MAX_BYTES:
         raise UserError(
           f"{path}: {status.st_size} bytes, above the limit of {MAX_BYTES} for an image; remove or replace it"
@@ -73,38 +74,93 @@ def read_file(path: str | os.PathLike) -> bytes:
     raise UserError(f"{path}: cannot be read ({reason}); replace it or change its permissions") from error
 
 
-def open_image(data: bytes | str | os.PathLike) -> Any:
-  """The opened, not yet decoded, `PIL.Image.Image`. Raises as `read_file` and Pillow; ValueError above MAX_PIXELS."""
-  from PIL import Image, UnidentifiedImageError
+def open_image(content: bytes) -> Any:
+  """The opened `PIL.Image.Image` of a file's bytes, its pixels not decoded yet.
 
-  # Pillow refuses above twice this. Our limit is the one that counts.
-  if Image.MAX_IMAGE_PIXELS is not None and Image.MAX_IMAGE_PIXELS < MAX_PIXELS:
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-  # Its warnings, about many pixels and damaged metadata, name no file. (`catch_warnings` is not for threads.)
+  By the plugins themselves: `PIL.Image.open` has a limit of its own on the number of pixels, a global of the program
+  that uses us.
+
+  Raises:
+    ValueError: none of FORMATS, above MAX_PIXELS, or a preview in place of a picture; else as Pillow's plugins.
+  """
+  from PIL import Image
+
+  # Pillow's warnings about damaged metadata name no file. (`catch_warnings` is not for threads.)
   if _SILENT not in warnings.filters:
-    warnings.filterwarnings("ignore", module=_SILENT[3].pattern)
-  # A file's content comes through memory, so that no handle is left open whatever happens later.
-  content = data if isinstance(data, bytes) else read_file(data)
+    warnings.filterwarnings("ignore", category=_SILENT[2], module=_SILENT[3].pattern)
   if not content:
     raise ValueError("the file is empty")
-  try:
-    image = Image.open(io.BytesIO(content), formats=FORMATS)
-  except UnidentifiedImageError:
-    raise ValueError(f"none of {', '.join(FORMATS)}") from None
-  except Image.DecompressionBombError:
-    raise ValueError(f"pixels above the limit of {MAX_PIXELS}") from None
+  image: Any = None
+  Image.init()
+  for factory, accept in (Image.OPEN[name] for name in FORMATS if name in Image.OPEN):
+    accepted = accept is None or accept(content[:16])
+    if isinstance(accepted, str):
+      raise ValueError(f"{accepted}; pip install --upgrade pillow")
+    if accepted:
+      with contextlib.suppress(
+        SyntaxError, IndexError, TypeError, struct.error
+      ):  # another format, as in Image.open
+        # The content comes through memory, so that no handle is left open whatever happens later.
+        image = factory(io.BytesIO(content), "")
+        break
+  if image is None:
+    raise ValueError(f"none of {', '.join(FORMATS)}{_unread(content)}")
   if image.width * image.height > MAX_PIXELS:
     raise ValueError(f"{image.width} x {image.height} pixels, above the limit of {MAX_PIXELS}")
+  if image.format == "TIFF" and (
+    image.tag_v2.get(254, 0) == 1 or 50706 in image.tag_v2 or content[8:10] == b"CR"
+  ):
+    raise ValueError("its first picture is a preview, as in raw files of cameras; develop it to PNG or TIFF")
   return image
 
 
+def _unread(content: bytes) -> str:
+  """A word on formats that people take for photographs and that nothing here decodes."""
+  if content[4:8] == b"ftyp":
+    return " (perhaps HEIC or another video format; convert it to PNG or JPEG)"
+  if content[:2] == b"\xff\x0a" or content[4:8] == b"JXL ":
+    return " (JPEG XL; convert it to PNG or JPEG)"
+  return ""
+
+
+class Loaded(NamedTuple):
+  """image: a decoded `PIL.Image.Image`. turn: EXIF's orientation, 1..8, of its pixels. chunks: of a PNG."""
+
+  image: Any
+  turn: int
+  chunks: integrity.Chunks
+
+
+def load_image(image: Any, content: bytes, trusted: bool = False) -> Loaded:
+  """Decodes `open_image(content)`: the one way from bytes to pixels, of data and of photographs.
+
+  trusted: the bytes are known to be sound, so that checks beyond those of the decoder are left out.
+
+  Raises:
+    ValueError: the file is damaged, see `integrity`; else whatever Pillow's plugins raise.
+  """
+  chunks = [] if trusted else integrity.check(content, image)
+  image.load()
+  return Loaded(image, orientation(image), chunks)
+
+
 def orientation(image: Any) -> int:
-  """EXIF's, 1..8, of a `PIL.Image.Image`; 1, upright, where EXIF is damaged or absent."""
+  """EXIF's, 1..8, of a decoded `PIL.Image.Image`; 1, upright, where EXIF is damaged or absent.
+
+  Of a TIFF it is 1 too: Pillow turns its pixels while decoding.
+  """
   try:
-    value = image.getexif().get(0x0112, 1)
-  except Exception:
+    value = exif(image).get(0x0112, 1)
+  except Exception:  # damaged; nothing in it decodes pixels
     return 1
   return value if value in range(1, 9) else 1
+
+
+def exif(image: Any) -> Any:
+  """The `PIL.Image.Exif` of an image. In place of `image.getexif()`, which decodes a PNG."""
+  from PIL import Image
+
+  return Image.Image.getexif(image)
 
 
 def upright(values: np.ndarray, orientation: int) -> np.ndarray:
@@ -121,9 +177,26 @@ def upright(values: np.ndarray, orientation: int) -> np.ndarray:
   return np.ascontiguousarray(turned)
 
 
-def white_level(image: Any) -> int:
-  """What a grey image of mode "I" or "I;16" stores for white, where black is 0: 4095 in a TIFF of 12 bits."""
-  return 4095 if getattr(image, "tag_v2", {}).get(258) == (12,) else 65535
+def stated_white(image: Any) -> int | None:
+  """What a grey image of mode "I" or "I;16" stores for white, where its format says so, else None.
+
+  TIFF of 12 bits, and DNG's WhiteLevel. PGM and JPEG 2000 come from Pillow scaled to 16 bits. Not asked: PNG's sBIT, as
+  such samples are scaled to the full range already, and TIFF's MaxSampleValue, which TIFF 6.0 keeps for statistics.
+  """
+  tags = getattr(image, "tag_v2", {})
+  if tags.get(258) == (12,):
+    return 4095
+  if image.format in ("PPM", "JPEG2000"):
+    return 65535
+  level = tags.get(50717)
+  level = level[0] if isinstance(level, tuple) and level else level
+  return level if isinstance(level, int) and 0 < level < 2**31 else None
+
+
+def white_level(image: Any, given: int = 0) -> int:
+  """What a grey image of mode "I" or "I;16" stores for white, where black is 0: as its format says, else as `given`,
+  else 65535."""
+  return stated_white(image) or given or 65535
 
 
 def white_is_zero(image: Any) -> bool:
@@ -136,8 +209,10 @@ def _grey_integers(values: np.ndarray, white: int) -> np.ndarray:
   """Integers 0..white -> round(255 v / white). (No ties: it is v / 257 or 17 v / 273.)"""
   low, high = int(values.min()), int(values.max())
   if low < 0 or high > white:
-    raise ValueError(f"pixel values from {low} to {high}, outside 0..{white}; store it with 8 or 16 bits")
-  return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    raise ValueError(
+      f"pixel values from {low} to {high}, outside 0..{white}; store it with 8 or 16 bits, or set data.white"
+    )
+  return ((values.astype(np.uint64) * 255 + white // 2) // white).astype(np.uint8)
 
 
 def _grey_float(values: np.ndarray) -> np.ndarray:
@@ -149,43 +224,80 @@ def _grey_float(values: np.ndarray) -> np.ndarray:
   return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
 
 
-def _samples(image: Any) -> np.ndarray:
-  """A loaded image -> uint8 [h, w, 1 or 3], as it is stored."""
+def transparent_colour(colours: np.ndarray, levels: int, chunks: integrity.Chunks) -> np.ndarray | None:
+  """bool [h, w, 1]: where a grey or RGB PNG has the one colour that it declares transparent; None: it declares none.
+
+  colours: [h, w, 1 or 3], 0..levels, from samples of any depth.
+  """
+  found = dict(chunks)
+  header, key = found.get(b"IHDR", bytes(10)), found.get(b"tRNS", b"")
+  depth, kind = header[8:10]
+  if kind not in (0, 2) or len(key) != (2, None, 6)[kind]:
+    return None
+  white = 2**depth - 1
+  stored = np.array(struct.unpack(f">{len(key) // 2}H", key)) & white
+  return (colours == np.rint(stored * (levels / white))).all(axis=2, keepdims=True)
+
+
+def alpha_mode(image: Any) -> str:
+  """ "LA" or "RGBA" for a decoded image of at most 8 bits that has transparency of its own, else ""."""
+  if image.mode in ("LA", "La") or (
+    image.mode == "L" and image.format == "GIF" and "transparency" in image.info
+  ):
+    return "LA"
+  if image.mode in ("RGBA", "RGBa", "PA") or (image.mode == "P" and "transparency" in image.info):
+    return "RGBA"
+  return ""
+
+
+def _samples(image: Any, white: int) -> tuple[np.ndarray, np.ndarray | None]:
+  """A loaded image -> uint8 [h, w, 1 or 3], as it is stored, and its alpha [h, w, 1]."""
   mode = image.mode
   if mode.startswith("I") or mode == "F":
     values = np.asarray(image)
-    grey = _grey_float(values) if mode == "F" else _grey_integers(values, white_level(image))
-    return (255 - grey if white_is_zero(image) else grey)[..., None]
-  if mode in ("1", "L", "LA"):
-    return np.array(image if mode == "L" else image.convert("L"))[..., None]
-  if mode in ("P", "PA", "RGBa"):
-    # Through RGBA: a palette with transparency has no other way that keeps its colours.
-    image = image.convert("RGBA")
-  elif mode not in ("RGB", "RGBA"):
-    image = image.convert("RGB")
-  return np.asarray(image)[..., :3]
+    grey = _grey_float(values) if mode == "F" else _grey_integers(values, white_level(image, white))
+    return (255 - grey if white_is_zero(image) else grey)[..., None], None
+  target = alpha_mode(image) or ("L" if mode in ("1", "L") else "RGB")
+  values = np.array(image if mode == target else image.convert("RGBA" if mode == "P" else target))
+  if target == "L":
+    return values[..., None], None
+  colours = 1 if target == "LA" else 3
+  return values[..., :colours], values[..., -1:] if alpha_mode(image) else None
 
 
 class Decoded(NamedTuple):
-  """pixels: uint8 [h, w, 1 or 3]. plain: an upright PNG or JPEG of grey or RGB, which can be stored as it is."""
+  """pixels: uint8 [h, w, 1 or 3]. plain: an upright PNG or JPEG of grey or RGB, which can be stored as it is.
+
+  alpha: uint8 [h, w, 1], 255 opaque; None where the file has none. guessed: grey of more than 8 bits, whose white
+  neither the file nor the caller states.
+  """
 
   pixels: np.ndarray
   plain: bool
+  alpha: np.ndarray | None = None
+  guessed: bool = False
 
 
 _one_at_a_time = threading.Lock()
 
 
-def examine(data: bytes | str | os.PathLike, *, name: str = "") -> Decoded:
-  """As `decode` with channels = 0, and whether the file is `plain`."""
+def examine(
+  data: bytes | str | os.PathLike, *, name: str = "", trusted: bool = False, white: int = 0
+) -> Decoded:
+  """As `decode` with channels = 0, and whether the file is `plain`, its transparency, and whether white is guessed."""
   name = name or ("image bytes" if isinstance(data, bytes) else str(data))
+  content = data if isinstance(data, bytes) else read_file(data)
   try:
-    image = open_image(data)
+    image = open_image(content)
     with _one_at_a_time if image.width * image.height > LARGE else contextlib.nullcontext():
-      image.load()
-      turn = orientation(image)
+      image, turn, chunks = load_image(image, content, trusted)
       plain = image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB") and turn == 1
-      return Decoded(upright(_samples(image), turn), plain)
+      pixels, alpha = _samples(image, white)
+      if alpha is None:
+        clear = transparent_colour(pixels, 255, chunks)
+        alpha = None if clear is None else np.where(clear, 0, 255).astype(np.uint8)
+      guessed = image.mode.startswith("I") and not white and stated_white(image) is None
+      return Decoded(upright(pixels, turn), plain, None if alpha is None else upright(alpha, turn), guessed)
   except (UserError, MemoryError):
     raise
   except Exception as error:  # Pillow's plugins raise nearly everything on a damaged file
@@ -193,24 +305,41 @@ def examine(data: bytes | str | os.PathLike, *, name: str = "") -> Decoded:
     raise UserError(f"{name}: cannot be decoded as an image ({reason}); remove or replace it") from error
 
 
-def decode(data: bytes | str | os.PathLike, channels: int = 0, *, name: str = "") -> np.ndarray:
+def decode(
+  data: bytes | str | os.PathLike,
+  channels: int = 0,
+  *,
+  name: str = "",
+  trusted: bool = False,
+  over: int | None = None,
+  white: int = 0,
+) -> np.ndarray:
   """Decodes an image file to uint8 [h, w, c].
 
   What it is, of FORMATS, its content says and not its name; of several frames it is the first. The EXIF
-  orientation is applied. Grey (1 to 16 bits) has c = 1, everything else, palettes included, c = 3. Alpha is
-  dropped and the stored colour kept, as nothing says what lies behind. 16-bit grey and integer images are
-  v / 257 rounded, never clipped; floating-point images must lie in [0, 1]. Pillow reads RGB with 16 bits per
-  channel as its upper 8 bits. Colour profiles are ignored.
+  orientation is applied. Grey (1 to 16 bits) has c = 1, everything else, palettes included, c = 3. Without `over`,
+  alpha is dropped and the stored colour kept. 16-bit grey and integer images are 255 v / white rounded, never clipped;
+  floating-point images must lie in [0, 1]. Pillow reads RGB with 16 bits per channel as its upper 8 bits. Colour
+  profiles are ignored.
 
   Args:
     data: the file's bytes, or its path.
     channels: 0 as stored | 1 grey (ITU-R BT.601 luma) | 3 RGB.
     name: what to call the image in an error; a path names itself.
+    trusted: the bytes come from a store with checksums of its own, so the checks of `integrity` are left out.
+    over: a grey level 0..255 that a picture with transparency is laid over.
+    white: what grey images of more than 8 bits store for white where their format does not say; 0: 65535.
 
   Raises:
-    UserError: if it is missing, no ordinary file, empty, truncated, no image, out of range, or above MAX_PIXELS.
+    UserError: if it is missing, not a regular file, empty, truncated, damaged as far as the format can show it, no
+      image, out of range, or above MAX_PIXELS.
   """
-  return to_channels(examine(data, name=name).pixels, channels)
+  found = examine(data, name=name, trusted=trusted, white=white)
+  pixels = found.pixels
+  if over is not None and found.alpha is not None:
+    share = found.alpha / np.float32(255)
+    pixels = np.rint(pixels * share + np.float32(over) * (1 - share)).astype(np.uint8)
+  return to_channels(pixels, channels)
 
 
 def encode_png(image: np.ndarray) -> bytes:

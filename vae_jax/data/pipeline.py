@@ -189,6 +189,12 @@ class Chosen:
     return {name: values[self._indices] for name, values in self._source.load_all().items()}
 
 
+def spread(n: int, num: int) -> list[int]:
+  """The places of at most `num` of n records, at equal distances from the first on."""
+  num = min(num, n)
+  return [i * n // num for i in range(num)]
+
+
 def resident(data: ConfigDict, source: Source) -> dict[str, np.ndarray] | None:
   """The split as arrays ("image" uint8 [n, h, w, c], ...) if it needs no fitting and is small enough, else None."""
   shape = source.uniform_shape

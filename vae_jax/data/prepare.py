@@ -68,11 +68,13 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
     image = jnp.asarray(batch["image"])
     degraded = to_float(batch["degraded"]) if "degraded" in batch else None
     if flip:
-      mirrored = jax.vmap(lambda key: jax.random.bernoulli(key))(stream(FLIP))[:, None, None, None]
+      mirrored = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(0.5)))(stream(FLIP))[
+        :, None, None, None
+      ]
       image = jnp.where(mirrored, jnp.flip(image, 2), image)
       degraded = None if degraded is None else jnp.where(mirrored, jnp.flip(degraded, 2), degraded)
     if rotate:
-      turns = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(stream(ROTATE))
+      turns = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4, jnp.int32))(stream(ROTATE))
       image = jax.vmap(turned)(image, turns)
       degraded = None if degraded is None else jax.vmap(turned)(degraded, turns)
     if binarize == "dynamic":
@@ -177,6 +179,46 @@ def check_first_batch(
     entry_shape = np.asarray(value).shape
     if entry_shape[:1] != (size,):
       raise UserError(f"batch[{entry!r}] has shape {entry_shape}, but there are {size} images; give one each")
+
+
+BETWEEN = (26, 230)  # grey levels of uint8 that are plainly neither black nor white
+MOST_BETWEEN = {
+  1: 0.6,
+  3: 0.1,
+}  # share of such pixels above which images are not binary; digits have 0.09, faces 1.0
+
+
+def check_likelihood(
+  image: np.ndarray, config_data: Mapping[str, Any], likelihood: str | None, fresh: bool = True
+) -> list[str]:
+  """Compares images with what `data.binarize` and `model.likelihood` take them for; call it once, before compiling.
+
+  image: uint8 [b, h, w, c], some of the data set. fresh: False where a run is continued, which was let through before.
+
+  Returns remarks for a person. Raises UserError, one line, where a fresh run would draw the colours of photographs.
+  """
+  channels = image.shape[3]
+  between = float(((image >= BETWEEN[0]) & (image < BETWEEN[1])).mean())
+  if between <= MOST_BETWEEN.get(channels, 1.0):
+    return []
+  kind = "in colour" if channels == 3 else f"grey ({between:.0%} of the pixels are neither black nor white)"
+  name, binarize = config_data["name"], config_data["binarize"]
+  if binarize == "dynamic":
+    grey = "" if channels == 3 else " --config.data.channels=1"
+    line = (
+      f"data.binarize=dynamic draws each pixel black or white at random, and the images of data.name={name} are "
+      f"{kind}; for photographs give --config configs/photos_vq_vae.py{grey}, or --config.data.binarize=none "
+      "--config.model.likelihood=logistic_mixture"
+    )
+    if channels == 3 and fresh:
+      raise UserError(line)
+    return [line]
+  if binarize == "none" and likelihood == "bernoulli":
+    return [
+      f"model.likelihood=bernoulli is meant for black and white pixels, and the images of data.name={name} are {kind}: "
+      "its nats are no likelihood and cannot be compared; --config.model.likelihood=logistic_mixture is one"
+    ]
+  return []
 
 
 def _check_images(entry: str, image: np.ndarray) -> None:

@@ -6,32 +6,32 @@ import functools
 import os
 import re
 import sys
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax.data import builders, images, plans
-from vae_jax.errors import UserError, nearest
+from vae_jax.data import builders, images, npz, plans
+from vae_jax.data.examples import THREADS, Full, expanded, progress
+from vae_jax.errors import UserError, described, nearest, printable
 from vae_jax.types import FIELD_TYPES
 
 Shape = tuple[int, int, int]
 Record = dict[str, Any]
+IN_FOLDERS = (*plans.FOLDERS, "idx", "npz")  # data sets that a person has put somewhere
 CHUNK = 256  # records that one thread reads and decodes at a time
 
 
-@dataclass(frozen=True)
-class _Full:
-  """All records of one split. `read` gives raw records by position: images are encoded bytes or uint8."""
+class _Set(NamedTuple):
+  """A data set: its splits, to be opened when called, and what a person should know of it."""
 
-  length: int
-  read: Callable[[Sequence[int]], Sequence[Record]]
-  shapes: dict[str, Sequence[int | None]]  # of each image feature as stored; 0 or None where it varies
+  splits: dict[str, Callable[[], Full]]
+  remarks: tuple[str, ...] = ()
+  classes: tuple[str, ...] = ()
+  loose: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class Source:
   uniform_shape: (h, w, c) of every "image", or None if they differ or this is not known beforehand; also None
     where the "degraded" ones differ, so that `load_all` works wherever it is not None.
   mixed: whether some images are known to be grey and others in colour.
+  remarks: what a person should know before training or scoring on it, a line each; `report` prints them.
+  classes: the names of the labels, in their order, where they are known.
+  loose: images that lie beside folders, which therefore are no classes.
   """
 
   name: str
@@ -53,9 +56,14 @@ class Source:
   uniform_shape: Shape | None
   start: int
   stop: int
-  full: _Full
+  full: Full
   channels: int
   mixed: bool = False
+  white: int = 0
+  remarks: tuple[str, ...] = ()
+  classes: tuple[str, ...] = ()
+  labels: tuple[int, ...] | None = None  # of a stored label: the one that is given; None: the same
+  loose: tuple[str, ...] = ()
 
   def __len__(self) -> int:
     return self.stop - self.start
@@ -96,8 +104,8 @@ class Source:
           out[key][i] = value
 
     chunks = range(0, n, CHUNK)
-    with ThreadPoolExecutor(plans.THREADS) as pool:
-      for _ in plans.progress(pool.map(load, chunks), len(chunks), f"decoding {self.name} {self.split}"):
+    with ThreadPoolExecutor(THREADS) as pool:
+      for _ in progress(pool.map(load, chunks), len(chunks), f"decoding {self.name} {self.split}"):
         pass
     return out
 
@@ -105,11 +113,17 @@ class Source:
     record: Record = {}
     for key, value in raw.items():
       if key == "label":
-        record[key] = int(value)
+        record[key] = int(value) if self.labels is None else self.labels[int(value)]
       elif key not in ("image", "degraded"):
         record[key] = np.asarray(value, FIELD_TYPES[key])
       elif isinstance(value, bytes):
-        record[key] = images.decode(value, self.channels, name=f"{self.name} {self.split}, {key} {index}")
+        record[key] = images.decode(
+          value,
+          self.channels,
+          name=f"{self.name} {self.split}, {key} {index}",
+          trusted=True,
+          white=self.white,
+        )
       else:
         record[key] = images.to_channels(value, self.channels)
     return record
@@ -124,7 +138,8 @@ def open_source(data: ConfigDict, split: str) -> Source:
     UserError: for an unknown data set or split, an empty selection, and data that is missing or damaged.
   """
   name, bounds = parse_split(split)
-  splits = _splits(data)
+  found = _open_set(data)
+  splits = found.splits
   if name not in splits:
     usable = max(splits, key=lambda s: splits[s]().length)
     key = {data.train: "data.train=", data.validation: "data.validation="}.get(split, "")
@@ -141,12 +156,79 @@ def open_source(data: ConfigDict, split: str) -> Source:
     whole = False
   uniform = (int(h), int(w), int(c)) if whole and h and w and c else None
   mixed = not data.channels and any(shape[2] == 0 for shape in full.shapes.values())
-  return Source(data.name, split, uniform, start, stop, full, data.channels, mixed)
+  classes, labels = _labels(data, found.classes)
+  return Source(
+    name=data.name,
+    split=split,
+    uniform_shape=uniform,
+    start=start,
+    stop=stop,
+    full=full,
+    channels=data.channels,
+    mixed=mixed,
+    white=data.white,
+    remarks=(*found.remarks, *full.remarks, *_enlarged(data, split, full)),
+    classes=classes,
+    labels=labels,
+    loose=found.loose,
+  )
+
+
+def _enlarged(data: ConfigDict, split: str, full: Full) -> list[str]:
+  """A remark where images are smaller than data.size."""
+  h, w = full.smallest or full.shapes["image"][:2]
+  if not (h and w and (h < data.size[0] or w < data.size[1])):
+    return []
+  size = f"data.size={data.size[0]},{data.size[1]}"
+  return [
+    f"{data.dir or data.name}: {split} has images of {h} x {w} pixels; those smaller than {size} are enlarged"
+  ]
+
+
+def _labels(data: ConfigDict, names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+  """The classes in the order of their labels, and the label of each stored one, as data.classes says."""
+  if not (names and data.classes):
+    return names, None
+  wanted = tuple(data.classes.split(","))
+  if foreign := [name for name in names if name not in wanted]:
+    raise UserError(
+      f"data.dir={data.dir}: the folder {foreign[0]} is none of data.classes={data.classes}; rename or remove it"
+    )
+  return wanted, tuple(wanted.index(name) for name in names)
+
+
+def overlap(a: Source, b: Source) -> bool:
+  """Whether two splits of one data set have records in common."""
+  return parse_split(a.split)[0] == parse_split(b.split)[0] and a.start < b.stop and b.start < a.stop
+
+
+def report(sources: Iterable[Source], remarks: Sequence[str] = ()) -> None:
+  """Prints what a person should know of data on standard error, each line once a process."""
+  for line in dict.fromkeys([*(line for source in sources for line in source.remarks), *remarks]):
+    _say(printable(line))
+
+
+@functools.cache
+def _say(line: str) -> None:
+  print(f"note: {line}", file=sys.stderr, flush=True)
+
+
+def move(data: ConfigDict, place: str) -> None:
+  """Sets data.dir to the place where the data lie now, of --data_dir. Raises UserError where there can be none."""
+  if data.name in ("digits", "photos"):
+    raise UserError(
+      f"--data_dir {place}: data.name={data.name} comes with an installed package and has no folder; leave it out"
+    )
+  found = expanded(place)
+  if not (os.path.isdir(found) or (data.name == "npz" and os.path.isfile(found))):
+    what = "a folder or an .npz file" if data.name == "npz" else "a folder"
+    raise UserError(f"--data_dir {place} is not {what}; give the place of the data (data.name={data.name})")
+  data.dir = place
 
 
 def list_splits(data: ConfigDict) -> dict[str, int]:
   """The splits of a data set and their numbers of records; prepares it if need be."""
-  return {name: full().length for name, full in _splits(data).items()}
+  return {name: full().length for name, full in _open_set(data).splits.items()}
 
 
 def parse_split(split: str) -> tuple[str, tuple[str, str] | None]:
@@ -189,22 +271,34 @@ def slice_bounds(split: str, bounds: tuple[str, str] | None, n: int) -> tuple[in
 # The kinds of data set. Each gives its splits by name, to be opened when called.
 
 
-def _splits(data: ConfigDict) -> dict[str, Callable[[], _Full]]:
+def _open_set(data: ConfigDict) -> _Set:
   if data.name == "npz":
-    return _npz_splits(data)
+    return _Set(npz.splits(data))
   if data.name in plans.OWN:
-    builder = builders.prepare(data)
-    shapes = builder.info.metadata["shapes"]
-    return {name: functools.partial(_tfds_split, builder, name, shapes[name]) for name in builder.info.splits}
+    builder, remarks, loose = builders.prepare(data)
+    metadata = builder.info.metadata
+    splits: dict[str, Callable[[], Full]] = {
+      name: functools.partial(
+        _tfds_split, builder, name, metadata["shapes"][name], None, metadata["smallest"].get(name)
+      )
+      for name in builder.info.splits
+    }
+    return _Set(splits, remarks, tuple(metadata["classes"]), loose)
   builder = _tfds_builder(data)
   keys = _tfds_images(data.name, builder.info.features)
   shapes = {key: builder.info.features[stored].shape for key, stored in keys.items()}
-  return {name: functools.partial(_tfds_split, builder, name, shapes, keys) for name in builder.info.splits}
+  return _Set(
+    {name: functools.partial(_tfds_split, builder, name, shapes, keys) for name in builder.info.splits}
+  )
 
 
 def _tfds_split(
-  builder: Any, split: str, shapes: dict[str, Any], keys: dict[str, str] | None = None
-) -> _Full:
+  builder: Any,
+  split: str,
+  shapes: dict[str, Any],
+  keys: dict[str, str] | None = None,
+  smallest: tuple[int, int] | None = None,
+) -> Full:
   """One split of a prepared builder; `keys` maps "image" and "degraded" to the names of stored features."""
   import tensorflow_datasets as tfds
 
@@ -240,7 +334,7 @@ def _tfds_split(
       raise builders.damaged(builder.data_dir, ValueError("a record is empty"))
     return rows
 
-  return _Full(len(records), read, shapes)
+  return Full(len(records), read, shapes, smallest)
 
 
 def _tfds_images(name: str, features: Any) -> dict[str, str]:
@@ -263,7 +357,7 @@ def _tfds_images(name: str, features: Any) -> dict[str, str]:
 def _tfds_builder(data: ConfigDict) -> Any:
   import tensorflow_datasets as tfds
 
-  where = str(plans.expanded(data.dir)) if data.dir else None
+  where = str(expanded(data.dir)) if data.dir else None
   try:
     with builders.quiet(sys.stderr):
       builder = tfds.builder(data.name, data_dir=where, file_format="array_record")
@@ -273,7 +367,7 @@ def _tfds_builder(data: ConfigDict) -> Any:
     hint = hint if "mean" in hint else f"; known: {', '.join((*plans.OWN, 'npz'))} and the data sets of TFDS"
     raise UserError(f"data.name={data.name!r} is no data set{hint}") from error
   except Exception as error:  # a bad config or version in the name, a damaged folder
-    raise UserError(f"data.name={data.name!r} cannot be opened: {_one_line(error)}") from error
+    raise UserError(f"data.name={data.name!r} cannot be opened: {described(error)}") from error
   try:
     with builders.quiet(sys.stderr):
       if not builder.is_prepared():
@@ -287,7 +381,7 @@ def _tfds_builder(data: ConfigDict) -> Any:
         f"run: {what} and then the same command again"
       ) from error
     raise UserError(
-      f"data set {data.name!r} could not be downloaded and prepared: {_one_line(error)}"
+      f"data set {data.name!r} could not be downloaded and prepared: {described(error)}"
     ) from error
   if not builder.info.splits:  # TFDS leaves a folder alone that is there already
     raise UserError(f"{builder.data_dir} is there but incomplete; delete this folder and run again")
@@ -301,89 +395,3 @@ def _missing_package(error: BaseException | None) -> str:
       return error.name.partition(".")[0]
     error = error.__cause__ or error.__context__
   return ""
-
-
-def _one_line(error: Exception) -> str:
-  return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def _npz_splits(data: ConfigDict) -> dict[str, Callable[[], _Full]]:
-  path = plans.expanded(data.dir)
-  if os.path.isdir(path):
-    files = {name: path / f"{name}.npz" for name in ("train", "validation", "test")}
-    files = {name: file for name, file in files.items() if os.path.isfile(file)}
-  else:
-    files = {"train": path} if os.path.isfile(path) else {}
-  if not data.dir or not files:
-    raise UserError(
-      f"data.dir={data.dir!r} is neither a .npz file nor a folder with train.npz (validation.npz, test.npz); "
-      "docs/data.md says what they hold"
-    )
-  return {name: functools.partial(_npz_split, file) for name, file in files.items()}
-
-
-def _npz_split(path: Path) -> _Full:
-  """Arrays by field: "image" uint8 [n, h, w, 1 or 3] or [n, h, w], and maybe others of `types.FIELD_TYPES`."""
-  arrays = _npz_arrays(path)
-  if "image" not in arrays:
-    keys = ", ".join(arrays) or "nothing"
-    raise UserError(f"{path}: has no array 'image', only {keys}; save it with numpy.savez(path, image=...)")
-  if foreign := sorted(set(arrays) - set(FIELD_TYPES)):
-    raise UserError(
-      f"{path}: has an array {foreign[0][:80]!r}, which is no field of a record ({', '.join(FIELD_TYPES)}); "
-      "leave it out"
-    )
-  for name in ("image", "degraded"):
-    if name in arrays:
-      arrays[name] = _npz_images(path, name, arrays[name])
-  n = len(arrays["image"])
-  for name, values in arrays.items():
-    kinds = "iuf" if name == "factors" else "iu"
-    axes = {"label": (), "image": ("h", "w", "c"), "degraded": ("h", "w", "c")}.get(name, ("length",))
-    if values.shape[:1] != (n,) or values.ndim != 1 + len(axes) or values.dtype.kind not in kinds:
-      wanted = f"{'numbers' if 'f' in kinds else 'integers'} [{', '.join([str(n), *axes])}]"
-      raise UserError(f"{path}: {name!r} is {values.dtype} {list(values.shape)}; it must be {wanted}")
-    if values.size and FIELD_TYPES[name] is np.int32 and not -(2**31) <= values.min() <= values.max() < 2**31:
-      raise UserError(
-        f"{path}: {name!r} is from {values.min()} to {values.max()}; it must hold 32-bit integers"
-      )
-    if values.dtype.kind == "f" and not (np.abs(values) <= np.finfo(np.float32).max).all():
-      raise UserError(f"{path}: {name!r} has values that are no finite float32; leave those records out")
-
-  def read(indices: Sequence[int]) -> list[Record]:
-    return [{name: values[i] for name, values in arrays.items()} for i in indices]
-
-  return _Full(n, read, {name: arrays[name].shape[1:] for name in ("image", "degraded") if name in arrays})
-
-
-def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
-  """What an npz file holds. Raises UserError: no such file, damaged, or larger than the memory."""
-  try:
-    with open(path, "rb") as opened:  # np.load leaves a damaged file open that it opened itself
-      if opened.read(2) != b"PK":
-        raise UserError(f"{path} is no .npz file; save one with numpy.savez(path, image=...)")
-      with zipfile.ZipFile(opened) as archive:
-        plans.check_memory(path, sum(member.file_size for member in archive.infolist()))
-      opened.seek(0)
-      file = np.load(opened, allow_pickle=False)
-      # numpy gives bytes for a member that is no array
-      return {key: np.asarray(file[key]) for key in file.files}
-  except UserError:
-    raise
-  except MemoryError as error:
-    raise UserError(
-      f"{path}: its arrays do not fit into memory; make it smaller, or use images in a folder"
-    ) from error
-  except Exception as error:  # whatever zipfile and numpy raise on a damaged file
-    raise UserError(
-      f"{path}: cannot be read as .npz ({_one_line(error)}); save it with numpy.savez"
-    ) from error
-
-
-def _npz_images(path: Path, name: str, stored: np.ndarray) -> np.ndarray:
-  """uint8 [n, h, w, c], or UserError."""
-  image = stored[..., None] if stored.ndim == 3 else stored
-  if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] not in (1, 3) or not image.size:
-    held = f"{stored.dtype} {list(stored.shape)}"
-    raise UserError(f"{path}: {name!r} is {held}; it must be uint8 [n, h, w, 1 or 3] or [n, h, w], n > 0")
-  return image

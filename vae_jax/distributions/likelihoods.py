@@ -149,7 +149,7 @@ def _location_scale(
 
   fixed: the scale; None: exp(log_scale), softly bounded below.
   log_density: (image - location [..., n], log of the scale) -> [...], summed over the n pixels.
-  noise: (key, shape) -> draws at location 0 and scale 1, of the standard deviation `deviation`.
+  noise: (key, shape, dtype) -> draws at location 0 and scale 1, of the standard deviation `deviation`.
   """
 
   def log_of_scale(log_scale):
@@ -164,7 +164,9 @@ def _location_scale(
 
   def sample(key, params, log_scale):
     centre = 0.5 + as_float32(params)
-    return jnp.clip(centre + jnp.exp(log_of_scale(log_scale)) * noise(key, centre.shape), 0.0, 1.0)
+    return jnp.clip(
+      centre + jnp.exp(log_of_scale(log_scale)) * noise(key, centre.shape, jnp.float32), 0.0, 1.0
+    )
 
   def deviation_of(log_scale):
     return deviation * jnp.exp(log_of_scale(log_scale))
@@ -223,7 +225,7 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
     def pick(block):
       return jnp.take_along_axis(block, component, axis=-1)[..., 0]
 
-    noise = jax.random.logistic(noise_key, (*logits.shape[:-1], c))
+    noise = jax.random.logistic(noise_key, (*logits.shape[:-1], c), jnp.float32)
     pixels: list[Array] = []
     for i in range(c):
       location = pick(means[i])

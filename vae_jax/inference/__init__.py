@@ -13,6 +13,8 @@ from pathlib import Path
 import jax
 
 from vae_jax import runs
+from vae_jax.configuration import at_home
+from vae_jax.errors import UserError
 from vae_jax.inference.autoencode import slerp
 from vae_jax.inference.restore import TILE, Restores
 from vae_jax.runs import Run
@@ -41,7 +43,9 @@ def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
 
   Raises UserError where there is no such run or checkpoint, or it is damaged; "best" needs a scored checkpoint.
   """
-  return TrainedVAE(runs.open_run(workdir, checkpoint))
+  if not isinstance(workdir, (str, Path)):
+    raise UserError(f"load is given a {type(workdir).__name__}; give the folder of a run, or a model's name")
+  return TrainedVAE(runs.open_run(at_home(str(workdir)), checkpoint))
 
 
 def export(model: TrainedVAE, folder: str | Path) -> None:

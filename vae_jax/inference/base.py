@@ -13,13 +13,26 @@ from jaxtyping import Float
 from vae_jax.compiling import jit
 from vae_jax.data.prepare import to_float
 from vae_jax.errors import UserError
+from vae_jax.generator import new_key, own_key, standard
 from vae_jax.models import able
 from vae_jax.models.contract import ABILITIES
 from vae_jax.runs import Run
 from vae_jax.storage import exported
-from vae_jax.types import Array, ArrayLike, Batch, Params, Shape, image_shape, input_shape
+from vae_jax.types import Array, ArrayLike, Batch, Key, Params, Shape, image_shape, input_shape
 
 PRIOR_STREAM, PIXEL_STREAM = 0, 1
+
+
+def as_key(key: Key | int) -> Key:
+  """The key of a seed, an integer from 0 to 2**31 - 1; a key as it is, or one drawn from it where it is of another
+  generator. Raises UserError for anything else."""
+  if isinstance(key, (int, np.integer)) and not isinstance(key, bool) and 0 <= key < 2**31:
+    return new_key(int(key))
+  if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.shape:
+    return own_key(key)
+  if isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.ndim == 1:  # of jax.random.PRNGKey
+    return own_key(key)
+  raise UserError(f"key={str(key)[:80]!r}: give a seed (an integer >= 0) or a key, such as jax.random.key(0)")
 
 
 class Base:
@@ -38,13 +51,24 @@ class Base:
     likelihood = getattr(self.module, "likelihood", None)
     self.likelihood: str = likelihood.describe if likelihood else "none"
 
+  def __repr__(self) -> str:
+    size = " x ".join(map(str, self.image_shape))
+    if self.input_shape != self.image_shape:
+      size = f"{' x '.join(map(str, self.input_shape))} to {size}"
+    facts = [self.config.model.name, f"images {size}{', or of any size' if self.can('tile') else ''}"]
+    facts += [f"{self.module.units} latents"] if self.module.units else []
+    facts += [f"codes of {self.module.codes}"] if self.module.codes else []
+    facts.append(f"{sum(x.size for x in jax.tree.leaves(self.params)):,} parameters")
+    facts.append(f"step {self.step} of {self.run.folder}" if self.run.folder else f"step {self.step}")
+    return f"{type(self).__name__}({', '.join(facts)})"
+
   @property
   def params(self) -> Params:
     """What was trained; `variables` has what the model keeps besides."""
     return self.variables["params"]
 
   def _method(self, name: str) -> Callable[..., Any]:
-    return jit(lambda variables, *args: self.module.apply(variables, *args, method=name))
+    return standard()(jit(lambda variables, *args: self.module.apply(variables, *args, method=name)))
 
   def can(self, ability: str) -> bool:
     """Whether the model can do something: a key of `models.contract.ABILITIES`."""

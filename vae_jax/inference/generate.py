@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from vae_jax.errors import UserError
-from vae_jax.inference.base import PIXEL_STREAM, PRIOR_STREAM, Base
+from vae_jax.generator import standard
+from vae_jax.inference.base import PIXEL_STREAM, PRIOR_STREAM, Base, as_key
 from vae_jax.runs import Run
 from vae_jax.training.steps import example_keys
 from vae_jax.types import Array, ArrayLike, Batch, Key
@@ -41,6 +42,7 @@ class Generates(Base):
     if not hasattr(self.module, method):
       raise UserError(f"this run ({self.config.model.name}) {otherwise}")
 
+  @standard()
   def _noise(self, key: Key, num: int, temperature: float, start: int = 0) -> Any:
     if num < 1 or not temperature >= 0:
       raise UserError(
@@ -49,19 +51,19 @@ class Generates(Base):
     keys = example_keys(key, PRIOR_STREAM, jnp.arange(start, start + num))
     return jax.vmap(lambda key: self.module.noise(key, self.spec))(keys)
 
-  def latents(self, key: Key, num: int, temperature: float = 1.0, **condition: Any) -> Array:
+  def latents(self, key: Key | int, num: int, temperature: float = 1.0, **condition: Any) -> Array:
     """Draws [num, latent_dim] from the prior, its deviation scaled by the temperature.
 
-    The first n of `num` do not depend on `num`.
+    key: a key, or a seed. The first n of `num` do not depend on `num`.
     """
     self.require("sample")
     self._has("latents", "draws no latents; use sample")
-    noise = self._noise(key, num, temperature)
+    noise = self._noise(as_key(key), num, temperature)
     return self._latents(self.variables, noise, self._condition(num, condition), temperature)
 
   def sample(
     self,
-    key: Key,
+    key: Key | int,
     num: int,
     temperature: float = 1.0,
     pixels: bool = False,
@@ -70,11 +72,13 @@ class Generates(Base):
   ) -> Float[Array, "n h w c"]:
     """New images in [0, 1]: the mean of p(x | z), or a draw from it with pixels=True.
 
+    key: a key, or a seed such as 0.
     start: where to begin in the endless sequence of images that a key stands for, so that many are made in parts.
     condition: the fields that the family needs, such as label=7 for all or label=[num labels]. The first
     stage decodes what a second stage draws.
     """
     self.require("sample")
+    key = as_key(key)
     noise = self._noise(key, num, temperature, start)
     fields: Batch = self._condition(num, condition)
     if pixels:

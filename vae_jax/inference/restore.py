@@ -11,8 +11,9 @@ import numpy as np
 
 from vae_jax.compiling import jit
 from vae_jax.errors import UserError
+from vae_jax.generator import standard
 from vae_jax.inference.autoencode import Autoencodes
-from vae_jax.inference.base import PRIOR_STREAM
+from vae_jax.inference.base import PRIOR_STREAM, as_key
 from vae_jax.photos.tiling import tiled
 from vae_jax.runs import Run
 from vae_jax.training.steps import example_keys
@@ -26,7 +27,7 @@ class Restores(Autoencodes):
 
   def __init__(self, run: Run):
     super().__init__(run)
-    self._restore_draw = jit(self._restored_draw)
+    self._restore_draw = standard()(jit(self._restored_draw))
     self._pixel_noise = self._method("pixel_noise")
 
   @property
@@ -39,13 +40,14 @@ class Restores(Autoencodes):
     eps = jax.vmap(lambda key: self.module.noise(key, spec, origin))(keys)
     return self.module.apply(variables, eps, {"degraded": images}, method="generate")
 
-  def restore(self, images: ArrayLike, key: Key | None = None, samples: int = 1) -> Array:
+  def restore(self, images: ArrayLike, key: Key | int | None = None, samples: int = 1) -> Array:
     """What degraded images may have been: denoised, up-scaled, enhanced, as the run was trained to.
 
     Args:
       images: [n, h, w, c], uint8 or float, about [0, 1] (noise is not clipped). Any height and width for a
         restoration model; for the others, those it was trained with.
-      key: None for the estimate, at the prior's mean. A key for draws from p(clean | degraded), without pixel noise.
+      key: None for the estimate, at the prior's mean. A key, or a seed, for draws from p(clean | degraded), without
+        pixel noise.
       samples: how many draws.
 
     Returns:
@@ -61,17 +63,17 @@ class Restores(Autoencodes):
     self.require("draw")
     if samples < 1:
       raise UserError(f"samples = {samples}: must be at least 1")
-    origin = jnp.zeros(2, jnp.int32)
+    key, origin = as_key(key), jnp.zeros(2, jnp.int32)
     draws = []
     for k in range(samples):
-      keys = example_keys(jax.random.fold_in(key, k), PRIOR_STREAM, jnp.arange(len(inputs)))
+      keys = example_keys(jax.random.fold_in(key, k), PRIOR_STREAM, jnp.arange(len(inputs), dtype=jnp.int32))
       draws.append(self._restore_draw(self.variables, inputs, keys, origin))
     return jnp.stack(draws)
 
   def restore_image(
     self,
     image: ArrayLike,
-    key: Key | None = None,
+    key: Key | int | None = None,
     *,
     tile: int = TILE,
     ensemble: bool = False,
@@ -81,7 +83,8 @@ class Restores(Autoencodes):
 
     Args:
       image: [h, w, c], as for `restore`. Grey, [h, w] or [h, w, 1], is repeated for a model of colour.
-      key: None for the estimate; a key for one draw, that of `restore(image[None], key)` up to the key's folding.
+      key: None for the estimate; a key, or a seed, for one draw, that of `restore(image[None], key)` up to the key's
+        folding.
       tile: rows and columns at a time.
       ensemble: mean of the results for the image's 8 orientations, turned back (Timofte et al. 2016); estimates only.
       progress: called with (tiles done, tiles in all) after each; all orientations count.
@@ -91,6 +94,7 @@ class Restores(Autoencodes):
     """
     inputs = self._photograph(image)
     if key is not None:
+      key = as_key(key)
       self.require("draw")
       if ensemble:
         raise UserError("ensemble averages estimates, it cannot draw: leave out the key or ensemble")
@@ -104,7 +108,7 @@ class Restores(Autoencodes):
     def window(pixels: np.ndarray, origin: tuple[int, int]) -> Array:
       if key is None:
         return self._reconstruct(self.variables, {"image": pixels[None]})[0]
-      return self._restore_draw(self.variables, pixels[None], key[None], jnp.asarray(origin))[0]
+      return self._restore_draw(self.variables, pixels[None], key[None], jnp.asarray(origin, jnp.int32))[0]
 
     def whole(pixels: np.ndarray, turn: int = 0) -> np.ndarray:
       def show(done: int, total: int) -> None:

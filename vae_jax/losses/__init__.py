@@ -6,6 +6,9 @@ Needs jax only, and jaxtyping for annotations. `...` are any leading axes, usual
 results are float32. Shapes that do not fit raise ValueError: nothing is broadcast silently.
 """
 
+from typing import Any
+
+from vae_jax.errors import missing
 from vae_jax.losses.adversarial import discriminator_hinge_loss, generator_hinge_loss
 from vae_jax.losses.batch import Decomposition, decompose_kl, dip_penalty, mmd, total_correlation
 from vae_jax.losses.perceptual import (
@@ -57,3 +60,27 @@ __all__ = [
   "total_correlation",
   "total_variation",
 ]
+
+# What people look for here: name -> where it is.
+_ELSEWHERE = {
+  "kl": "vae_jax.losses.kl_gaussian",
+  "kl_divergence": "vae_jax.losses.kl_gaussian",
+  "elbo": "vae_jax.losses.negative_elbo",
+  "iwae": "vae_jax.losses.iwae_loss",
+  "mse": "vae_jax.losses.squared_error (a sum, not a mean), or vae_jax.metrics.mse",
+  "l1": "vae_jax.losses.absolute_error",
+  "l2": "vae_jax.losses.squared_error",
+  "mae": "vae_jax.losses.absolute_error, or vae_jax.metrics.mae",
+  "bce": "vae_jax.losses.bernoulli_nll",
+  "ssim": "vae_jax.losses.ssim_loss, or vae_jax.metrics.ssim",
+  "ms_ssim": "vae_jax.losses.ms_ssim_loss, or vae_jax.metrics.ms_ssim",
+  "psnr": "vae_jax.metrics.psnr",
+  "style": "vae_jax.losses.style_loss",
+  "gram_matrix": "vae_jax.losses.gram",
+  "tv": "vae_jax.losses.total_variation",
+  "hinge": "vae_jax.losses.discriminator_hinge_loss or generator_hinge_loss",
+}
+
+
+def __getattr__(name: str) -> Any:
+  raise missing("vae_jax.losses", name, _ELSEWHERE)

@@ -166,8 +166,8 @@ def draw(key: Key, k: int, n: int) -> Int[Array, " k"]:
   shift, order, within = jax.random.split(key, 3)
   edges = np.arange(k + 1, dtype=np.int64) * n // k
   lengths = jnp.asarray(np.maximum(np.diff(edges), 1), jnp.int32)
-  drawn = jnp.asarray(edges[:-1], jnp.int32) + jax.random.randint(within, (k,), 0, lengths)
-  return (jax.random.permutation(order, drawn) + jax.random.randint(shift, (), 0, n)) % n
+  drawn = jnp.asarray(edges[:-1], jnp.int32) + jax.random.randint(within, (k,), 0, lengths, jnp.int32)
+  return (jax.random.permutation(order, drawn) + jax.random.randint(shift, (), 0, n, jnp.int32)) % n
 
 
 def histogram(

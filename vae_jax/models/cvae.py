@@ -72,7 +72,7 @@ class CVAE(VAE):
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     image, samples = jnp.asarray(batch["image"]), mode.samples
     posterior, prior = self.encode(batch), self.prior(batch)
-    eps = jax.vmap(lambda key: jax.random.normal(key, (samples, self.latent_dim)))(keys)
+    eps = jax.vmap(lambda key: jax.random.normal(key, (samples, self.latent_dim), jnp.float32))(keys)
     z = dist.sample(posterior, eps.swapaxes(0, 1))  # [s, b, d]
     params = jax.vmap(lambda z: self.pixels(z, batch))(z)
     distortion = -self.likelihood.log_prob(params, image, self.log_scale)

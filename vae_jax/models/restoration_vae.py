@@ -168,7 +168,7 @@ class RestorationVAE(Restorer):
 
       def draw(row: Array, column: Array) -> Array:
         place = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, level), row), column)
-        return jax.random.normal(place, (self.latent_dim,))
+        return jax.random.normal(place, (self.latent_dim,), jnp.float32)
 
       return jax.vmap(lambda row: jax.vmap(lambda column: draw(row, column))(columns))(rows)
 
@@ -200,7 +200,7 @@ class RestorationVAE(Restorer):
 
     def draws(key: Key) -> Eps:
       return tuple(
-        jax.random.normal(jax.random.fold_in(key, i), (samples, *x.shape[1:3], self.latent_dim))
+        jax.random.normal(jax.random.fold_in(key, i), (samples, *x.shape[1:3], self.latent_dim), jnp.float32)
         for i, x in enumerate(scales)
       )
 

@@ -76,7 +76,7 @@ class VAE(Family):
     return self.decode(self.encode(batch).mean, batch)
 
   def noise(self, key: Key, spec: Spec, origin: tuple[int, int] | Array = (0, 0)) -> Float[Array, " d"]:
-    return jax.random.normal(key, (self.latent_dim,))
+    return jax.random.normal(key, (self.latent_dim,), jnp.float32)
 
   def latents(self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0) -> Array:
     """Latents drawn from the prior, N(0, temperature^2 I), from standard normal noise."""
@@ -90,7 +90,7 @@ class VAE(Family):
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     image, samples = jnp.asarray(batch["image"]), mode.samples
     posterior = self.encode(batch)
-    eps = jax.vmap(lambda key: jax.random.normal(key, (samples, self.latent_dim)))(keys)
+    eps = jax.vmap(lambda key: jax.random.normal(key, (samples, self.latent_dim), jnp.float32))(keys)
     z = dist.sample(posterior, eps.swapaxes(0, 1))  # [s, b, d]
     params = self.pixels(z.reshape(-1, self.latent_dim), batch)
     params = params.reshape(samples, image.shape[0], *params.shape[1:])

@@ -25,6 +25,7 @@ from flax import linen as nn
 
 from vae_jax.compiling import jit
 from vae_jax.errors import UserError, nearest
+from vae_jax.generator import new_key
 from vae_jax.metrics import (
   FeatureSet,
   FeatureStatistics,
@@ -208,7 +209,7 @@ def _positions(extractor: Extractor, layer: str, pixels: tuple[int, int]) -> int
 def _shape(module: nn.Module, layer: str, pixels: tuple[int, int]) -> tuple[int, ...]:
   """Returns the shape of what the layer gives for one image of this size; UserError where it is too small."""
   image = jax.ShapeDtypeStruct((1, *pixels, 3), jnp.float32)
-  return jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0][layer], image).shape
+  return jax.eval_shape(lambda x: module.init_with_output(new_key(0), x)[0][layer], image).shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from flax import linen as nn
 
 from vae_jax.compiling import jit
 from vae_jax.errors import UserError, nearest
+from vae_jax.generator import new_key
 from vae_jax.losses.perceptual import lpips
 from vae_jax.perceptual.heads import load_lpips_heads
 from vae_jax.perceptual.inception import InceptionFID
@@ -145,14 +146,14 @@ def load_lpips(
 
 def _random(module: nn.Module, seed: int = 0) -> Any:
   """He-initialised kernels (He et al. 2015), statistics and scales of the identity."""
-  shapes = jax.eval_shape(module.init, jax.random.key(seed), jnp.zeros((1, 128, 128, 3)))
+  shapes = jax.eval_shape(module.init, new_key(seed), jnp.zeros((1, 128, 128, 3)))
   leaves, tree = jax.tree.flatten_with_path(shapes)
 
   def draw(key: Array, path: tuple, leaf: Any) -> Array:
     name = path[-1].key
     if name == "kernel":
-      return jax.random.normal(key, leaf.shape) * math.sqrt(2 / math.prod(leaf.shape[:-1]))
+      return jax.random.normal(key, leaf.shape, jnp.float32) * math.sqrt(2 / math.prod(leaf.shape[:-1]))
     return jnp.ones(leaf.shape) if name in ("scale", "var") else jnp.zeros(leaf.shape)
 
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  keys = jax.random.split(new_key(seed), len(leaves))
   return jax.tree.unflatten(tree, [draw(k, path, leaf) for k, (path, leaf) in zip(keys, leaves, strict=True)])

@@ -15,6 +15,7 @@ from vae_jax.data.degrade import Degrade
 from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
 from vae_jax.errors import UserError
+from vae_jax.generator import new_key
 from vae_jax.photos.baselines import Baseline, factor_of
 from vae_jax.types import Array
 
@@ -135,7 +136,7 @@ def open_case(case: Case, task: Task) -> tuple[np.ndarray, np.ndarray] | str:
 def _key(seed: int, name: str) -> Array:
   """Makes one key for each path; `os.fsencode` takes names that are no text, too."""
   return jax.random.fold_in(
-    jax.random.key(seed), int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:4], "big")
+    new_key(seed), int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:4], "big")
   )
 
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_jax.data import images, plans
+from vae_jax.data import plans
+from vae_jax.data.suffixes import PICTURES, READ
 from vae_jax.errors import UserError, printable
 from vae_jax.photos.photograph import (
   WRITABLE,
@@ -179,7 +180,7 @@ def _is_file_name(given: Sequence[Path], output: PathLike) -> bool:
     return True
   if os.path.exists(target):
     raise UserError(f"output {target} is a file, and these inputs need a folder; name another")
-  if suffix in images.SUFFIXES:
+  if suffix in PICTURES:
     raise UserError(f"output {target} is one file for several inputs or a folder; name a folder")
   return False
 
@@ -196,7 +197,7 @@ def _listed(path: Path, folder: Path) -> list[tuple[Path, str]]:
     if not (inside and os.path.join(os.path.realpath((path / name).parent), "").startswith(own))
   ]
   if not found:
-    raise UserError(f"input {path}: no images ({', '.join(images.SUFFIXES)}) in this folder")
+    raise UserError(f"input {path}: no images ({', '.join(READ)}) in this folder")
   return found
 
 

@@ -6,8 +6,9 @@ A folder holds one folder a step, named by the plain number:
     checkpoints/2000/...               the arrays, as Orbax (OCDBT) writes them
 
 A step appears under its number only when all of it is on disk: Orbax writes to `<step>.orbax-checkpoint-tmp`
-and renames. `checkpoint.json` is written just before that renaming. The arrays by themselves would be read with
-flipped bits without a complaint; the checksums turn them into an error (`verification.py`).
+and renames. Just before that renaming the arrays are read back and compared, and `checkpoint.json` is written. The
+arrays by themselves would be read with flipped bits without a complaint; the checksums turn them into an error
+(`verification.py`).
 
 Arrays are stored under the path of their names ("params/encoder/kernel", "opt_state/0/mu/..."), so reading
 needs neither the optimiser nor the devices that wrote them, nor Orbax (`checkpoint_arrays.py`).
@@ -35,6 +36,7 @@ import numpy as np
 from vae_jax.errors import UserError
 from vae_jax.storage.checkpoint_arrays import (
   choose_part,
+  compare_stored,
   flat,
   modern,
   nest,
@@ -44,6 +46,7 @@ from vae_jax.storage.checkpoint_arrays import (
   shape_as,
 )
 from vae_jax.storage.files import write_whole
+from vae_jax.storage.plain_paths import plain_path
 from vae_jax.storage.verification import (
   FORMAT_VERSION,
   HEADER,
@@ -60,6 +63,8 @@ from vae_jax.storage.verification import (
 
 _TMP = ".orbax-checkpoint-tmp"
 _REMOVED = ".removed"
+_TRIAL = "trial"
+_LEFTOVER = rf"[0-9]+({_TMP}.*|{_REMOVED})|{_TRIAL}({_TMP}.*)?"
 _FILES = 32  # more than one checkpoint has, folders included
 
 
@@ -83,7 +88,9 @@ class Checkpoints:
     self.keep = keep
     self._warn = warn or logging.getLogger(__name__).warning
     self._writer: Any = None
-    self._saving: tuple[int, dict] | None = None
+    self._open = contextlib.ExitStack()  # what is open for as long as the writer is
+    self._path = self.folder  # as the writer is given it
+    self._saving: tuple[int, dict, dict[str, Any]] | None = None
     self._damaged: set[int] = set()
 
   def steps(self) -> list[int]:
@@ -151,17 +158,45 @@ class Checkpoints:
       return
     if self._writer is None:
       self._open_writer()
-    self._saving = (step, header)
+    self._saving = (step, header, arrays if jax.process_index() == 0 else {})
     stored = {name: x for name, x in arrays.items() if x.size}  # Orbax refuses empty arrays
     try:
       if jax.process_index() == 0:
         if path.is_dir():
           self._remove(step)
         _check_room(self.folder, arrays)
-      self._writer.save(path, args=ocp.args.PyTreeSave(nest(stored)), force=True)
+      self._writer.save(self._path / str(step), args=ocp.args.PyTreeSave(nest(stored)), force=True)
     except Exception as error:
       raise self._not_written(error) from error
     self._damaged.discard(step)
+
+  def try_out(self, like: Any) -> None:
+    """Saves a few numbers, reads them back and deletes them, and looks whether there is space for a state.
+
+    For the start of a run, which then does not find out at its first checkpoint. like: the state, or its shapes.
+
+    Raises:
+      UserError: checkpoints cannot be written here, or not read again.
+    """
+    import orbax.checkpoint as ocp
+
+    trial, path = {"numbers": np.arange(4, dtype=np.float32)}, self.folder / _TRIAL
+    self._saving = None
+    if self._writer is None:
+      self._open_writer()
+    try:
+      if jax.process_index() == 0:
+        _check_room(self.folder, flat(like))
+      self._writer.save(self._path / _TRIAL, args=ocp.args.PyTreeSave(trial), force=True)
+      self._writer.wait_until_finished()
+      if jax.process_index() == 0:
+        compare_stored(path, trial)
+        shutil.rmtree(path)
+    except Exception as error:
+      told = self._not_written(error)
+      with contextlib.suppress(OSError):  # a run that was refused before its first step leaves no folder
+        self.folder.rmdir()
+      raise told from error
 
   def restore(
     self, step: int | None = None, like: Any = None, only: str | tuple[str, ...] | None = None
@@ -204,9 +239,9 @@ class Checkpoints:
       return shape_as(arrays, like, part, path), meta
     if step is not None:
       others = [s for s in steps if s != step]
-      remedy = f"use another step: {_listed(others)}" if others else "train again, or restore a backup"
+      remedy = f"use another step: {_listed(others)}" if others else "restore a backup, or train again"
     else:
-      remedy = "no other can be read; delete the folder and train again, or restore a backup"
+      remedy = "no other can be read; restore a backup, or train again in another workdir and keep this one"
     raise UserError(f"{reasons[0]}; {remedy}")
 
   def wait(self) -> None:
@@ -242,6 +277,7 @@ class Checkpoints:
         raise self._not_written(error) from error
       self._sweep()
     _tell_failures_once()
+    self._path = self._open.enter_context(plain_path(self.folder))
     self._writer = ocp.AsyncCheckpointer(
       ocp.PyTreeCheckpointHandler(),
       # Made in the background, a folder for which there is no space is waited for by other threads for minutes.
@@ -255,13 +291,16 @@ class Checkpoints:
       with contextlib.suppress(Exception):  # what failed has been told, maybe not by all threads that noticed
         self._writer.close()
       self._writer = None
+      self._open.close()
 
   def _seal(self) -> None:
     """Runs in the background when the arrays are complete, before the folder gets its final name."""
     if jax.process_index() != 0 or self._saving is None:
       return
-    step, header = self._saving
+    step, header, arrays = self._saving
     (folder,) = [p for p in [*self.folder.glob(f"{step}{_TMP}*"), self.folder / str(step)] if p.is_dir()][:1]
+    compare_stored(folder, arrays)
+    self._saving = (step, header, {})  # they are not needed any more
     files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
     sums = {name: [p.stat().st_size, checksum(p)] for name, p in files.items() if p.name not in UNSEALED}
     body = header | {"files": sums}
@@ -275,7 +314,7 @@ class Checkpoints:
     found = False
     with contextlib.suppress(OSError):
       for leftover in self.folder.iterdir():
-        if leftover.is_dir() and re.fullmatch(rf"[0-9]+({_TMP}.*|{_REMOVED})", leftover.name):
+        if leftover.is_dir() and re.fullmatch(_LEFTOVER, leftover.name):
           _delete(leftover)
           found = True
     return found
@@ -294,11 +333,15 @@ class Checkpoints:
       if not self._sweep():
         break
       time.sleep(0.1)  # arrays that were under way may make the folder anew
-    path = self.folder / str(self._saving[0]) if self._saving else self.folder
+    what = (
+      f"checkpoint {self.folder / str(self._saving[0])} was"
+      if self._saving
+      else f"{self.folder}: a trial was"
+    )
     good = [s for s in self.steps() if s not in self._damaged]
     last = f"the last whole checkpoint is of step {good[-1]}" if good else "there is none yet"
     return UserError(
-      f"checkpoint {path} was not written ({one_line(error)}); make room, or choose another workdir; {last}"
+      f"{what} not written ({one_line(error)}); free some space, or choose another workdir; {last}"
     )
 
   def _prune(self) -> None:
@@ -343,12 +386,16 @@ def _check_room(folder: Path, arrays: dict[str, Any]) -> None:
   if not hasattr(os, "statvfs"):
     return
   disk = os.statvfs(folder)
-  free, need = disk.f_bavail * disk.f_frsize, sum(x.nbytes + 1000 for x in arrays.values()) + 2**16
+  free, need = disk.f_bavail * disk.f_frsize, sum(map(_space, arrays.values())) + 2**16
   if disk.f_blocks and free < need:
     detail = f"it takes {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
     raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {detail}")
   if disk.f_files and disk.f_favail < _FILES:  # some file systems do not count them
     raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {disk.f_favail} more files can be made")
+
+
+def _space(x: Any) -> int:
+  return math.prod(x.shape) * x.dtype.itemsize + 1000
 
 
 def _no_traceback(record: logging.LogRecord) -> bool:

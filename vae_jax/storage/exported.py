@@ -15,10 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vae_jax import resources
 from vae_jax.configuration import MAX_JSON, parse_json
 from vae_jax.errors import UserError
 from vae_jax.storage.files import write_whole
@@ -26,11 +26,7 @@ from vae_jax.storage.files import write_whole
 if TYPE_CHECKING:  # the command line is answered before JAX is imported
   from vae_jax.types import Variables
 
-# Beside the package in a checkout; where an installed wheel puts it (pyproject.toml) otherwise.
-_CHECKOUT = Path(__file__).parents[2] / "pretrained"
-FOLDER = (
-  _CHECKOUT if _CHECKOUT.is_dir() else Path(sysconfig.get_path("data")) / "share" / "vae_jax" / "pretrained"
-)
+FOLDER = resources.folder("pretrained")
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 FORMAT_VERSION = 2
 FIRST_STAGE = "first_stage"  # of the names of its variables, and of its description

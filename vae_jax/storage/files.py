@@ -35,7 +35,9 @@ def write_whole(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
       raise
   except OSError as error:
     reason = error.strerror or error
-    raise UserError(f"{path}: cannot be written ({reason}); make room or choose another place") from error
+    raise UserError(
+      f"{path}: cannot be written ({reason}); free some space or choose another place"
+    ) from error
 
 
 def append_whole(file: io.FileIO, data: bytes) -> None:

@@ -13,13 +13,15 @@ from ml_collections import ConfigDict
 
 from vae_jax import runs
 from vae_jax.data import pipeline
-from vae_jax.data.prepare import check_first_batch, make_prepare
-from vae_jax.data.sources import open_source
+from vae_jax.data.prepare import check_first_batch, check_likelihood, make_prepare
+from vae_jax.data.sources import Source, open_source, overlap, report
 from vae_jax.errors import UserError
+from vae_jax.generator import RECORD, new_key
 from vae_jax.models import build, family
 from vae_jax.models.contract import Family
 from vae_jax.objectives import Objective, load_frozen, make_objective
 from vae_jax.storage.checkpoints import Checkpoints
+from vae_jax.storage.plain_paths import local_folder
 from vae_jax.training import parallel, scoring, state, steps
 from vae_jax.training import workdir as workdirs
 from vae_jax.training.opponents import Opponent, pixel_opponent
@@ -29,7 +31,7 @@ from vae_jax.types import MODELLED, Batch, Frozen, Key, Spec, Variables, input_s
 class Split(NamedTuple):
   """A split ready to be iterated: its source, and its arrays if they fit on the device (else None)."""
 
-  source: pipeline.Source
+  source: Source
   arrays: dict[str, np.ndarray] | None
 
 
@@ -67,7 +69,7 @@ def open_split(data: ConfigDict, name: str) -> Split:
 def prepared_spec(prepare: steps.Prepare, batch: Batch, frozen: Frozen) -> Spec:
   """Shapes and types of one record after `prepare`, from a batch on the host; nothing is computed."""
   n = len(np.asarray(batch["image"]))
-  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), n))
+  keys = jax.eval_shape(lambda: jax.random.split(new_key(0), n))
   record: Any = {name: x for name, x in batch.items() if name not in ("index", "mask")}
   like = jax.eval_shape(prepare, keys, record, frozen)
   return {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in sorted(like.items())}
@@ -81,10 +83,56 @@ def check_fields(split: Split, model: Family, config: ConfigDict, name: str) -> 
   for field in sorted(model.conditions - held.keys()):
     raise UserError(
       f"model.name={config.model.name} needs the field {field!r}, and the split {name!r} of "
-      f"data.name={config.data.name} has none; give it one, or choose another split"
+      f"data.name={config.data.name} has none; {_label_remedy(split.source, config)}"
     )
   if (classes := config.model.get("classes", 0)) and split.arrays is not None:
     pipeline.check_labels(split.arrays["label"], classes, config.data.name)
+
+
+def _label_remedy(source: Source, config: ConfigDict) -> str:
+  if config.data.name != "folder":
+    return "give it one, or choose another split"
+  loose = f" ({len(source.loose)} lie outside, e.g. {source.loose[0]})" if source.loose else ""
+  return f"put each image into a folder of its class, as in {config.data.dir}/cats/1.png{loose}"
+
+
+def _classes(config: ConfigDict, model: Family, train: Split) -> str:
+  """data.classes of a model with labels: the class folders, where there are some. Raises UserError: another number."""
+  names, classes = train.source.classes, config.model.get("classes", 0)
+  if not names or not classes:
+    return config.data.classes
+  if odd := [name for name in names if "," in name]:
+    raise UserError(f"data.dir={config.data.dir}: the class folder {odd[0]!r} has a comma; rename it")
+  if len(names) != classes:
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    raise UserError(
+      f"model.classes={classes}, and data.dir={config.data.dir} has {len(names)} class folders ({shown}); "
+      f"set model.classes={len(names)}"
+    )
+  return ",".join(names)
+
+
+def _first_batch(
+  config: ConfigDict, train: Split, held_out: Split, size: int, fresh: bool
+) -> tuple[Batch, list[str]]:
+  """The first batch of validation, checked against the config, and remarks on the two splits. fresh: a run begins."""
+  data = config.data
+  first = next(pipeline.batches(data, held_out.source, batch_size=size, training=False))
+  check_first_batch(first, data, pipeline.image_shape(data, train.source))
+  remarks = check_likelihood(np.asarray(first["image"]), data, config.model.get("likelihood"), fresh)
+  if overlap(train.source, held_out.source):
+    remarks.append(
+      f"data.validation={data.validation} has images of data.train={data.train}: its scores are of images that are "
+      "trained on"
+    )
+  return first, remarks
+
+
+def _shown(config: ConfigDict, held_out: Split) -> Batch:
+  """The images of pictures, from all over the split."""
+  chosen = pipeline.spread(len(held_out.source), config.evaluation.pictures)
+  source = pipeline.Chosen(held_out.source, chosen)
+  return next(pipeline.batches(config.data, source, batch_size=len(chosen), training=False))
 
 
 def draw_pictures(
@@ -102,7 +150,7 @@ def draw_pictures(
   Samples: of the prior, decoded by the first stage where there is one; of a model that draws restorations, what the
   inputs may have been; of others, None.
   """
-  root, n = jax.random.key(config.training.seed), config.evaluation.pictures
+  root, n = new_key(config.training.seed), config.evaluation.pictures
   real = min(n, int(np.sum(first["mask"])))  # without the padding of a short batch
   shown: Any = jax.tree.map(lambda values: values[:real], first)
 
@@ -141,17 +189,17 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   t, data = config.training, config.data
   placement = parallel.make_placement(t.batch_size, way=t.parallel, fsdp=t.fsdp)
   eval_size = -(-config.evaluation.batch_size // placement.mesh.size) * placement.mesh.size
-  with parallel.first_alone():
-    train, held_out = open_split(data, data.train), open_split(data, data.validation)
-  shape = pipeline.image_shape(data, train.source)
-  first = next(pipeline.batches(data, held_out.source, batch_size=eval_size, training=False))
-  check_first_batch(first, data, shape)
   stage = runs.open_first_stage(config)
   checkpoints = Checkpoints(workdir / "checkpoints", keep=t.keep)
-  workdirs.check(config, workdir, checkpoints)
+  workdirs.check(config, workdir, checkpoints)  # before the data, which may take long to open
+  with parallel.first_alone():
+    train, held_out = open_split(data, data.train), open_split(data, data.validation)
+  first, remarks = _first_batch(config, train, held_out, eval_size, checkpoints.latest() is None)
+  if jax.process_index() == 0:
+    report([train.source, held_out.source], remarks)
 
   # Model, optimiser, state.
-  init_key, train_key, eval_key = jax.random.split(jax.random.key(t.seed), 3)
+  init_key, train_key, eval_key = jax.random.split(new_key(t.seed), 3)
   frozen = load_frozen(config.objective, config.evaluation)
   prepares = {training: make_prepare(data, training=training) for training in (True, False)}
   spec = prepared_spec(prepares[False], first, frozen)
@@ -161,6 +209,7 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
     prepares = {training: runs.with_first_stage(prepare, stage) for training, prepare in prepares.items()}
     spec = prepared_spec(prepares[False], first, frozen)
   model: Family = build(config.model, spec, t.dtype)
+  data.classes = _classes(config, model, train)
   check_fields(train, model, config, data.train)
   check_fields(held_out, model, config, data.validation)
   tx = state.make_optimizer(t)
@@ -193,10 +242,10 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
     like=like,
     train_call=train_call,
     eval_step=eval_step,
-    draw=draw_pictures(model, config, spec, prepares[False], first, placement, stage),
+    draw=draw_pictures(model, config, spec, prepares[False], _shown(config, held_out), placement, stage),
     frozen=frozen,
     rated=rated,
-    meta={"config": config.to_dict(), **runs.describe_spec(spec)},
+    meta={"config": config.to_dict(), "generator": RECORD, **runs.describe_spec(spec)},
   )
 
 
@@ -291,10 +340,15 @@ def start(parts: Parts) -> tuple[state.TrainState, list[Any]]:
   """The state of the newest checkpoint, or a fresh one; and the steps since the last row of training."""
   if parts.checkpoints.latest() is not None:
     train_state, restored = parts.checkpoints.restore(like=parts.like)
+    if (drawn := restored.get("generator", RECORD)) != RECORD:
+      raise UserError(
+        f"checkpoint {parts.checkpoints.folder / str(restored['step'])} is of a run with the generator {drawn!r}, and "
+        f"this vae_jax draws by {RECORD!r}; continue with the version that began the run, or give another --workdir"
+      )
     return train_state, _unpacked(restored.get("window", {}))
   train_state = parts.init()
   if parts.config.training.init_from:
-    source = Checkpoints(Path(parts.config.training.init_from) / "checkpoints")
+    source = Checkpoints(local_folder(parts.config.training.init_from) / "checkpoints")
     where = jax.tree.map(lambda x: x.sharding, parts.like)
     train_state = jax.device_put(state.start_from(train_state, source), where)
   return train_state, []
@@ -304,4 +358,6 @@ def _unpacked(stored: Any) -> list[Any]:
   try:
     return [{name: np.asarray(values, np.float32) for name, values in stored.items()}] if stored else []
   except (AttributeError, TypeError, ValueError):
-    raise UserError("the newest checkpoint's 'window' holds no numbers; delete that checkpoint") from None
+    raise UserError(
+      "the newest checkpoint's 'window' holds no numbers; move that checkpoint to another place"
+    ) from None

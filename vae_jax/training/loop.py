@@ -19,9 +19,12 @@ from ml_collections import ConfigDict
 from vae_jax import pictures
 from vae_jax.configuration import to_json, validate
 from vae_jax.data import pipeline
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, printable
+from vae_jax.generator import standard
 from vae_jax.models.contract import Family
+from vae_jax.progress import tell
 from vae_jax.storage.files import write_whole
+from vae_jax.storage.plain_paths import local_folder
 from vae_jax.training import parallel, state, steps
 from vae_jax.training import workdir as workdirs
 from vae_jax.training.assemble import Parts, Split, assemble, start
@@ -31,6 +34,7 @@ from vae_jax.training.writers import Writers
 from vae_jax.types import Batch, Variables, image_shape
 
 SLOW_DATA, LEAST_SECONDS = 0.05, 60  # share of a run's time above which it says so, if it ran so long
+EARLY, SOON = 0.05, 100  # a first checkpoint at this share of a run, unless one comes within so many steps
 COLLAPSED = 0.1  # share of the latent units that must be active for a run not to be warned
 
 
@@ -162,9 +166,9 @@ def train(config: ConfigDict, workdir: str | Path) -> state.TrainState:
   """
   validate(config)
   config = config.copy_and_resolve_references()  # the digest of a first stage is filled in
-  with workdirs.alone(Path(workdir)) if jax.process_index() == 0 else contextlib.nullcontext():
-    parts = assemble(config, Path(workdir))
-    return run(parts, Path(workdir))
+  workdir = local_folder(workdir)
+  with standard(), workdirs.alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+    return run(assemble(config, workdir), workdir)
 
 
 def evaluate(
@@ -243,24 +247,29 @@ def _announce(parts: Parts, workdir: Path, step: int) -> None:
   steps_ = parts.config.training.steps
   write_whole(workdir / "config.json", lambda file: file.write(to_json(parts.config).encode()))
   if step:
-    print(f"{workdir}: {'finished already' if step >= steps_ else 'continuing'} at step {step} of {steps_}")
+    tell(
+      f"{printable(str(workdir))}: {'finished already' if step >= steps_ else 'continuing'} at step {step} of {steps_}"
+    )
 
 
 def run(parts: Parts, workdir: Path) -> state.TrainState:
   """Steps, then log, then evaluate, then save, until the last step. Raises as `train` does."""
+  with Request(jax.process_count() > 1) as request:
+    return _run(parts, workdir, request)
+
+
+def _run(parts: Parts, workdir: Path, request: Request) -> state.TrainState:
   t, placement = parts.config.training, parts.placement
   train_state, window = start(parts)
   step = int(train_state.step)
+  if step < t.steps:
+    parts.checkpoints.try_out(parts.like)
   _announce(parts, workdir, step)
   stored = placement.put(parts.train.arrays if parts.train.arrays is not None else {})
   sizes = calls(step, t.steps, t.steps_per_call, t.log_every, t.eval_every, t.checkpoint_every)
+  early = _early(t) if not step else None
   started, collapsed = time.monotonic(), False
-  several = jax.process_count() > 1
-  with (
-    parts.checkpoints as checkpoints,
-    Writers(workdir, step, t.steps, t.batch_size) as writers,
-    Request(several) as request,
-  ):
+  with parts.checkpoints as checkpoints, Writers(workdir, step, t.steps, t.batch_size) as writers:
     rows = _Rows(parts, workdir, writers, window, int(train_state.skipped))
     for batches in rows.clock.waits(train_batches(parts.config, parts.train, step, sizes, placement)):
       train_state, got = parts.train_call(train_state, stored, batches, parts.frozen)
@@ -279,7 +288,8 @@ def run(parts: Parts, workdir: Path) -> state.TrainState:
           collapsed = True
           writers.warn(warning)
       stop = None if last else request.stops()
-      if step % t.checkpoint_every == 0 or last or stop:
+      if step % t.checkpoint_every == 0 or last or stop or (early is not None and step >= early):
+        early = None
         if _finite(train_state.params):
           meta = parts.meta | {"window": _packed(rows.window)}
           checkpoints.save(step, train_state, meta=meta, score=value)
@@ -290,18 +300,25 @@ def run(parts: Parts, workdir: Path) -> state.TrainState:
       if stop:
         checkpoints.wait()
         saved = "which" if (latest := checkpoints.latest()) == step else f"step {latest}"
+        where = printable(str(workdir))
         raise Stopped(
-          f"stopped at step {step} of {t.steps}, {saved} is saved in {workdir}; the same command continues",
+          f"stopped at step {step} of {t.steps}, {saved} is saved in {where}; the same command continues",
           128 + stop,
         )
   _tell_waiting(rows.clock.total, time.monotonic() - started)
   return train_state
 
 
+def _early(training: ConfigDict) -> int | None:
+  """The step from which on a first checkpoint is worth a look; None where one comes soon anyway."""
+  step = math.ceil(EARLY * training.steps)
+  return step if step < min(training.checkpoint_every, training.steps) > SOON else None
+
+
 def _tell_waiting(waited: float, seconds: float) -> None:
   """Says that data were slow, of runs that are long enough to know."""
   if jax.process_index() == 0 and seconds >= LEAST_SECONDS and waited > SLOW_DATA * seconds:
-    print(
+    tell(
       f"{waited / seconds:.0%} of the time went by waiting for data; raise data.workers, or data.resident_mb to hold "
       "all of it"
     )

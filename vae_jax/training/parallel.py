@@ -176,7 +176,7 @@ def processes(
         os._exit(error.status)
       raise
     status = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = " ".join(str(error).split()) or ("interrupted" if status == 130 else type(error).__name__)
     if _is_of_another(error):
       line = f"another process is gone; its own last line says why ({line[:200]})"
     elif status == 1:

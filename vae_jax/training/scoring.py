@@ -14,6 +14,7 @@ from vae_jax.distributions import (
   streaming_logsumexp_update,
   streaming_logsumexp_value,
 )
+from vae_jax.generator import standard
 from vae_jax.metrics.structure import WINDOW
 from vae_jax.models.blocks import in_loop
 from vae_jax.models.contract import Family, Mode
@@ -97,6 +98,7 @@ def _iwae_nll(score: Callable[[Any, int], Any], shape: tuple[int, ...], samples:
   return jnp.log(samples) - streaming_logsumexp_value(state)
 
 
+@standard()
 def score(
   eval_step: Any,
   variables: Variables,
@@ -107,8 +109,8 @@ def score(
 ) -> dict[str, float]:
   """Means of the per-example metrics over all examples of a split, in float64.
 
-  With latent means also `active_units`. With `codes`, the size of a codebook: `codes_used` (share, over the split),
-  `perplexity` and `dead_codes`.
+  With latent means of two images and more also `active_units`. With `codes`, the size of a codebook: `codes_used`
+  (share, over the split), `perplexity` and `dead_codes`.
   """
   means: dict[str, metrics.Mean] = {}
   active, usage = None, metrics.CodeUsage(codes) if codes else None
@@ -122,7 +124,7 @@ def score(
     for name, values in out.items():
       means[name] = means.get(name, metrics.Mean()).update(values, mask)
   scores = {name: mean.value for name, mean in means.items()}
-  if active is not None:
+  if active is not None and active.count > 1:  # one image has no variance
     scores["active_units"] = active.active()
   if usage is not None:
     scores |= {"codes_used": usage.used, "perplexity": usage.perplexity, "dead_codes": usage.dead}

@@ -68,16 +68,26 @@ def _muon(config: ConfigDict) -> optax.GradientTransformation:
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   """Clipping, the optimiser, decoupled weight decay: gradients -> a direction that the step scales by -learning_rate.
 
-  adam: Kingma & Ba 2015. muon: momentum orthogonalised by Newton-Schulz iterations (Jordan et al. 2024) for kernels,
-  Adam at the same learning rate for biases and scales. Muon costs a few products of each kernel with itself, so it pays
-  at large batches, and wants a learning rate near 0.02.
+  adam: Kingma & Ba 2015. muon: momentum orthogonalised by Newton-Schulz iterations (Jordan et al. 2024) for parameters
+  of two axes and more; for biases and scales Adam with Nesterov momentum (NAdam, Dozat 2016) at the same learning rate.
+  Muon costs a few products of each kernel with itself: it pays at large batches, and wants a learning rate near 0.02.
+
+  Weight decay (Loshchilov & Hutter 2019) reaches kernels alone: it would draw a likelihood's sigma towards 1, scales and
+  codes towards 0. `training.decayed` = "all" is the rule of older runs.
   """
   transforms = [_muon(config) if config.optimizer == "muon" else optax.scale_by_adam(eps=config.adam_eps)]
   if config.clip_norm > 0:
     transforms.insert(0, optax.clip_by_global_norm(config.clip_norm))
   if config.weight_decay > 0:
-    transforms.append(optax.add_decayed_weights(config.weight_decay))
+    transforms.append(
+      optax.add_decayed_weights(config.weight_decay, _kernels if config.decayed == "kernels" else None)
+    )
   return optax.chain(*transforms)
+
+
+def _kernels(params: Params) -> Params:
+  """Whether each parameter is a layer's kernel."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", "") == "kernel", params)
 
 
 def make_learning_rate(config: ConfigDict) -> Callable[[ArrayLike], Array]:

@@ -10,14 +10,18 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
-from vae_jax.configuration import differences, from_json
-from vae_jax.errors import UserError
+from vae_jax.configuration import differences, from_json, show
+from vae_jax.errors import UserError, printable
+from vae_jax.progress import tell
 from vae_jax.storage.checkpoints import Checkpoints
+from vae_jax.training.state import make_learning_rate
 
 LOCK = ".lock"
 WRITTEN = (LOCK, "config.json", "metrics.jsonl", "nonfinite.json", "checkpoints", "images", "tensorboard")
+SHOWN = 5  # keys that differ, in a message
 
 # What may differ between two starts of one run: where and how it runs, not what it computes.
 FREE_KEYS = (
@@ -33,6 +37,7 @@ FREE_KEYS = (
   "training.parallel",
   "training.fsdp",
   "training.accumulate",
+  "training.extended_at",  # filled in
   "training.first_stage",  # where it lies; its digest says which one it is
   "evaluation.batch_size",
   "evaluation.samples",
@@ -45,26 +50,69 @@ FREE_KEYS = (
 
 def check(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> None:
   """Refuses a workdir where a run that computes something else has begun, by its config.json or else its newest
-  checkpoint."""
-  path, latest = workdir / "config.json", checkpoints.latest()
-  if latest is not None:
-    if path.exists():
-      there = from_json(path.read_text(errors="replace"), str(path))
-    else:
-      found = checkpoints.restore(only="step")[1]
-      there = from_json(json.dumps(found.get("config")), str(checkpoints.folder))
-    keys = [key for key in differences(there, config) if key not in FREE_KEYS]
-    if "training.first_stage_digest" in keys:
-      raise UserError(f"{workdir} {_first_stages(there.training, config.training)}, or another --workdir")
-    if keys:
-      raise UserError(
-        f"{workdir} holds a run with another config ({', '.join(keys)} differ); "
-        "give the same config to continue it, or another --workdir"
-      )
-    if latest >= config.training.steps and there.data.dir != config.data.dir:
-      raise UserError(
-        f"{workdir} holds a finished run of data.dir={there.data.dir}, not of {config.data.dir}; give another --workdir"
-      )
+  checkpoint.
+
+  More `training.steps` than the run has are accepted, and reported: its steps so far are kept as they are. Sets what a
+  run keeps from its beginning: `training.extended_at`, and `training.decayed` of older runs.
+  """
+  t = config.training
+  t.extended_at = ""
+  latest = checkpoints.latest()
+  if latest is None:
+    return
+  there = _config_there(workdir, checkpoints)
+  config.data.classes = config.data.classes or there.data.classes  # filled in at the first start
+  t.extended_at = there.training.extended_at
+  if there.training.decayed == "all":
+    t.decayed = "all"
+  keys = [key for key in differences(there, config) if key not in FREE_KEYS]
+  if "training.first_stage_digest" in keys:
+    raise UserError(f"{workdir} {_first_stages(there.training, t)}, or another --workdir")
+  if keys == ["training.steps"] and t.steps > there.training.steps:
+    _extend(config, there, workdir, checkpoints.restore(only="step")[1]["step"])
+  elif keys:
+    raise UserError(
+      f"{workdir} holds a run with another config: {_compare(there, config, keys)}; give the values of the run to "
+      "continue it, or another --workdir"
+    )
+  if latest >= t.steps and there.data.dir != config.data.dir:
+    raise UserError(
+      f"{workdir} holds a finished run of data.dir={there.data.dir}, not of {config.data.dir}; give another --workdir"
+    )
+
+
+def _config_there(workdir: Path, checkpoints: Checkpoints) -> ConfigDict:
+  path = workdir / "config.json"
+  if path.exists():
+    return from_json(path.read_text(errors="replace"), str(path))
+  found = checkpoints.restore(only="step")[1]
+  return from_json(json.dumps(found.get("config")), str(checkpoints.folder))
+
+
+def _compare(there: ConfigDict, given: ConfigDict, keys: list[str]) -> str:
+  """Both values of each key, of some keys: "training.seed is 0 there and 1 here"."""
+
+  def value(config: ConfigDict, key: str) -> str:
+    for name in key.split("."):
+      config = config.get(name, "not there")
+    return show(config)
+
+  keys = ["model.name"] if "model.name" in keys else keys
+  shown = [f"{key} is {value(there, key)} there and {value(given, key)} here" for key in keys[:SHOWN]]
+  return ", ".join(shown + [f"and {len(keys) - SHOWN} more differ"] * (len(keys) > SHOWN))
+
+
+def _extend(config: ConfigDict, there: ConfigDict, workdir: Path, step: int) -> None:
+  """Records, and says, that a run goes on to more steps, and what that makes of its learning rate."""
+  t, old = config.training, there.training
+  t.extended_at = f"{old.extended_at},{step}".strip(",")
+  if jax.process_index() == 0:
+    rates = [float(make_learning_rate(c)(at)) for c, at in ((old, step), (t, step), (t, t.steps))]
+    tell(
+      f"{printable(str(workdir))}: a run of {old.steps} steps is extended to {t.steps} from step {step} on; parameters "
+      f"and optimiser are kept, and the learning rate follows the schedule of {t.steps} steps: here it rises from "
+      f"{rates[0]:.3g} to {rates[1]:.3g}, and falls to {rates[2]:.3g} at the end"
+    )
 
 
 def _first_stages(there: ConfigDict, given: ConfigDict) -> str:

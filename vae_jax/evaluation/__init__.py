@@ -1,0 +1,82 @@
+"""What evaluate.py does with a trained model: whole-split scores, pictures, photographs restored, folders scored."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from vae_jax import pictures
+from vae_jax.evaluation.photographs import benchmark_folder, restore_photographs
+from vae_jax.evaluation.records import (
+  check_conditions,
+  condition,
+  inputs,
+  open_split,
+  own_images,
+  preparation,
+  prepared,
+  stream,
+  with_label,
+)
+from vae_jax.evaluation.results import suffix, write_json
+from vae_jax.evaluation.scores import score_split, summary
+from vae_jax.evaluation.shown import (
+  drawn,
+  has_samples,
+  interpolations,
+  reconstructions,
+  samples,
+  split_samples,
+)
+from vae_jax.inference import TrainedVAE
+
+__all__ = [
+  "benchmark_folder",
+  "check_conditions",
+  "condition",
+  "drawn",
+  "evaluate",
+  "has_samples",
+  "inputs",
+  "interpolations",
+  "open_split",
+  "own_images",
+  "preparation",
+  "prepared",
+  "reconstructions",
+  "restore_photographs",
+  "samples",
+  "score_split",
+  "stream",
+  "suffix",
+  "summary",
+  "with_label",
+  "write_json",
+]
+
+
+def evaluate(
+  model: TrainedVAE,
+  folder: Path,
+  split: str,
+  *,
+  samples: int,
+  batch_size: int,
+  seed: int = 0,
+  suffix: str = "",
+) -> dict:
+  """Scores a split into metrics.json of `folder`, with pictures beside it; returns the scores.
+
+  suffix: of the names of these files, see `results.suffix`.
+  """
+  started = time.monotonic()
+  scores = score_split(model, split, samples=samples, batch_size=batch_size, seed=seed)
+  scores["seconds"] = round(time.monotonic() - started, 2)
+  num = model.config.evaluation.pictures
+  batch = prepared(model, split, num, seed)
+  write_json(folder / f"metrics{suffix}.json", scores)
+  if model.module.reconstructs:
+    pictures.save_png(folder / f"reconstructions{suffix}.png", reconstructions(model, batch))
+  if has_samples(model):
+    pictures.save_png(folder / f"samples{suffix}.png", split_samples(model, batch, num, seed))
+  return scores

@@ -1,0 +1,208 @@
+"""What a model is evaluated on: the records of a split, or a person's own images, as the model sees them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vae_jax import runs
+from vae_jax.data import pipeline
+from vae_jax.data.examples import expanded
+from vae_jax.data.folders import list_images
+from vae_jax.data.images import decode
+from vae_jax.data.prepare import make_prepare
+from vae_jax.data.sources import IN_FOLDERS, Source, open_source, report
+from vae_jax.errors import UserError, printable
+from vae_jax.generator import new_key
+from vae_jax.inference import TrainedVAE
+from vae_jax.training import steps
+from vae_jax.types import Batch, Frozen
+
+
+def open_split(model: TrainedVAE, split: str) -> Source:
+  """A split of the model's data. Reports what about them a person should know. Raises UserError."""
+  check_place(model.config.data)
+  source = open_source(model.config.data, split)
+  report([source])
+  return source
+
+
+def check_place(data: ConfigDict) -> None:
+  """Refuses data that have left the place where the run was trained on them."""
+  if data.name in IN_FOLDERS and not os.path.exists(expanded(data.dir)):
+    raise UserError(
+      f"data.dir={data.dir}, from which this run was trained, is not there; give the place of the data with --data_dir"
+    )
+
+
+def describe(model: TrainedVAE, split: str) -> dict[str, Any]:
+  """Which data a split is of: for files of scores."""
+  data = model.config.data
+  return {"data": data.name, "folder": data.dir or None, "split": split}
+
+
+class Digest:
+  """Of the records that pass by: a digest of their images and labels, in order, whatever the batches.
+
+  Images are those before noise and binarisation, at the size that the model sees.
+  """
+
+  def __init__(self) -> None:
+    self._total = hashlib.sha256()
+
+  @property
+  def hex(self) -> str:
+    return self._total.hexdigest()[:16]
+
+  def update(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches."""
+    for batch in batches:
+      for i in np.flatnonzero(batch["mask"]):
+        for name in ("image", "degraded", "label"):
+          if name in batch:
+            value = np.asarray(batch[name])[i]  # type: ignore[literal-required]
+            self._total.update(f"{name}{value.shape}".encode() + value.tobytes())
+      yield batch
+
+
+def preparation(model: TrainedVAE) -> tuple[steps.Prepare, Frozen]:
+  """How the records of a model's data become batches in evaluation, and what is frozen for it."""
+  prepare = make_prepare(model.config.data, training=False)
+  if model.run.first is None:
+    return prepare, {}
+  return runs.with_first_stage(prepare, model.run.first), {"first_stage": model.first.variables}
+
+
+def stream(model: TrainedVAE, source: pipeline.Source, batch_size: int) -> Iterator[Batch]:
+  """A source's batches on the host, in order. Raises UserError: no labels or other ones, where the model needs them."""
+  classes = model.config.model.get("classes", 0)
+  for batch in pipeline.batches(model.config.data, source, batch_size=batch_size, training=False):
+    check_conditions(model, batch, source.name)
+    if classes:
+      pipeline.check_labels(np.asarray(batch["label"]), classes, source.name, trained=True)
+    yield batch
+
+
+def check_conditions(model: TrainedVAE, record: Mapping[str, Any], name: str) -> None:
+  """Refuses a record or batch without what the model needs beside images. name: the data set."""
+  for field in sorted(model.module.conditions - record.keys()):
+    raise UserError(
+      f"this run ({model.config.model.name}) needs a {field} for each image, and data.name={name} has none; "
+      "give --data_dir or --split of data with it"
+    )
+
+
+def prepared(
+  model: TrainedVAE, split: str, num: int, seed: int = 0, label: int | None = None, alike: bool = False
+) -> Batch:
+  """`num` images from all over a split as the model sees them: float32 `image`, `degraded` and what else there is.
+
+  They are those of the scores, noise included: `index` is their place in the split.
+  label: only images of that label. alike: image i and image i + num / 2 have one label, where the model needs labels.
+  """
+  source: pipeline.Source = open_split(model, split)
+  chosen = pipeline.spread(len(source), num)
+  if "label" in model.module.NEEDS and (label is not None or alike):
+    check_conditions(model, source[0], source.name)
+    chosen = with_label(source, num, label, alike)[:num]
+  batch = next(stream(model, pipeline.Chosen(source, chosen), len(chosen)))
+  batch["index"] = np.asarray(chosen, np.int32)[batch["index"]]
+  prepare, frozen = preparation(model)
+  keys = steps.example_keys(new_key(seed), steps.PREPARE_STREAM, jnp.asarray(batch["index"]))
+  batch.pop("mask")
+  return jax.jit(prepare)(keys, batch, frozen)
+
+
+def with_label(source: pipeline.Source, num: int, label: int | None, alike: bool) -> list[int]:
+  """Which records to show: `num` of a label or, alike, pairs of one label, first ends before last ones.
+
+  They come from all over the data set: it is looked through in a fixed random order.
+  """
+  by_label: dict[int, list[int]] = {}
+  firsts: list[int] = []
+  lasts: list[int] = []
+  for i in pipeline.order(0, len(source), np.arange(len(source))).tolist():
+    found = int(source[i]["label"])
+    if label is not None and found != label:
+      continue
+    waiting = by_label.setdefault(found, [])
+    waiting.append(i)
+    if alike and len(waiting) == 2:
+      firsts.append(waiting[0])
+      lasts.append(waiting[1])
+      waiting.clear()
+    if (2 * len(firsts) if alike else len(waiting)) >= num:
+      break
+  chosen = firsts + lasts if alike else sorted(by_label.get(label if label is not None else -1, []))
+  if not chosen:
+    what = "two images of one label" if alike else f"image with the label {label}"
+    raise UserError(f"{source.name} has no {what}; choose another --label or --split")
+  return chosen
+
+
+def condition(model: TrainedVAE, batch: Batch) -> dict[str, Any]:
+  """The fields of a batch that a person would have to give beside images, such as labels."""
+  return {name: batch[name] for name in model.module.conditions}  # type: ignore[literal-required]
+
+
+def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
+  """Up to `num` of a person's images, cut to what the encoder takes and seen as they are.
+
+  Folders are searched; what cannot be decoded in them is named and passed over, a file given by name is refused.
+  """
+  height, width, channels = model.input_shape
+  cut: list[np.ndarray] = []
+  failed: list[UserError] = []
+  for path in paths:
+    for file in [path / name for name in list_images(path)] if path.is_dir() else [path]:
+      if len(cut) == num:
+        break
+      try:
+        image = decode(file, channels)
+      except UserError as error:
+        if not path.is_dir():
+          raise
+        failed.append(error)
+        continue
+      cut.append(pipeline.fit({"image": image}, (height, width), "resize", None)["image"])
+  if not cut and failed:
+    raise failed[0]
+  for reason in failed:
+    print(printable(f"skipped: {reason}"), file=sys.stderr)
+  if not cut:
+    raise UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
+  return {"image": np.stack(cut).astype(np.float32) / 255}
+
+
+def inputs(
+  model: TrainedVAE,
+  paths: Sequence[Path] | None,
+  split: str,
+  num: int,
+  seed: int = 0,
+  label: int | None = None,
+  alike: bool = False,
+) -> Batch:
+  """What to reconstruct or interpolate: the person's own images where `paths` names some, else those of a split.
+
+  label: of the own images, or which ones of the split to take. alike: see `prepared`.
+  """
+  if label is not None and "label" not in model.module.NEEDS:
+    raise UserError(f"--label {label}: this run ({model.config.model.name}) knows no labels; leave it out")
+  if not paths:
+    return prepared(model, split, num, seed, label, alike)
+  batch = own_images(model, paths, num)
+  if "label" in model.module.NEEDS:
+    if label is None:
+      raise UserError(f"this run ({model.config.model.name}) needs the label of your images; give --label")
+    batch["label"] = np.full(len(batch["image"]), label, np.int32)
+  return batch

@@ -1,0 +1,139 @@
+"""Scores of a whole split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from vae_jax import metrics
+from vae_jax.data import pipeline
+from vae_jax.data.prepare import check_first_batch
+from vae_jax.evaluation.records import Digest, describe, open_split, preparation, stream
+from vae_jax.generator import new_key
+from vae_jax.inference import TrainedVAE
+from vae_jax.objectives import load_scoring_network
+from vae_jax.training import parallel, scoring
+from vae_jax.types import Batch
+
+
+def score_split(
+  model: TrainedVAE, split: str, *, samples: int, batch_size: int, seed: int = 0, limit: int = 0
+) -> dict[str, Any]:
+  """Scores a split: every example once, no batch dropped, nothing filtered.
+
+  Args:
+    split: as in `config.data.test`.
+    samples: K of the importance-weighted bound (Burda et al. 2016); 0 leaves it out.
+    batch_size: images at a time; does not change the scores.
+    seed: of the posterior samples and of binarisation, dequantisation and degradation.
+    limit: score only the first images; 0: all.
+
+  Returns:
+    Means over the split. Nats per image: `neg_elbo` = `rate` (KL) + `distortion` (negative log-likelihood), one
+    posterior sample; `iwae_nll`, an upper bound on -log p(x) in expectation, tighter with `iwae_samples`. Bits per
+    dimension: `bits_per_dim` (of iwae_nll, else of neg_elbo) and `neg_elbo_bits_per_dim`. `likelihood` in words;
+    `mse`, `psnr` (dB), `ssim` (from 11 x 11 pixels) and `lpips` (where `config.evaluation.lpips` names a network) of
+    reconstructions, means over images; `active_units` of `latent_units`. What was scored: `data`, `folder` (as given;
+    null where the data set has none), `split`, `examples` and their `digest` (see `records.Digest`).
+  """
+  config = model.config
+  source: pipeline.Source = open_split(model, split)
+  if limit:
+    source = pipeline.First(source, limit)
+  placement = parallel.make_placement(jax.device_count())
+  batch_size = -(-min(batch_size, len(source)) // placement.mesh.size) * placement.mesh.size
+  check_first_batch(next(stream(model, source, batch_size)), config.data, model.image_shape)
+  prepare, frozen = preparation(model)
+  if (lpips := load_scoring_network(config.evaluation)) is not None:
+    frozen["lpips"] = lpips
+  eval_step = parallel.compile_eval_step(
+    scoring.make_eval_step(model.module, prepare, root=new_key(seed), iwae_samples=samples),
+    placement,
+  )
+  total, scored = -(-len(source) // batch_size), Digest()
+  means = scoring.score(
+    eval_step,
+    placement.put(model.variables),
+    _progress(scored.update(stream(model, source, batch_size)), total, split),
+    placement,
+    placement.put(frozen),
+    codes=model.module.codes,
+  )
+  return {
+    **means,
+    **_bounds(model, means, samples),
+    **({"absent": absent} if (absent := _absent(model, means, samples)) else {}),
+    **({"lpips_network": config.evaluation.lpips} if "lpips" in means else {}),
+    "likelihood": model.likelihood,
+    "binarize": config.data.binarize,
+    "dequantize": config.data.dequantize,
+    "latent_units": model.module.units,
+    **describe(model, split),
+    "examples": len(source),
+    "digest": scored.hex,
+    "step": model.step,
+    "seed": seed,
+  }
+
+
+def _bounds(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[str, Any]:
+  """Scores of the likelihood; none of a model that bounds none."""
+  if not model.can("bound"):
+    return {}
+  dims, continuous = int(np.prod(model.image_shape)), model.module.likelihood.continuous
+  best = means.get("iwae_nll", means["neg_elbo"])
+  return {
+    "iwae_samples": samples if "iwae_nll" in means else 0,
+    "bits_per_dim": metrics.bits_per_dim(best, dims, continuous),
+    "neg_elbo_bits_per_dim": metrics.bits_per_dim(means["neg_elbo"], dims, continuous),
+  }
+
+
+def _absent(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[str, str]:
+  """The scores that a model cannot have, each with the reason."""
+  name, absent = model.config.model.name, {}
+  if not model.can("bound"):
+    absent["neg_elbo"] = f"{name} bounds no likelihood"
+  elif samples and "iwae_nll" not in means:
+    absent["iwae_nll"] = f"{name} has no importance weights"
+  if "psnr" not in means:
+    absent["psnr"] = f"{name} gives no images back"
+  return absent
+
+
+def _progress(batches: Iterator[Batch], total: int, split: str) -> Iterator[Batch]:
+  from tqdm import tqdm
+
+  return tqdm(batches, total=total, desc=f"scoring {split}", unit="batch", leave=False, delay=2)
+
+
+def summary(scores: dict[str, Any]) -> str:
+  """The scores as lines for a person."""
+  s = scores
+  lines = [
+    f"{s['split']}: {s['examples']} images, checkpoint of step {s['step']}, likelihood: {s['likelihood']}"
+  ]
+  if "neg_elbo" in s:
+    lines.append(
+      f"  -ELBO          {s['neg_elbo']:10.3f} nats  = rate {s['rate']:.3f} + distortion {s['distortion']:.3f}"
+    )
+  if "iwae_nll" in s:
+    lines.append(f"  NLL (IWAE-{s['iwae_samples']})".ljust(17) + f"{s['iwae_nll']:10.3f} nats")
+  if "bits_per_dim" in s:
+    lines.append(f"  bits/dim       {s['bits_per_dim']:10.4f}")
+  if "psnr" in s:
+    lines.append(f"  reconstruction {s['psnr']:10.2f} dB PSNR, MSE {s['mse']:.5f}{_similarity(s)}")
+  if "active_units" in s:
+    lines.append(f"  active units   {s['active_units']:10d} of {s['latent_units']}")
+  if "codes_used" in s:
+    lines.append(
+      f"  codes          {s['codes_used']:10.1%} used, {s['dead_codes']} dead, perplexity {s['perplexity']:.1f}"
+    )
+  return "\n".join([*lines, *(f"  no {name}: {reason}" for name, reason in s.get("absent", {}).items())])
+
+
+def _similarity(scores: dict[str, Any]) -> str:
+  return "".join(f", {name.upper()} {scores[name]:.4f}" for name in ("ssim", "lpips") if name in scores)

@@ -1,0 +1,78 @@
+"""Pictures of what a model makes: reconstructions, samples, interpolations."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from vae_jax import pictures
+from vae_jax.errors import UserError
+from vae_jax.evaluation.records import condition
+from vae_jax.generator import new_key
+from vae_jax.inference import TrainedVAE
+from vae_jax.types import ArrayLike, Batch, seen
+
+
+def reconstructions(model: TrainedVAE, batch: Batch) -> np.ndarray:
+  """A picture: each input above its reconstruction (and above the clean image, where the input is degraded)."""
+  inputs = seen(batch)
+  rows = {
+    "input": pictures.beside(inputs, model.image_shape),
+    "reconstruction": _cut(model, model.reconstruct(inputs, **condition(model, batch))),
+  }
+  if "degraded" in batch:
+    rows["clean"] = np.asarray(batch["image"])
+  return pictures.compare(*rows.values(), labels=tuple(rows))
+
+
+def _cut(model: TrainedVAE, images: ArrayLike) -> np.ndarray:
+  """Restorations cut to the clean image, which may be smaller by less than the factor."""
+  height, width, _ = model.image_shape
+  return np.asarray(images)[:, :height, :width]
+
+
+def interpolations(model: TrainedVAE, batch: Batch, method: str, points: int = 12) -> np.ndarray:
+  """A picture with a row for each pair of images: from the reconstruction of the one to that of the other."""
+  ends = np.asarray(seen(batch))
+  half = len(ends) // 2
+  if not half:
+    raise UserError("1 image is too few to interpolate; give at least 2")
+  fields = {name: x[:half] for name, x in condition(model, batch).items()}
+  rows = np.asarray(model.interpolate(ends[:half], ends[half : 2 * half], points, method, **fields))
+  return pictures.grid(rows.reshape(-1, *model.image_shape), columns=points)
+
+
+def has_samples(model: TrainedVAE) -> bool:
+  """Whether `evaluate` draws samples of a model: of its prior, or restorations."""
+  return model.can("sample") or model.can("restore")
+
+
+def drawn(model: TrainedVAE, suffix: str = "") -> list[str]:
+  """The pictures that `evaluate` draws of a model, by name."""
+  found = [f"reconstructions{suffix}.png"] if model.module.reconstructs else []
+  return [*found, f"samples{suffix}.png"] if has_samples(model) else found
+
+
+def samples(
+  model: TrainedVAE, num: int, seed: int = 0, temperature: float = 1.0, label: int | None = None
+) -> np.ndarray:
+  """A picture of `num` samples of the prior; of a model with labels, of `label`, else of each in turn."""
+  key = new_key(seed)
+  if "label" not in model.module.NEEDS:
+    return pictures.grid(model.sample(key, num, temperature, label=label))
+  classes = model.config.model.classes
+  labels = np.arange(num) % classes if label is None else label
+  columns = classes if label is None and num >= classes else None
+  return pictures.grid(model.sample(key, num, temperature, label=labels), columns=columns)
+
+
+def split_samples(model: TrainedVAE, batch: Batch, num: int, seed: int = 0) -> np.ndarray:
+  """A picture: `num` samples of the prior; of a model that restores, draws beneath each input of the batch."""
+  if model.can("sample"):
+    return samples(model, num, seed)
+  inputs = seen(batch)
+  rows = {"input": pictures.beside(inputs, model.image_shape), "restored": _cut(model, model.restore(inputs))}
+  if model.can("draw"):
+    draws = np.asarray(model.restore(inputs, new_key(seed), samples=3))
+    rows |= {f"draw {i + 1}": _cut(model, draw) for i, draw in enumerate(draws)}
+  return pictures.compare(*rows.values(), labels=tuple(rows))
