@@ -26,7 +26,7 @@ from vae_jax.training import workdir as workdirs
 from vae_jax.training.loop import calls, train
 from vae_jax.training.parallel import make_placement
 from vae_jax.training.stopping import Stopped
-from vae_jax.training.writers import Writers
+from vae_jax.training.writers import TIMES, Writers
 from vae_jax.types import NO_FROZEN, image_spec
 
 STEPS = 12
@@ -68,9 +68,7 @@ def tiny(data, *overrides):
 
 def rows(workdir, seconds=False):
   found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return (
-    found if seconds else [{k: v for k, v in row.items() if k not in ("waiting", "seconds")} for row in found]
-  )
+  return found if seconds else [{k: v for k, v in row.items() if k not in TIMES} for row in found]
 
 
 def same(a, b):

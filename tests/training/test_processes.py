@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vae_jax.training.writers import TIMES
+
 ROOT = Path(__file__).parents[2]
 WORDS = (
   "data.name=npz data.binarize=dynamic data.flip=true model.hidden=8 model.latent_dim=2 training.steps=6 "
@@ -84,7 +86,7 @@ def wait_for(log, seconds=200):
 
 def rows(workdir):
   read = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return [{k: v for k, v in row.items() if k not in ("waiting", "seconds")} for row in read]
+  return [{k: v for k, v in row.items() if k not in TIMES} for row in read]
 
 
 def same(workdir, other):
