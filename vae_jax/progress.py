@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 WINDOW = 50  # intervals between steps that count for the pace
-STALL = 8  # usual intervals that one interval counts for at most
 
 
 def tell(line: str) -> None:
@@ -42,10 +41,10 @@ def send_nowhere(stream: TextIO | None) -> None:
 
 
 class Pace:
-  """How long a step takes, from the last intervals between steps.
+  """How long a step takes: the mean over the last intervals between steps, without the slowest.
 
-  A stall (a suspended laptop, a slow read) counts as `STALL` usual intervals at most, so that it does not stand in the
-  forecast of the rest. The first interval holds what a first call does once, and the second one replaces it.
+  So one stall (a suspended laptop, a slow read) is not expected again, and stalls that come regularly are. The first
+  interval holds what a first call does once, and the second one replaces it.
   """
 
   def __init__(self) -> None:
@@ -61,11 +60,9 @@ class Pace:
   @property
   def seconds(self) -> float:
     """Seconds a step; 0 as long as nothing is known."""
-    if not self._intervals:
-      return 0.0
-    most = STALL * statistics.median(seconds / steps for steps, seconds in self._intervals)
-    spent = sum(min(seconds, most * steps) for steps, seconds in self._intervals)
-    return spent / sum(steps for steps, _ in self._intervals)
+    kept = sorted(self._intervals, key=lambda interval: interval[1] / interval[0])
+    kept = kept[:-1] if len(kept) > 2 else kept
+    return sum(seconds for _, seconds in kept) / sum(steps for steps, _ in kept) if kept else 0.0
 
 
 class TrainingProgress:

@@ -162,13 +162,13 @@ class Writers:
       return
     self._resume_step = resume_step
     self._facts = {} if config is None else {**_flat(config.to_dict()), "parameters": parameters}
+    self._wandb: Wandb | None = None
+    if config is not None and config.training.wandb:
+      self._wandb = Wandb(config.training.wandb, self._workdir, self._facts)
     self._log = MetricsLog(self._workdir / "metrics.jsonl", resume_step)
     self._events: Events | None = None
     self._csv: CsvLog | None = None
     self._with_csv = config is not None and config.training.csv
-    self._wandb: Wandb | None = None
-    if config is not None and config.training.wandb:
-      self._wandb = Wandb(config.training.wandb, self._workdir, self._facts)
     self._warned: set[str] = set()
     self._progress = TrainingProgress(resume_step, total_steps, batch_size)
 
