@@ -2,6 +2,7 @@
 arguments and results of the shapes that signatures name."""
 
 import os
+import tempfile
 
 import jax
 import jaxtyping
@@ -28,17 +29,19 @@ if jax.__version_info__ < (0, 11):
   flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
+# Each program is compiled once a session: the processes that tests start, and the workers of pytest-xdist, share a
+# folder, which workers inherit. A process that is killed while it writes there leaves half a file; JAX then warns and
+# compiles, and pyproject.toml and PYTHONWARNINGS keep that warning out of what tests compare.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  _compiled = tempfile.TemporaryDirectory(prefix="vae_jax_compiled_", ignore_cleanup_errors=True)
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compiled.name)
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  os.environ["PYTHONWARNINGS"] = "ignore:Error reading persistent compilation cache entry"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _compiled_once(tmp_path_factory):
-  """What several tests compile alike, subprocesses included, is compiled once."""
-  folder = str(tmp_path_factory.mktemp("compiled"))
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-  jax.config.update("jax_compilation_cache_dir", folder)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 # The longest files, to begin with: one that came last would have a worker to itself while the others idle.

@@ -69,7 +69,9 @@ def write_data(folder, shape=SHAPE):
 def read_rows(workdir):
   """The rows of metrics.jsonl without times."""
   found = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
-  return [{k: v for k, v in row.items() if k not in ("waiting", "seconds")} for row in found]
+  return [
+    {k: v for k, v in row.items() if k not in ("waiting", "images_per_second", "seconds")} for row in found
+  ]
 
 
 def see_run(folder, case):

@@ -1,7 +1,9 @@
 """Progress: what a line and a bar show, and when."""
 
 import io
+import itertools
 import sys
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import pytest
@@ -53,6 +55,69 @@ def test_progress_on_a_terminal(monkeypatch):
   progress.close()
   last = terminal.getvalue().split("\r")[-1]
   assert "100%" in last and "200/200" in last and "loss 1.5" in last and "160 img/s" in last
+
+
+class Scenario(NamedTuple):
+  """A run by a fake clock: seconds a step, of the first call, of evaluations (the first, others), of a stall."""
+
+  step: float = 0.1
+  first: float = 0.1
+  evaluations: tuple[float, float] = (0.0, 0.0)
+  every: int = 100
+  stall: float = 0.0
+  resume: int = 0
+
+
+@pytest.mark.parametrize(
+  "scenario",
+  [
+    Scenario(),
+    Scenario(first=90.0),
+    Scenario(evaluations=(40.0, 5.0)),
+    Scenario(evaluations=(20.0, 20.0)),
+    Scenario(stall=60.0),
+    Scenario(first=90.0, evaluations=(40.0, 5.0), stall=60.0),
+    Scenario(first=90.0, evaluations=(40.0, 5.0), resume=1230),
+    Scenario(step=30.0, first=900.0, evaluations=(600.0, 300.0), every=500),
+  ],
+  ids=str,
+)
+def test_the_time_left_is_right_from_a_tenth_of_a_run_on(scenario):
+  """Within a fifth of the truth, and from one line to the next it moves by no more than that."""
+  clock, total, size = Clock(), 2000, 10
+  progress = TrainingProgress(scenario.resume, total, batch_size=8, clock=clock)
+  with progress.between("compilation"):
+    clock.now += 60.0
+  said, evaluated = [], 0
+  for step in range(scenario.resume + size, total + 1, size):
+    clock.now += scenario.first if step == scenario.resume + size else scenario.step * size
+    clock.now += scenario.stall if step == scenario.resume + 150 else 0.0
+    progress.update(step)
+    if step % scenario.every == 0:
+      with progress.between("evaluation", scenario.every):
+        clock.now += scenario.evaluations[evaluated > 0]
+      evaluated += 1
+    if step >= scenario.resume + (total - scenario.resume) / 10 and evaluated > 1:
+      said.append((clock.now, progress.seconds_left()))
+  assert len(said) > 30
+  for now, left in said:
+    assert left == pytest.approx(clock.now - now, rel=0.2, abs=1.0)
+  for (now, left), (later, less) in itertools.pairwise(said):
+    assert abs((now + left) - (later + less)) <= 0.1 * clock.now
+
+
+def test_images_per_second_are_those_of_the_steps_alone():
+  clock = Clock()
+  progress = TrainingProgress(100, 1000, batch_size=8, clock=clock)
+  with progress.between("compilation"):
+    clock.now += 50.0
+  clock.now += 10.0
+  assert progress.images_per_second(200) == 80.0
+  with progress.between("evaluation", 100):
+    clock.now += 7.0
+  clock.now += 5.0
+  assert progress.images_per_second(300) == 160.0
+  assert progress.images_per_second(300) == 0.0
 
 
 @pytest.mark.parametrize(

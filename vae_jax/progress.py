@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import math
 import os
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
+
+WINDOW = 50  # intervals between steps that count for the pace
 
 
 def tell(line: str) -> None:
@@ -36,10 +40,35 @@ def send_nowhere(stream: TextIO | None) -> None:
       os.close(nowhere)
 
 
+class Pace:
+  """How long a step takes: the mean over the last intervals between steps, without the slowest.
+
+  So one stall (a suspended laptop, a slow read) is not expected again, and stalls that come regularly are. The first
+  interval holds what a first call does once, and the second one replaces it.
+  """
+
+  def __init__(self) -> None:
+    self._intervals: collections.deque[tuple[int, float]] = collections.deque(maxlen=WINDOW)
+    self._first = True
+
+  def add(self, steps: int, seconds: float) -> None:
+    if self._first and self._intervals:
+      self._intervals.clear()
+      self._first = False
+    self._intervals.append((steps, seconds))
+
+  @property
+  def seconds(self) -> float:
+    """Seconds a step; 0 as long as nothing is known."""
+    kept = sorted(self._intervals, key=lambda interval: interval[1] / interval[0])
+    kept = kept[:-1] if len(kept) > 2 else kept
+    return sum(seconds for _, seconds in kept) / sum(steps for steps, _ in kept) if kept else 0.0
+
+
 class TrainingProgress:
   """Shows the step of a training run, its loss, its speed and the time left.
 
-  The time left follows the pace of the last updates.
+  The time left is the pace of the steps, and what comes between them (evaluations, checkpoints) as often as it will.
   """
 
   def __init__(
@@ -54,9 +83,12 @@ class TrainingProgress:
     self._total, self._batch_size = total_steps, batch_size
     self._every, self._clock = every, clock
     self._shown: dict[str, float] = {}
-    self._last = (resume_step, clock())
-    self._pace = 0.0  # seconds a step
-    self._intervals = 0
+    self._step, self._since = resume_step, clock()
+    self._between: dict[int, dict[str, list[float]]] = {}  # seconds by interval in steps and by name
+    self._paused = 0.0  # seconds between steps since the last measurement, and since the last row
+    self._row = (resume_step, clock())
+    self._row_paused = 0.0
+    self._pace = Pace()
     self._printed = -math.inf
     self._bar: Any = None
     if sys.stderr.isatty():
@@ -67,25 +99,54 @@ class TrainingProgress:
         initial=resume_step,
         file=sys.stderr,
         dynamic_ncols=True,
-        bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+        bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
       )
 
   def update(self, step: int, **shown: float) -> None:
     """Moves to `step`. What `shown` has (the loss) stays in view until it is given anew."""
     self._shown |= {name: float(value) for name, value in shown.items()}
-    self._measure(step)
+    now = self._clock()
+    if step > self._step:
+      self._pace.add(step - self._step, max(now - self._since - self._paused, 0.0))
+      self._step, self._since, self._paused = step, now, 0.0
     facts = [f"{name} {value:.5g}" for name, value in self._shown.items()]
-    facts.append(f"{self._batch_size / self._pace if self._pace else 0:.0f} img/s")
+    if pace := self._pace.seconds:
+      facts.append(f"{self._batch_size / pace:.{0 if self._batch_size >= 10 * pace else 1}f} img/s")
+      facts.append(f"{_duration(self.seconds_left())} left")
     if self._bar is not None:
       self._bar.set_postfix_str(", ".join(facts), refresh=False)
       self._bar.update(step - self._bar.n)
       return
-    now = self._clock()
-    if self._pace and (now - self._printed >= self._every or step >= self._total):
+    if pace and (now - self._printed >= self._every or step >= self._total):
       self._printed = now
-      left = (self._total - step) * self._pace
-      facts.append(f"{_duration(left)} left")
       self.say(f"step {step}/{self._total}, {', '.join(facts)}")
+
+  @contextlib.contextmanager
+  def between(self, name: str, every: int = 0) -> Iterator[None]:
+    """What is done between steps, once in `every` steps and after the last; 0: not again. Not part of the pace."""
+    began = self._clock()
+    try:
+      yield
+    finally:
+      spent = self._clock() - began
+      self._paused += spent
+      self._row_paused += spent
+      if every:
+        self._between.setdefault(every, {}).setdefault(name, []).append(spent)
+
+  def seconds_left(self) -> float:
+    """Until the run ends, as far as is known now."""
+    left = (self._total - self._step) * self._pace.seconds
+    for every, kinds in self._between.items():
+      times = math.ceil(self._total / every) - self._step // every
+      left += sum(times * _usual(seconds) for seconds in kinds.values())
+    return left
+
+  def images_per_second(self, step: int) -> float:
+    """Of the steps since the last call, without what came between them; 0 where there was no step."""
+    (before, then), now = self._row, self._clock()
+    spent, self._row, self._row_paused = now - then - self._row_paused, (step, now), 0.0
+    return (step - before) * self._batch_size / spent if spent > 0 else 0.0
 
   def say(self, line: str) -> None:
     """Prints a line above the bar. One that cannot be written, as to a log on a full disk, is lost."""
@@ -99,19 +160,10 @@ class TrainingProgress:
     if self._bar is not None:
       self._bar.close()
 
-  def _measure(self, step: int) -> None:
-    """Smooths the time a step takes (not the speed: calls that return at once would count for ever).
 
-    The first interval includes compilation, so the second one replaces it.
-    """
-    previous, then = self._last
-    now = self._clock()
-    if step <= previous:
-      return
-    pace = (now - then) / (step - previous)
-    self._pace = pace if self._intervals < 2 else 0.8 * self._pace + 0.2 * pace
-    self._intervals += 1
-    self._last = (step, now)
+def _usual(seconds: list[float]) -> float:
+  """How long it takes as a rule: the first time includes compilation, if there is a second."""
+  return statistics.median(seconds[1:] or seconds)
 
 
 class FileProgress:

@@ -25,6 +25,7 @@ from vae_jax.inference import load
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.storage.verification import FORMAT_VERSION, HEADER, UNSEALED
 from vae_jax.training.loop import train
+from vae_jax.training.writers import TIMES
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "checkpoint_v1"
@@ -69,7 +70,7 @@ def result(workdir):
   state, meta = Checkpoints(workdir / "checkpoints").restore()
   leaves = {jax.tree_util.keystr(k): x.tobytes() for k, x in jax.tree_util.tree_leaves_with_path(state)}
   return (
-    [{k: v for k, v in row.items() if k not in ("waiting", "seconds")} for row in rows],
+    [{k: v for k, v in row.items() if k not in TIMES} for row in rows],
     leaves,
     meta["step"],
   )

@@ -31,7 +31,7 @@ from vae_jax.storage import exported as pretrained
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.storage.files import append_whole, write_whole
 from vae_jax.training.loop import train
-from vae_jax.training.writers import MetricsLog, Writers
+from vae_jax.training.writers import TIMES, MetricsLog, Writers
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "checkpoint_v1"
@@ -126,7 +126,7 @@ def rows(workdir):
   text = (workdir / "metrics.jsonl").read_text()
   assert text == "" or text.endswith("\n")
   read = [json.loads(line) for line in text.splitlines()]
-  return [{k: v for k, v in row.items() if k not in ("waiting", "seconds")} for row in read]
+  return [{k: v for k, v in row.items() if k not in TIMES} for row in read]
 
 
 def state(workdir, step=None):

@@ -19,6 +19,7 @@ from PIL import Image
 from vae_jax.errors import UserError
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import workdir
+from vae_jax.training.writers import TIMES
 
 ROOT = Path(__file__).parents[2]
 STEPS = 30
@@ -62,7 +63,7 @@ class Run:
 
   def rows(self):
     lines = (self.workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in ("waiting", "seconds")} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
 
   def last_row(self):
     """The step of the newest complete row, 0 where there is none."""

@@ -21,7 +21,7 @@ from vae_jax.storage import exported
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import assemble, steps
 from vae_jax.training.loop import train
-from vae_jax.training.writers import Writers
+from vae_jax.training.writers import TIMES, Writers
 
 evaluate = script("evaluate")
 
@@ -95,7 +95,7 @@ def same(a, b):
 
 def rows(workdir):
   found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return [{k: v for k, v in row.items() if k not in ("waiting", "seconds")} for row in found]
+  return [{k: v for k, v in row.items() if k not in TIMES} for row in found]
 
 
 def files(folder):

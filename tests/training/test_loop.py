@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import math
+import re
 import shutil
 import signal
 from collections import Counter
@@ -26,7 +27,7 @@ from vae_jax.training import workdir as workdirs
 from vae_jax.training.loop import calls, train
 from vae_jax.training.parallel import make_placement
 from vae_jax.training.stopping import Stopped
-from vae_jax.training.writers import Writers
+from vae_jax.training.writers import TIMES, Writers
 from vae_jax.types import NO_FROZEN, image_spec
 
 STEPS = 12
@@ -68,9 +69,7 @@ def tiny(data, *overrides):
 
 def rows(workdir, seconds=False):
   found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return (
-    found if seconds else [{k: v for k, v in row.items() if k not in ("waiting", "seconds")} for row in found]
-  )
+  return found if seconds else [{k: v for k, v in row.items() if k not in TIMES} for row in found]
 
 
 def same(a, b):
@@ -409,16 +408,30 @@ def test_what_cannot_be_built_leaves_no_workdir(data, tmp_path, monkeypatch, ove
   assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_a_start_says_where_it_is(run, data, tmp_path, monkeypatch, capsys):
+def test_a_start_says_what_it_is_and_where(run, data, tmp_path, monkeypatch, capsys):
+  """On standard error what the run is, with FLOPs by hand; on standard output where it continues."""
   with monkeypatch.context() as patch:
     stop_at(patch, 6)
     with pytest.raises(Stop):
       train(tiny(data), tmp_path)
-  assert capsys.readouterr().out == ""
+  said = capsys.readouterr()
+  assert said.out == ""
+  # Dense layers 20 x 8, 8 x 6 (mean, logvar), 3 x 8, 8 x 20, with biases. A multiplication with each weight forward and
+  # twice backward, but once for the first layer, whose input needs no gradient; an addition each; 8 images a step.
+  count, products = 20 * 8 + 8 + 8 * 6 + 6 + 3 * 8 + 8 + 8 * 20 + 20, 2 * 8 * (2 * 160 + 3 * (48 + 24 + 160))
+  lines = said.err.splitlines()
+  assert lines[0] == f"data: npz from {data}, images of 5 x 4 x 1: 20 in train, 5 in validation"
+  assert lines[1:3] == ["devices: 8 x cpu, float32", f"output: {tmp_path}"]
+  model = re.fullmatch(r"model: mlp_vae, (\d+) parameters, 3 latents, ([\d.]+) kFLOP a step of 8", lines[3])
+  assert (
+    int(model[1]) == count and products < 1000 * float(model[2]) < 3 * products
+  )  # the rest: optimiser, activations
+  assert lines[4] == "compiling the training step ..." and re.fullmatch(r"compiled in [\d.]+ s", lines[5])
   train(tiny(data), tmp_path)
-  assert capsys.readouterr().out == f"{tmp_path}: continuing at step 4 of {STEPS}\n"
+  said = capsys.readouterr()
+  assert said.out == f"{tmp_path}: continuing at step 4 of {STEPS}\n" and said.err.startswith("data: npz")
   train(tiny(data), tmp_path)
-  assert capsys.readouterr().out == f"{tmp_path}: finished already at step {STEPS} of {STEPS}\n"
+  assert capsys.readouterr() == (f"{tmp_path}: finished already at step {STEPS} of {STEPS}\n", "")
 
 
 # --- starting from another run ---
@@ -600,7 +613,7 @@ def test_parameters_that_are_not_finite_never_replace_a_good_checkpoint(data, tm
 def test_posterior_collapse_is_told_with_its_remedy(data, tmp_path, capsys):
   ramp = ("objective.beta_schedule=linear", "objective.beta_steps=6")
   train(tiny(data, "objective.beta=1000", "training.learning_rate=0.1", *ramp), tmp_path)
-  said = [line for line in capsys.readouterr().err.splitlines() if "collapse" in line]
+  said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: posterior")]
   assert len(said) == 1 and "at step 6: 0 of 3 latent units" in said[0] and "free_bits" in said[0]
   model = build(base_config().model, image_spec((5, 4, 1)))
   quiet = base_config().objective

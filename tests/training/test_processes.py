@@ -16,6 +16,7 @@ import pytest
 
 from vae_jax.storage.checkpoint_arrays import read_stored
 from vae_jax.storage.verification import read_header
+from vae_jax.training.writers import TIMES
 
 ROOT = Path(__file__).parents[2]
 WORDS = (
@@ -88,7 +89,7 @@ def wait_for(log, seconds=200):
 
 def rows(workdir):
   read = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return [{k: v for k, v in row.items() if k not in ("waiting", "seconds")} for row in read]
+  return [{k: v for k, v in row.items() if k not in TIMES} for row in read]
 
 
 def same(workdir, other):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vae_jax.configuration import base_config
 from vae_jax.errors import UserError
-from vae_jax.training.writers import MetricsLog, Writers
+from vae_jax.training.writers import TIMES, MetricsLog, Writers
 
 
 def rows(path):
@@ -53,7 +54,7 @@ def test_non_finite_metrics_are_null_and_named(tmp_path):
   log.close()
 
 
-@pytest.mark.parametrize("name", ["step", "split", "seconds", "nonfinite"])
+@pytest.mark.parametrize("name", ["step", "split", "nonfinite", *TIMES])
 def test_a_metric_may_not_take_the_name_of_a_column(tmp_path, name):
   log = MetricsLog(tmp_path / "metrics.jsonl")
   with pytest.raises(ValueError, match=f"'{name}'"):
@@ -141,6 +142,37 @@ def test_writers(tmp_path, capsys):
   with Image.open(io.BytesIO(values["samples"][1].image.encoded_image_string)) as image:
     np.testing.assert_array_equal(np.asarray(image.convert("L")), picture[..., 0])
   assert "step 100/100, loss 0.25" in capsys.readouterr().err
+
+
+def test_rows_of_training_have_their_speed(tmp_path):
+  with Writers(tmp_path, 0, 100, 8) as out:
+    out.scalars(50, "train", {"loss": 1.0}, 1.0, waiting=0.25)
+    out.scalars(50, "validation", {"loss": 1.0}, 1.0)
+  train, validation = rows(tmp_path / "metrics.jsonl")
+  assert list(train)[-3:] == list(TIMES) and train["images_per_second"] > 0 and train["waiting"] == 0.25
+  assert list(validation)[-2:] == ["loss", "seconds"]
+  tags = [v.tag for e in events(tmp_path / "tensorboard") for v in e.summary.value]
+  assert tags == ["train/loss", "train/waiting", "train/images_per_second", "validation/loss"]
+
+
+def test_tensorboard_has_the_config_as_hyperparameters(tmp_path):
+  """By the protocol of TensorBoard's plugin `hparams`: once a run, with its scalars as metrics."""
+  from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+  for resume in (0, 10):
+    with Writers(tmp_path, resume, 100, 8, config=base_config(), parameters=1234) as out:
+      out.scalars(resume + 10, "train", {"loss": 1.0}, 1.0)
+  found = [
+    v for e in events(tmp_path / "tensorboard") for v in e.summary.value if v.metadata.plugin_data.plugin_name
+  ]
+  assert [v.tag for v in found] == ["_hparams_/experiment", "_hparams_/session_start_info"]
+  data = [HParamsPluginData.FromString(v.metadata.plugin_data.content) for v in found]
+  assert [info.name.tag for info in data[0].experiment.metric_infos] == ["train/loss", "validation/loss"]
+  values = data[1].session_start_info.hparams
+  assert values["parameters"].number_value == 1234 and values["model.name"].string_value == "mlp_vae"
+  assert (
+    values["training.learning_rate"].number_value == 1e-3 and values["data.size"].string_value == "(0, 0)"
+  )
 
 
 def test_writers_resume(tmp_path):

@@ -177,6 +177,8 @@ TRAINING: Keys = {
   "training.seed": Key(0, "seed of initialisation, data order and noise", MIN_0),
   "training.steps_per_call": Key(50, "most optimiser steps in one compiled call", counted(10**5)),
   "training.log_every": Key(100, "steps between rows of metrics.jsonl", ABOVE_0),
+  "training.csv": Key(False, "write metrics.csv beside metrics.jsonl: step, split, metric, value"),
+  "training.wandb": Key("", "project of Weights & Biases to log to, with the extra vae_jax[wandb]; '': none"),
   "training.eval_every": Key(1000, "steps between validation scores and picture grids", ABOVE_0),
   "training.checkpoint_every": Key(1000, "steps between checkpoints", ABOVE_0),
   "training.parallel": Key(

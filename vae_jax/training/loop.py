@@ -25,7 +25,7 @@ from vae_jax.models.contract import Family
 from vae_jax.progress import tell
 from vae_jax.storage.files import write_whole
 from vae_jax.storage.plain_paths import local_folder
-from vae_jax.training import parallel, state, steps
+from vae_jax.training import announce, parallel, state, steps
 from vae_jax.training import workdir as workdirs
 from vae_jax.training.assemble import Parts, Split, assemble, start
 from vae_jax.training.scoring import score
@@ -260,6 +260,7 @@ def run(parts: Parts, workdir: Path) -> state.TrainState:
 
 def _run(parts: Parts, workdir: Path, request: Request) -> state.TrainState:
   t, placement = parts.config.training, parts.placement
+  announce.begin(parts, workdir)
   train_state, window = start(parts)
   step = int(train_state.step)
   if step < t.steps:
@@ -269,9 +270,13 @@ def _run(parts: Parts, workdir: Path, request: Request) -> state.TrainState:
   sizes = calls(step, t.steps, t.steps_per_call, t.log_every, t.eval_every, t.checkpoint_every)
   early = _early(t) if not step else None
   started, collapsed = time.monotonic(), False
-  with parts.checkpoints as checkpoints, Writers(workdir, step, t.steps, t.batch_size) as writers:
+  begun, facts = step, {"config": parts.config, "parameters": announce.count_parameters(parts.like)}
+  with parts.checkpoints as checkpoints, Writers(workdir, step, t.steps, t.batch_size, **facts) as writers:
     rows = _Rows(parts, workdir, writers, window, int(train_state.skipped))
     for batches in rows.clock.waits(train_batches(parts.config, parts.train, step, sizes, placement)):
+      if step == begun:
+        with writers.between("compilation"):
+          announce.compilation(parts, writers.say, (train_state, stored, batches, parts.frozen))
       train_state, got = parts.train_call(train_state, stored, batches, parts.frozen)
       rows.add(got)
       step += len(got["loss"])
@@ -282,7 +287,8 @@ def _run(parts: Parts, workdir: Path, request: Request) -> state.TrainState:
         writers.progress(step - len(got["loss"]))  # what is done, not what was sent off
       value = None
       if step % t.eval_every == 0 or last:
-        scores = evaluate(parts, writers, step, train_state.averaged, started)
+        with writers.between("evaluation", t.eval_every):
+          scores = evaluate(parts, writers, step, train_state.averaged, started)
         value, active = scores[parts.rated], scores.get("active_units", math.inf)
         if not collapsed and (warning := _collapse(active, parts.model, step, parts.config.objective)):
           collapsed = True
@@ -292,7 +298,8 @@ def _run(parts: Parts, workdir: Path, request: Request) -> state.TrainState:
         early = None
         if _finite(train_state.params):
           meta = parts.meta | {"window": _packed(rows.window)}
-          checkpoints.save(step, train_state, meta=meta, score=value)
+          with writers.between("checkpoint", t.checkpoint_every):
+            checkpoints.save(step, train_state, meta=meta, score=value)
         else:
           writers.warn(f"step {step} is not saved: its parameters are not finite")
       if value is not None:

@@ -118,7 +118,34 @@ def compile_train_call(call: Callable, placement: Placement, like: Any = None) -
     donate_argnums=(0,),
     compiler_options=options(),
   )
-  return lambda state, stored, batches, frozen=NO_FROZEN: compiled(state, stored, batches, frozen)
+  return TrainCall(compiled)
+
+
+class TrainCall:
+  """A jitted training call whose programs may be compiled ahead, to know what a step costs."""
+
+  def __init__(self, jitted: Any):
+    self._jitted = jitted
+    self._programs: dict[int, Any] = {}  # by number of steps
+
+  def compile(self, arguments: tuple[Any, ...], lowered: Callable[[float | None], None]) -> None:
+    """Compiles the program for (state, stored, batches, frozen). `lowered` is told the FLOPs of one step in between,
+    None where they are unknown: XLA counts one turn of the loop over steps."""
+    program = self._jitted.lower(*arguments)
+    try:
+      flops = (program.cost_analysis() or {}).get("flops")
+    except (jax.errors.JaxRuntimeError, NotImplementedError):
+      flops = None
+    lowered(flops)
+    self._programs[_steps(arguments[2])] = program.compile()
+
+  def __call__(self, state: Any, stored: Any, batches: Any, frozen: Any = NO_FROZEN) -> Any:
+    program = self._programs.get(_steps(batches), self._jitted)
+    return program(state, stored, batches, frozen)
+
+
+def _steps(batches: Any) -> int:
+  return jax.tree.leaves(batches)[0].shape[0]
 
 
 def compile_eval_step(step: Callable, placement: Placement, like: Any = None) -> Callable:

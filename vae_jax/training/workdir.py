@@ -21,7 +21,17 @@ from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training.state import make_learning_rate
 
 LOCK = ".lock"
-WRITTEN = (LOCK, "config.json", "metrics.jsonl", "nonfinite.json", "checkpoints", "images", "tensorboard")
+WRITTEN = (
+  LOCK,
+  "config.json",
+  "metrics.jsonl",
+  "nonfinite.json",
+  "checkpoints",
+  "images",
+  "tensorboard",
+  "metrics.csv",
+  "wandb",
+)
 SHOWN = 5  # keys that differ, in a message
 
 # What may differ between two starts of one run: where and how it runs, not what it computes.
@@ -32,6 +42,8 @@ FREE_KEYS = (
   "data.max_bad",
   "training.steps_per_call",
   "training.log_every",
+  "training.csv",
+  "training.wandb",
   "training.eval_every",
   "training.checkpoint_every",
   "training.keep",

@@ -1,17 +1,19 @@
-"""What a run reports about itself: metrics.jsonl, TensorBoard, picture files, a progress line.
+"""What a run reports about itself: metrics.jsonl, TensorBoard, picture files, a progress line; on demand CSV and wandb.
 
     workdir/metrics.jsonl               one row for each step and split that was measured
-    workdir/tensorboard/                the same scalars and pictures, for looking at
+    workdir/metrics.csv                 the same numbers, one a line (training.csv)
+    workdir/tensorboard/                scalars, pictures, and the config as hyperparameters
     workdir/images/<name>_0002000.png   pictures
 
-A row of metrics.jsonl is a JSON object: "step", "split", the metrics in alphabetical order, and times: in rows of
-training "waiting", the share of the time since the row before that the loop waited for data, then "seconds" as the
-caller counts them. Only times may differ between identical runs. JSON has no NaN and no infinity: such a metric is
-null, and "nonfinite" lists its name.
+A row of metrics.jsonl is a JSON object: "step", "split", the metrics in alphabetical order, and times. Rows of training
+have the times "waiting", the share of the time since the row before that the loop waited for data, and
+"images_per_second" since the row before, without evaluation, checkpoints and compilation. "seconds" comes last, as the
+caller counts them. Only times (`TIMES`) may differ between identical runs. JSON has no NaN and no infinity: such a
+metric is null, and "nonfinite" lists its name.
 
 On a full disk a row that cannot be written ends the run, because a log with gaps is worth less than a run that
-continues from its checkpoint. Pictures and TensorBoard are for looking at: one warning, and the run goes on, trying
-anew each time.
+continues from its checkpoint. Pictures, CSV, TensorBoard and wandb are for looking at: one warning, and the run goes
+on, trying again each time.
 """
 
 from __future__ import annotations
@@ -20,21 +22,22 @@ import contextlib
 import io
 import json
 import math
-import socket
-import struct
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from vae_jax.errors import UserError
 from vae_jax.pictures import to_png
 from vae_jax.progress import TrainingProgress
 from vae_jax.storage.files import append_whole, write_whole
+from vae_jax.training.events import Events
+from vae_jax.training.optional_logs import CsvLog, Wandb
 
-_RESERVED = {"step", "split", "waiting", "seconds", "nonfinite"}
+TIMES = ("waiting", "images_per_second", "seconds")
+_RESERVED = {"step", "split", "nonfinite", *TIMES}
 
 
 class MetricsLog:
@@ -60,9 +63,15 @@ class MetricsLog:
       raise UserError(f"cannot write {self.path} ({error.strerror}); choose another workdir") from None
 
   def write(
-    self, step: int, split: str, metrics: Mapping[str, Any], seconds: float, waiting: float | None = None
-  ) -> None:
-    """Adds one row, whole or not at all. Metrics are numbers or scalar arrays; floats keep every digit.
+    self,
+    step: int,
+    split: str,
+    metrics: Mapping[str, Any],
+    seconds: float,
+    waiting: float | None = None,
+    images_per_second: float | None = None,
+  ) -> dict[str, Any]:
+    """Adds one row, whole or not at all, and returns it. Metrics are numbers or scalar arrays; floats keep every digit.
 
     Raises UserError where it cannot be written.
     """
@@ -76,14 +85,17 @@ class MetricsLog:
       row["nonfinite"] = nonfinite
     if waiting is not None:
       row["waiting"] = round(waiting, 4)
+    if images_per_second is not None:
+      row["images_per_second"] = round(images_per_second, 2)
     row["seconds"] = round(seconds, 3)
     try:
       append_whole(self._file, json.dumps(row, allow_nan=False).encode() + b"\n")
     except OSError as error:
       raise UserError(
-        f"{self.path}: the row of step {step} was not written ({error.strerror}); make room, and the same command "
-        "continues from the last checkpoint"
+        f"{self.path}: the row of step {step} was not written ({error.strerror}); free some space, and the same "
+        "command continues from the last checkpoint"
       ) from None
+    return row
 
   def close(self) -> None:
     self._file.close()
@@ -116,58 +128,6 @@ def _step(line: str) -> int | None:
   return step if type(step) is int else None
 
 
-class Events:
-  """Appends to an event file of TensorBoard; each event is on its way to the disk when the call returns.
-
-  The writer of tensorboardX is not used: its thread dies on a full disk, after which its queue stops the run for ever.
-  """
-
-  def __init__(self, folder: str | Path, resume_step: int = 0):
-    """`resume_step`: what earlier files hold of later steps is hidden by TensorBoard. Raises OSError."""
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    now = time.time()
-    self._file = io.FileIO(folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}", "a")
-    self._add(Event(wall_time=now, file_version="brain.Event:2"))
-    if resume_step:
-      start = SessionLog(status=SessionLog.START)
-      self._add(Event(wall_time=now, step=resume_step + 1, session_log=start))
-
-  def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Numbers by name. Raises OSError, and then leaves the file as it was."""
-    from tensorboardX.proto.summary_pb2 import Summary
-
-    self._summary(step, [Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
-
-  def image(self, step: int, name: str, shape: tuple[int, ...], png: bytes) -> None:
-    """A PNG file of an image of `shape` [h, w, c]. Raises OSError, and then leaves the file as it was."""
-    from tensorboardX.proto.summary_pb2 import Summary
-
-    height, width, channels = shape
-    picture = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
-    self._summary(step, [Summary.Value(tag=name, image=picture)])
-
-  def close(self) -> None:
-    self._file.close()
-
-  def _summary(self, step: int, values: list[Any]) -> None:
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.proto.summary_pb2 import Summary
-
-    self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-
-  def _add(self, event: Any) -> None:
-    """A record of a TFRecord file: length, its checksum, data, its checksum."""
-    from tensorboardX.record_writer import masked_crc32c
-
-    data = event.SerializeToString()
-    length = struct.pack("<Q", len(data))
-    sums = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
-    append_whole(self._file, length + sums[0] + data + sums[1])
-
-
 class Writers:
   """Writes all of this for one run, and shows its progress. On processes other than the first it does nothing."""
 
@@ -178,6 +138,8 @@ class Writers:
     total_steps: int,
     batch_size: int,
     enabled: bool | None = None,
+    config: ConfigDict | None = None,
+    parameters: int = 0,
   ):
     """
     Args:
@@ -185,6 +147,10 @@ class Writers:
       resume_step: 0 for a new run; what the logs hold of later steps is dropped.
       total_steps, batch_size: for the remaining time and the images a second.
       enabled: None: on the first process only.
+      config: that of the run, which names further logs, and is kept in TensorBoard and wandb; with `parameters`, the
+        number of the model's.
+
+    Raises UserError: metrics.jsonl cannot be written, or wandb cannot start.
     """
     if enabled is None:
       import jax
@@ -195,28 +161,47 @@ class Writers:
     if not enabled:
       return
     self._resume_step = resume_step
+    self._facts = {} if config is None else {**_flat(config.to_dict()), "parameters": parameters}
+    self._wandb: Wandb | None = None
+    if config is not None and config.training.wandb:
+      self._wandb = Wandb(config.training.wandb, self._workdir, self._facts)
     self._log = MetricsLog(self._workdir / "metrics.jsonl", resume_step)
     self._events: Events | None = None
+    self._csv: CsvLog | None = None
+    self._with_csv = config is not None and config.training.csv
     self._warned: set[str] = set()
     self._progress = TrainingProgress(resume_step, total_steps, batch_size)
 
   def scalars(
     self, step: int, split: str, metrics: Mapping[str, Any], seconds: float, waiting: float | None = None
   ) -> None:
-    """A row of metrics.jsonl, and `split/name` in TensorBoard (finite values).
+    """A row of metrics.jsonl, and `split/name` elsewhere (finite values). waiting: in rows of training.
 
-    Raises UserError where the row cannot be written; without TensorBoard the run goes on, with a warning.
+    Raises UserError where the row cannot be written; without the other logs the run goes on, with a warning.
     """
     if not self._enabled:
       return
-    self._log.write(step, split, metrics, seconds, waiting)
-    shown = dict(metrics) if waiting is None else {**metrics, "waiting": waiting}
-    finite = {f"{split}/{name}": float(value) for name, value in shown.items() if math.isfinite(value)}
+    times: dict[str, float] = {}
+    if waiting is not None:
+      times = {"waiting": waiting, "images_per_second": self._progress.images_per_second(step)}
+    if self._with_csv and self._csv is None:
+      with self._dispensable("metrics.csv"):  # before the row, which it would find there
+        self._csv = CsvLog(self._workdir / "metrics.csv", self._log.path)
+    row = self._log.write(step, split, metrics, seconds, **times)
+    finite = {f"{split}/{k}": float(v) for k, v in {**metrics, **times}.items() if math.isfinite(v)}
     with self._dispensable("tensorboard"):
       self._tensorboard().scalars(step, finite)
+    if self._csv is not None:
+      log, self._csv = self._csv, None  # one that failed is begun again, from metrics.jsonl
+      with self._dispensable("metrics.csv"):
+        log.write(row)
+        self._csv = log
+    if self._wandb is not None:
+      with self._dispensable("wandb", Exception):
+        self._wandb.scalars(step, finite)
 
   def image(self, step: int, name: str, picture: np.ndarray) -> None:
-    """Writes uint8 [H, W, 1 or 3], as `vae_jax.pictures` makes it, to images/ and TensorBoard, or warns."""
+    """Writes uint8 [H, W, 1 or 3], as `vae_jax.pictures` makes it, to images/, TensorBoard and wandb, or warns."""
     if not self._enabled:
       return
     png = to_png(picture)
@@ -224,36 +209,52 @@ class Writers:
       write_whole(self._workdir / "images" / f"{name}_{step:07d}.png", lambda file: file.write(png))
     with self._dispensable("tensorboard"):
       self._tensorboard().image(step, name, picture.shape, png)
+    if self._wandb is not None:
+      with self._dispensable("wandb", Exception):
+        self._wandb.image(step, name, picture)
 
   def progress(self, step: int, **shown: float) -> None:
     """Moves the progress bar; `shown` are numbers to show beside it."""
     if self._enabled:
       self._progress.update(step, **shown)
 
-  def warn(self, line: str) -> None:
+  def between(self, name: str, every: int = 0) -> contextlib.AbstractContextManager[None]:
+    """What is done between steps, once in `every` of them: no part of the speed, but of the time left."""
+    return self._progress.between(name, every) if self._enabled else contextlib.nullcontext()
+
+  def say(self, line: str) -> None:
     """On standard error, above the progress bar."""
     if self._enabled:
-      self._progress.say(f"warning: {line}")
+      self._progress.say(line)
+
+  def warn(self, line: str) -> None:
+    """As `say`, after the word warning."""
+    self.say(f"warning: {line}")
 
   def close(self) -> None:
     if not self._enabled:
       return
     self._progress.close()
-    if self._events is not None:
-      self._events.close()
-    self._log.close()
+    for log in (self._events, self._csv, self._log):
+      if log is not None:
+        log.close()
+    if self._wandb is not None:
+      with self._dispensable("wandb", Exception):
+        self._wandb.close()
 
   def _tensorboard(self) -> Events:
     if self._events is None:
       self._events = Events(self._workdir / "tensorboard", self._resume_step)
+      if self._facts and not self._resume_step:
+        self._events.hyperparameters(self._facts, ("train/loss", "validation/loss"))
     return self._events
 
   @contextlib.contextmanager
-  def _dispensable(self, folder: str) -> Iterator[None]:
-    """What cannot be written to this folder of the workdir is left out; the first time with a warning."""
+  def _dispensable(self, folder: str, kind: type[Exception] = OSError) -> Iterator[None]:
+    """What cannot be written to this part of the workdir is left out; the first time with a warning."""
     try:
       yield
-    except (OSError, UserError) as error:
+    except (kind, UserError) as error:
       if folder not in self._warned:
         cause = error.__cause__ if isinstance(error, UserError) else error
         reason = getattr(cause, "strerror", None) or error
@@ -265,3 +266,11 @@ class Writers:
 
   def __exit__(self, *exception) -> None:
     self.close()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Values by dotted key, as "training.steps"."""
+  found: dict[str, Any] = {}
+  for name, value in values.items():
+    found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+  return found
