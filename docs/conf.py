@@ -2,8 +2,11 @@
 
 import re
 import textwrap
+from pathlib import Path
 
 import vae_jax
+from vae_jax import configuration
+from vae_jax.models import FAMILIES
 
 project = "vae_jax"
 author = "the vae_jax authors"
@@ -12,7 +15,6 @@ release = vae_jax.__version__
 extensions = [
   "myst_nb",  # Markdown pages and notebooks
   "sphinx.ext.autodoc",
-  "sphinx.ext.autosummary",
   "sphinx.ext.napoleon",
   "sphinx.ext.viewcode",
   "sphinx_copybutton",
@@ -29,10 +31,13 @@ myst_heading_anchors = 3
 myst_links_external_new_tab = False
 suppress_warnings = ["myst.header"]
 
-nb_execution_mode = "off"  # tests/doc_commands.py executes the notebook, within a time limit
+nb_execution_mode = "force"  # -D nb_execution_mode=off builds without running the notebook
+nb_execution_timeout = 180  # seconds, for each cell
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_output_stderr = "remove"  # progress
 nb_merge_streams = True
 
-autosummary_generate = False
 autodoc_member_order = "groupwise"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -102,7 +107,20 @@ def short_types(app, what, name, obj, options, signature, returns):
   return shorten(signature), shorten(returns)
 
 
+def write_keys(app):
+  """Writes api/keys.md: the keys of each model family, as `--help` shows them."""
+  lines = ["# Configuration keys", "", "Set a key with `--config.KEY=VALUE`. Each model family has the keys it uses."]
+  for family in FAMILIES:
+    config = configuration.base_config(family)
+    lines += ["", f"## {family}", "", "```text", configuration.describe(config, config, 100), "```"]
+  path = Path(app.srcdir) / "api" / "keys.md"
+  text = "\n".join([*lines, ""])
+  if not path.exists() or path.read_text() != text:
+    path.write_text(text)
+
+
 def setup(app):
+  app.connect("builder-inited", write_keys)
   app.connect("autodoc-process-docstring", plain_text, priority=400)  # before napoleon's
   app.connect("autodoc-process-signature", short_types)
   app.connect("autodoc-skip-member", skip_fields)

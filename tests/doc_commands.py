@@ -9,6 +9,8 @@ Rule for a small size: training has 2 steps on 4 images, and data sets are stand
 the pages use. `smaller` is the rule for each command.
 """
 
+import ast
+import contextlib
 import re
 import shlex
 import subprocess
@@ -56,25 +58,25 @@ class Command(NamedTuple):
 
 def pages() -> dict[str, str]:
   """Every text that has commands: pages, model cards, docstrings of configs and benchmarks."""
-  found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("pretrained/*/*.md"))]
-  found += sorted((ROOT / "vae_jax").glob("pretrained/*/*.md"))
-  texts = {str(path.relative_to(ROOT)): path.read_text() for path in found if "_build" not in path.parts}
-  scripts = [*sorted(ROOT.glob("configs/*.py")), *sorted((ROOT / "vae_jax").glob("configs/*.py"))]
-  for path in (*scripts, *sorted(ROOT.glob("benchmarks/*.py"))):
-    docstring = re.match(r'"""(.*?)"""', path.read_text(), re.DOTALL)
-    texts[str(path.relative_to(ROOT))] = docstring[1] + "\n" if docstring else ""
+  texts = {}
+  for pattern in ("*.md", "docs/**/*.md", "pretrained/*/*.md", "configs/*.py", "benchmarks/*.py"):
+    for path in sorted(ROOT.glob(pattern)):
+      text = path.read_text()
+      if path.suffix == ".py":
+        text = (ast.get_docstring(ast.parse(text)) or "") + "\n"
+      if "_build" not in path.parts:
+        texts[str(path.relative_to(ROOT))] = text
   return texts
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
-  """The code blocks of a text as (language, code). An indented block is "sh" or "python" by its first word."""
+  """The code blocks of a text as (language, code). An indented block is "sh" if it begins with a program."""
   found = [(match.start(), match[1], match[2]) for match in FENCE.finditer(text)]
   rest = FENCE.sub(lambda match: re.sub(r"[^\n]", "x", match[0]), text)
   for match in INDENTED.finditer(rest):
     code = re.sub(r"^ {4}", "", match[1], flags=re.MULTILINE)
     first = code.split()[0] if code.split() else ""
-    language = "sh" if first in PROGRAMS else "python" if re.search(r"^(import|from|model =)", code) else "text"
-    found.append((match.start(), language, code))
+    found.append((match.start(), "sh" if first in PROGRAMS else "text", code))
   return [(language, code) for _, language, code in sorted(found)]
 
 
@@ -90,14 +92,16 @@ def commands(page: str, text: str) -> list[Command]:
         line, _, output = part.partition("\n")
         found += [Command(page, words, output.strip()) for words in split(line)]
   prose = FENCE.sub("", text)
-  found += [Command(page, words) for match in INLINE.findall(prose) for words in split(" ".join(match.split()))]
+  found += [
+    Command(page, words) for match in INLINE.findall(prose) for words in split(" ".join(match.split()))
+  ]
   return found
 
 
 def split(line: str) -> list[tuple[str, ...]]:
   """The commands of a line of shell, joined by && or |."""
   for place, word in PLACEHOLDERS.items():
-    line = re.sub(rf"(?<![\w/]){re.escape(place)}(?!\w)", word, line)
+    line = re.sub(rf"(?<!\w){re.escape(place)}(?!\w)", word, line)
   words: list[list[str]] = [[]]
   for word in shlex.split(line, comments=True):
     if word in ("&&", "|"):
@@ -152,13 +156,13 @@ def prepare(folder: Path) -> None:
         path = folder / "data" / name / f"{part}-{what}-idx{array.ndim}-ubyte"
         path.write_bytes(header + array[some].tobytes())
   photo = data.astronaut()
-  tiles = photo[:512, :512].reshape(3, 512 // 3 * 3, -1) if False else photo
-  tiles = np.stack([tiles[i : i + 200, j : j + 200] for i in range(0, 300, 100) for j in range(0, 300, 60)])
-  for name in ("data/photos", "data/bsds/train", "data/bsds/test", "data/pets/train", "data/pets/test", "holiday"):
-    (folder / name).mkdir(parents=True)
-    few = tiles[:2, :64, :64] if name.endswith("test") or name == "holiday" else tiles
+  corners = [(y, x) for y in range(0, 300, 100) for x in range(0, 300, 60)]
+  tiles = np.stack([photo[y : y + 200, x : x + 200] for y, x in corners])
+  for name in ("photos", "bsds/train", "bsds/test", "pets/train", "pets/test", "../holiday"):
+    (folder / "data" / name).mkdir(parents=True)
+    few = tiles[:2, :64, :64] if name in ("bsds/test", "pets/test", "../holiday") else tiles
     for number, tile in enumerate(few):
-      Image.fromarray(tile).save(folder / name / f"{number:02}.png")
+      Image.fromarray(tile).save(folder / "data" / name / f"{number:02}.png")
   for name, size in (("cifar10", 32), ("tiny_imagenet", 64)):
     (folder / "data" / name).mkdir()
     for part in ("train", "test"):
@@ -168,25 +172,20 @@ def prepare(folder: Path) -> None:
 
 
 def main() -> int:
-  sys.path.insert(0, str(ROOT))
   from vae_jax import cli
 
   failed: list[str] = []
-  with tempfile.TemporaryDirectory() as name:
+  with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
     folder = Path(name)
     prepare(folder)
     done: set[tuple[str, ...]] = set()
     wanted = [command for command in everything() if not command.reason and not command.output]
-    trained = [command for command in wanted if is_train(command)]
-    for command in [*in_order(trained), *(command for command in wanted if not is_train(command))]:
-      config = None
-      if is_train(command):
-        config = cli.parse_train([str(ROOT / w) if w.startswith("configs/") else w for w in command.words[2:]]).config
+    for command in sorted(wanted, key=lambda command: (not is_train(command), "init_from" in command.text)):
+      config = cli.parse_train(command.words[2:]).config if is_train(command) else None
       words = smaller(command.words, config)
-      if tuple(words) in done:
-        continue
+      if tuple(words) not in done:
+        failed += execute(folder, command.page, words)
       done.add(tuple(words))
-      failed += execute(folder, command.page, words)
     for page, text in pages().items():
       code = "\n".join(code for language, code in blocks(text) if language == "python")
       if code and page != "docs/perceptual.md":  # tests/test_docs.py runs that page
@@ -197,11 +196,6 @@ def main() -> int:
 
 def is_train(command: Command) -> bool:
   return command.words[:2] in (("python", "train.py"), ("vae-jax", "train")) and "--help" not in command.words
-
-
-def in_order(trained: list[Command]) -> list[Command]:
-  """A run that starts from another one comes after it."""
-  return sorted(trained, key=lambda command: ("init_from" in command.text) + ("init_from" in command.text and 1))
 
 
 def execute(folder: Path, page: str, words: list[str]) -> list[str]:
