@@ -3,8 +3,8 @@
     python train.py --config configs/photos_vae.py --config.data.dir=/path/to/photos
     python evaluate.py --workdir runs/photos_vae
 
-cost: to be measured.
-figure: to be measured.
+cost: 7 minutes on a busy 2-core CPU.
+figure: 16.70 dB (PSNR of reconstructions), 7.49 bits per dimension, on 64 test photographs of cats and dogs, trained on 484.
 """
 
 from ml_collections import ConfigDict
@@ -25,15 +25,9 @@ def get_config() -> ConfigDict:
   config.model.activation = "silu"
   config.model.likelihood = "gaussian"
   config.model.sigma = "optimal"
-  config.objective.beta_schedule = "linear"
-  config.objective.beta_steps = 500
   config.training.steps = 3000
-  config.training.batch_size = 32
   config.training.steps_per_call = 10
-  config.training.log_every = 100
-  config.training.eval_every = 500
-  config.training.checkpoint_every = 500
-  config.training.ema_decay = 0.99
-  config.evaluation.batch_size = 50
+  config.training.batch_size = 16
+  config.evaluation.batch_size = 16
   config.evaluation.pictures = 16
   return config

@@ -20,9 +20,10 @@ extensions = [
   "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
-templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "vae_jax"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 copybutton_exclude = ".linenos, .gp, .go"
 

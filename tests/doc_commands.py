@@ -202,7 +202,7 @@ def execute(folder: Path, page: str, words: list[str]) -> list[str]:
   """Runs a command in the folder, and returns it if it failed."""
   start = time.monotonic()
   real = [sys.executable, *words[1:]] if words[0] == "python" else words
-  result = subprocess.run(real, cwd=folder, capture_output=True, text=True, timeout=300)
+  result = subprocess.run(real, cwd=folder, capture_output=True, text=True, timeout=600)
   shown = " ".join(words) if len(words[-1]) < 200 else "the Python examples"
   print(f"{time.monotonic() - start:5.1f} s  {page}: {shown}", flush=True)
   if result.returncode == 0:
