@@ -1,8 +1,11 @@
 """Settings of the documentation site: `sphinx-build -W docs docs/_build/html` (pip install -e ".[docs]")."""
 
+import importlib
 import re
 import textwrap
 from pathlib import Path
+
+from sphinx.util import logging
 
 import vae_jax
 from vae_jax import configuration
@@ -22,6 +25,7 @@ extensions = [
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 html_theme = "furo"
 html_title = "vae_jax"
+html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
@@ -110,7 +114,11 @@ def short_types(app, what, name, obj, options, signature, returns):
 
 def write_keys(app):
   """Writes api/keys.md: the keys of each model family, as `--help` shows them."""
-  lines = ["# Configuration keys", "", "Set a key with `--config.KEY=VALUE`. Each model family has the keys it uses."]
+  lines = [
+    "# Configuration keys",
+    "",
+    "Set a key with `--config.KEY=VALUE`. Each model family has the keys it uses.",
+  ]
   for family in FAMILIES:
     config = configuration.base_config(family)
     lines += ["", f"## {family}", "", "```text", configuration.describe(config, config, 100), "```"]
@@ -120,7 +128,21 @@ def write_keys(app):
     path.write_text(text)
 
 
+def check_names(app, env):
+  """Warns of a public function or class that no page of api/ has."""
+  known = env.get_domain("py").objects
+  for page in (Path(app.srcdir) / "api").glob("*.md"):
+    for module in re.findall(r"automodule:: ([\w.]+)", page.read_text()):
+      part = importlib.import_module(module)
+      for name in part.__all__:
+        if callable(getattr(part, name)) and f"{module}.{name}" not in known:
+          logging.getLogger(__name__).warning(
+            "%s.%s has no docstring, so the API reference lacks it", module, name
+          )
+
+
 def setup(app):
+  app.connect("env-check-consistency", check_names)
   app.connect("builder-inited", write_keys)
   app.connect("autodoc-process-docstring", plain_text, priority=400)  # before napoleon's
   app.connect("autodoc-process-signature", short_types)
