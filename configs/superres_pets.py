@@ -5,7 +5,8 @@
 
 Or on a folder with train/ and test/ of any such pictures:
 
-    python train.py --config configs/superres_pets.py --config.data.name=folder --config.data.dir=data/pets
+    python train.py --config configs/superres_pets.py --workdir runs/superres_folder \
+      --config.data.name=folder --config.data.dir=data/pets
 
 cost: 30 minutes on one core of a busy 2-core CPU, for 400 steps of 4 images (`--config.training.steps=400
   --config.training.batch_size=4`) on three breeds. The 1,500 steps of 8 images below have not been run.

@@ -1,6 +1,7 @@
 """Finds the commands and Python examples of the documentation, and runs them at a small size.
 
-    python tests/doc_commands.py     # runs all that can run, in a scratch folder; about 8 minutes on a 2-core CPU
+    python tests/doc_commands.py                  # runs all of them in a scratch folder
+    python tests/doc_commands.py README.md ...    # those of some pages
 
 Each command is one of: run here; parsed only (by tests/test_docs.py, which checks flags, files and keys); or left out,
 with the reason in `REASONS`. A command that is none of these fails the tests.
@@ -37,7 +38,9 @@ REASONS = {
   r"^sphinx-build ": "is run by .ci/run after this program",
   r"--coordinator": "needs several machines; tests/training/test_processes.py runs two processes",
   r"^python train.py --config configs/superres_pets.py$": "downloads Oxford-IIIT Pet",
-  r"^python -c ": "a measurement of import time",
+  r"--workdir runs/superres_pets ": "its run downloads Oxford-IIIT Pet",
+  r"^python -c .": "a measurement of import time",
+  r"^python -[cm]$": "names a way to start Python, not a command",
 }
 
 
@@ -115,9 +118,11 @@ def everything() -> list[Command]:
   return [command for page, text in pages().items() for command in commands(page, text)]
 
 
-def smaller(words: tuple[str, ...], config) -> list[str]:
+def smaller(words: tuple[str, ...], config=None) -> list[str]:
   """The command with the sizes of a test. `config` is what a train.py command reads, else None."""
   small = list(words)
+  if "--help" in words:
+    return small
   if config is not None:
     sizes = {"steps": 2, "batch_size": 4, "steps_per_call": 1, "log_every": 1, "eval_every": 2}
     sizes |= {"checkpoint_every": 2}
@@ -171,7 +176,7 @@ def prepare(folder: Path) -> None:
   Image.fromarray(digits[0]).save(folder / "my_digit.png")
 
 
-def main() -> int:
+def main(chosen: list[str]) -> int:
   from vae_jax import cli
 
   failed: list[str] = []
@@ -180,15 +185,22 @@ def main() -> int:
     prepare(folder)
     done: set[tuple[str, ...]] = set()
     wanted = [command for command in everything() if not command.reason and not command.output]
-    for command in sorted(wanted, key=lambda command: (not is_train(command), "init_from" in command.text)):
-      config = cli.parse_train(command.words[2:]).config if is_train(command) else None
+    wanted = [command for command in wanted if not chosen or command.page in chosen]
+    configs = [cli.parse_train(command.words[2:]).config if is_train(command) else None for command in wanted]
+    # All training first; runs that start from another run after those that do not.
+    order = sorted(
+      zip(wanted, configs, strict=True),
+      key=lambda pair: 2 if pair[1] is None else bool(pair[1].training.init_from),
+    )
+    for command, config in order:
       words = smaller(command.words, config)
       if tuple(words) not in done:
         failed += execute(folder, command.page, words)
       done.add(tuple(words))
     for page, text in pages().items():
       code = "\n".join(code for language, code in blocks(text) if language == "python")
-      if code and page != "docs/perceptual.md":  # tests/test_docs.py runs that page
+      # tests/test_docs.py runs the examples of docs/perceptual.md
+      if code and page != "docs/perceptual.md" and (not chosen or page in chosen):
         failed += execute(folder, page, ["python", "-c", code])
   print(f"{len(failed)} failed", *failed, sep="\n")
   return min(len(failed), 1)
@@ -212,4 +224,4 @@ def execute(folder: Path, page: str, words: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(main(sys.argv[1:]))

@@ -40,7 +40,9 @@ def folder(tmp_path_factory):
       if not command.output:
         run = cli.parse_train(command.words[2:])
         run.workdir.mkdir(parents=True, exist_ok=True)
-        (run.workdir / "config.json").write_text(configuration.to_json(run.config))
+        path, text = run.workdir / "config.json", configuration.to_json(run.config)
+        assert not path.exists() or path.read_text() == text, f"{command.text}: {run.workdir} is another run"
+        path.write_text(text)
   return folder
 
 
@@ -60,7 +62,7 @@ def test_every_command_parses(folder, monkeypatch, capsys):
     elif program == "sphinx-build":
       assert (ROOT / words[words.index("-W") + 1] / "conf.py").is_file(), where
     elif words[0].startswith("benchmarks/"):
-      source = (ROOT / words[0]).read_text()
+      source = (ROOT / words[0]).read_text() + (ROOT / "benchmarks/timing.py").read_text()
       for flag in re.findall(r"--\w+", command.text):
         assert f'"{flag}"' in source, f"{where}: {flag}"
     elif words[0] in ("train.py", "train", "evaluate.py", "evaluate", "restore"):
@@ -104,7 +106,7 @@ def test_every_block_names_its_language():
 
 def test_the_smaller_command_is_small():
   words = ("python", "evaluate.py", "--workdir", "runs/a", "--samples", "5000")
-  assert doc_commands.smaller(words, None)[-3:] == ["2", "--split", "test[:8]"]
+  assert doc_commands.smaller(words)[-3:] == ["2", "--split", "test[:8]"]
   config = configuration.base_config("mlp_vae")
   small = configuration.apply_overrides(
     config, [word.removeprefix("--config.") for word in doc_commands.smaller(words[:2], config)[2:]]
