@@ -21,16 +21,21 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from vae_jax import cli
+from vae_jax.commands import MODES
+
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```([\w{}-]*)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:(?<=\n\n)|\A)((?: {4}[^\n]*\n|\n(?= {4}))+)")
 INLINE = re.compile(r"(?<!`)`((?:python|pytest|pip|vae-jax) [^`]+)`(?!`)")
-PROGRAMS = ("python", "pip", "pytest", "sphinx-build", "vae-jax")
+PROGRAMS = ("python", "pip", "pytest", "ruff", "mypy", ".ci/run", "sphinx-build", "vae-jax")
 LANGUAGES = ("sh", "python", "console", "text")
 PLACEHOLDERS = {"NAME": "mnist_conv", "K": "100", "/path/to/photos": "data/photos"}
 
 # What is parsed and not run, and why: the first pattern that a command matches.
 REASONS = {
+  r"^(ruff|mypy|\.ci/run)\b": "is a part of .ci/run, or all of it",
+  r"^(python -m venv|\.) ": "makes an environment",
   r"^pip install ": "changes the environment; the extras are compared with pyproject.toml",
   r"^(python -m )?pytest\b": "the tests are a job of their own; the paths are checked",
   r"^python benchmarks/": "takes minutes to hours or needs PyTorch; file and flags are checked",
@@ -121,7 +126,7 @@ def everything() -> list[Command]:
 def smaller(words: tuple[str, ...], config=None) -> list[str]:
   """The command with the sizes of a test. `config` is what a train.py command reads, else None."""
   small = list(words)
-  if "--help" in words:
+  if "--help" in words or not arguments(words)[0]:
     return small
   if config is not None:
     sizes = {"steps": 2, "batch_size": 4, "steps_per_call": 1, "log_every": 1, "eval_every": 2}
@@ -177,8 +182,6 @@ def prepare(folder: Path) -> None:
 
 
 def main(chosen: list[str]) -> int:
-  from vae_jax import cli
-
   failed: list[str] = []
   with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
     folder = Path(name)
@@ -186,7 +189,9 @@ def main(chosen: list[str]) -> int:
     done: set[tuple[str, ...]] = set()
     wanted = [command for command in everything() if not command.reason and not command.output]
     wanted = [command for command in wanted if not chosen or command.page in chosen]
-    configs = [cli.parse_train(command.words[2:]).config if is_train(command) else None for command in wanted]
+    configs = [
+      cli.parse_train(arguments(command.words)[1]).config if is_train(command) else None for command in wanted
+    ]
     # All training first; runs that start from another run after those that do not.
     order = sorted(
       zip(wanted, configs, strict=True),
@@ -206,14 +211,29 @@ def main(chosen: list[str]) -> int:
   return min(len(failed), 1)
 
 
+def arguments(words: tuple[str, ...]) -> tuple[str, list[str]]:
+  """ "train" or "evaluate", and the arguments of the command; ("", []) for other commands.
+
+  `vae-jax MODE ...` is `evaluate.py --mode MODE ...`.
+  """
+  if words[:2] in (("python", "train.py"), ("vae-jax", "train")):
+    return "train", list(words[2:])
+  if words[:2] in (("python", "evaluate.py"), ("vae-jax", "evaluate")):
+    return "evaluate", list(words[2:])
+  if words[0] == "vae-jax" and words[1] in MODES:
+    return "evaluate", ["--mode", *words[1:]]
+  return "", []
+
+
 def is_train(command: Command) -> bool:
-  return command.words[:2] in (("python", "train.py"), ("vae-jax", "train")) and "--help" not in command.words
+  return arguments(command.words)[0] == "train" and "--help" not in command.words
 
 
 def execute(folder: Path, page: str, words: list[str]) -> list[str]:
   """Runs a command in the folder, and returns it if it failed."""
   start = time.monotonic()
-  real = [sys.executable, *words[1:]] if words[0] == "python" else words
+  start_of = {"python": [sys.executable], "vae-jax": [sys.executable, "-m", "vae_jax"]}
+  real = [*start_of.get(words[0], words[:1]), *words[1:]]
   result = subprocess.run(real, cwd=folder, capture_output=True, text=True, timeout=600)
   shown = " ".join(words) if len(words[-1]) < 200 else "the Python examples"
   print(f"{time.monotonic() - start:5.1f} s  {page}: {shown}", flush=True)
