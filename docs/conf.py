@@ -54,6 +54,7 @@ default_role = "code"
 
 
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields):$")
+CODE = re.compile(r"import \w+$|from [\w.]+ import ")
 ITEM = re.compile(r"[\w, ]+(\([^)]*\))?: \S")
 
 
@@ -69,12 +70,15 @@ def plain_text(app, what, name, obj, options, lines):
     rows = paragraph.split("\n")
     if not rows[0].startswith(" "):
       section = SECTION.match(rows[0]) and rows[0]
-    if section == "Returns:" and len(listed(rows[1:])) > 1:
-      lines += ["**Returns**", "", *listed(rows[1:]), ""]
+    if section == "Returns:":  # napoleon would take words before a colon for a type
+      body = rows[1:] if rows[0] == section else rows
+      lines += [":returns:"] if rows[0] == section else []
+      lines += [f"  {row}" for row in listed(body) or map(escape, map(str.strip, body))]
+      lines.append("")
     elif section:
       lines += [*map(escape, rows), ""]
-    elif all(row.startswith("    ") for row in rows):
-      lines += ["::", "", *rows, ""]
+    elif all(row.startswith("    ") for row in rows) or CODE.match(rows[0]):
+      lines += ["::", "", *(f"    {row}" for row in rows), ""]
     else:
       start = next((place for place, row in enumerate(rows) if row.startswith("  ")), 0)
       start = 0 if listed(rows) else start if listed(rows[start:]) else len(rows)
