@@ -106,8 +106,8 @@ def escape(line):
 
 
 def skip_fields(app, what, name, obj, skip, options):
-  """Leaves out the fields of named tuples: the class's docstring has them."""
-  return True if type(obj).__name__ == "_tuplegetter" else None
+  """Leaves out the fields of named tuples, which the class's docstring has, and what flax adds to a class."""
+  return True if type(obj).__name__ == "_tuplegetter" or name == "replace" else None
 
 
 def short_types(app, what, name, obj, options, signature, returns):

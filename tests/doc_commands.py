@@ -141,8 +141,8 @@ def smaller(words: tuple[str, ...], config=None) -> list[str]:
     if flag in small:
       place = small.index(flag) + 1
       small[place] = str(min(int(small[place]), most))
-  if not {"restore", "benchmark", "export", "sample"} & set(small) and "--input" not in small:
-    small += ["--split", "test[:8]"]
+  if "frechet" in small:
+    small += ["--split", "test[:16]"]
   return small
 
 
@@ -166,7 +166,7 @@ def prepare(folder: Path) -> None:
         path = folder / "data" / name / f"{part}-{what}-idx{array.ndim}-ubyte"
         path.write_bytes(header + array[some].tobytes())
   photo = data.astronaut()
-  corners = [(y, x) for y in range(0, 300, 100) for x in range(0, 300, 60)]
+  corners = [(y, x) for y in range(0, 300, 60) for x in range(0, 300, 30)]
   tiles = np.stack([photo[y : y + 200, x : x + 200] for y, x in corners])
   for name in ("photos", "bsds/train", "bsds/test", "pets/train", "pets/test", "../holiday"):
     (folder / "data" / name).mkdir(parents=True)

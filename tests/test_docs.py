@@ -106,7 +106,7 @@ def test_every_block_names_its_language():
 
 def test_the_smaller_command_is_small():
   words = ("python", "evaluate.py", "--workdir", "runs/a", "--samples", "5000")
-  assert doc_commands.smaller(words)[-3:] == ["2", "--split", "test[:8]"]
+  assert doc_commands.smaller(words) == [*words[:-1], "2"]
   config = configuration.base_config("mlp_vae")
   small = configuration.apply_overrides(
     config, [word.removeprefix("--config.") for word in doc_commands.smaller(words[:2], config)[2:]]
