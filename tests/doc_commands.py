@@ -12,12 +12,14 @@ the pages use. `smaller` is the rule for each command.
 
 import ast
 import contextlib
+import os
 import re
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -229,12 +231,20 @@ def is_train(command: Command) -> bool:
   return arguments(command.words)[0] == "train" and "--help" not in command.words
 
 
+def quick(folder: Path) -> dict[str, str]:
+  """Variables that make compilation quick, as tests/conftest.py does, and keep data and programs in the folder."""
+  places = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "VAE_JAX_DATA": str(folder / "prepared")}
+  if version("jax") < "0.11":
+    places["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+  return {**os.environ, **places}
+
+
 def execute(folder: Path, page: str, words: list[str]) -> list[str]:
   """Runs a command in the folder, and returns it if it failed."""
   start = time.monotonic()
   start_of = {"python": [sys.executable], "vae-jax": [sys.executable, "-m", "vae_jax"]}
   real = [*start_of.get(words[0], words[:1]), *words[1:]]
-  result = subprocess.run(real, cwd=folder, capture_output=True, text=True, timeout=600)
+  result = subprocess.run(real, cwd=folder, env=quick(folder), capture_output=True, text=True, timeout=600)
   shown = " ".join(words) if len(words[-1]) < 200 else "the Python examples"
   print(f"{time.monotonic() - start:5.1f} s  {page}: {shown}", flush=True)
   if result.returncode == 0:
