@@ -1,4 +1,4 @@
-"""Proof that both sides of a benchmark are the same network: parameters of one put into the other, results compared."""
+"""Checks that both sides of a benchmark are the same network: copies the parameters and compares the results."""
 
 from __future__ import annotations
 

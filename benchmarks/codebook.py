@@ -1,4 +1,4 @@
-"""The speed of the codebook beside vector-quantize-pytorch's and plain PyTorch: one machine, one run.
+"""Measures the speed of the codebook beside vector-quantize-pytorch and plain PyTorch, in one run on one machine.
 
     pip install -e . torch "vector-quantize-pytorch==1.32.*"
     python benchmarks/codebook.py [--output benchmarks/results/codebook.json]
@@ -8,12 +8,12 @@
 forward   the nearest codes, looked up, with the straight-through gradient ready
 training  forward, the commitment loss, gradients of the vectors, and the moving average of the codes
 
-The network around the codebook is left out. vae_jax is jitted; in training it also draws candidates and restarts dead
-codes, which vector-quantize-pytorch leaves out by default, as here. That runs eagerly and by torch.compile, with the
+The network around the codebook is left out. vae_jax is jitted. In training it also restarts unused codes, which
+vector-quantize-pytorch does not by default. vector-quantize-pytorch runs eagerly and by torch.compile, with the
 straight-through gradient instead of its rotation trick; on CPUs with 1 and with all threads. "torch plain" is the same
-work written directly: one matrix product, argmin, index_add_. Before anything is timed all three learn from the same
-batches: the same codes must be chosen, and the codebooks agree within 1e-5. Runners take turns; a ratio is the median
-over rounds of that to the best of the others in the round.
+work written directly: one matrix product, argmin, index_add_. First, all three learn from the same batches: they must
+choose the same codes, and the codebooks must agree within 1e-5. Runners take turns. A ratio is the median over rounds,
+against the best of the others in the round.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How often a classifier reads the samples of a conditional model as the label that was asked for.
+"""Measures how often a classifier reads samples of a conditional model as the requested label.
 
     python benchmarks/label_accuracy.py --workdir runs/mnist_cvae --dir data/mnist --output benchmarks/results/cvae.json
 
-The classifier is a small convolutional network, trained here on the data set's training images, which the model saw
-too; its own accuracy is that on the test images, which neither saw. Samples are the mean images of p(x | z, y), z from
-p(z | y), equally many of each label. The interval is Wilson's, of 95 %.
+The classifier is a small convolutional network, trained here on the training images of the data set. Its own accuracy
+is measured on the test images, which neither it nor the model saw. Samples are the mean images of p(x | z, y), z from
+p(z | y), with equal numbers of each label. The interval is Wilson's, 95 %.
 """
 
 from __future__ import annotations

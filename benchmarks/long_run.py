@@ -1,11 +1,11 @@
-"""A long run of a tiny model: whether memory, speed and log files stay as they are.
+"""Checks that memory, speed and log files stay constant in a long run of a tiny model.
 
     pip install -e .
     python benchmarks/long_run.py [--steps 200000] [--output JSON] [--plot SVG]
 
-A VAE 64-16-4 on 8 x 8 noise, batch 16, in train.py as a user starts it: a row of metrics every 100 steps, validation,
-pictures and a checkpoint every 5,000. Resident memory is read from outside, twice a second; what counts is the largest
-value after the warm-up (the first tenth) over that at its end. Linux.
+Runs train.py as a user does, with a VAE 64-16-4 on 8 x 8 noise and batch 16: a row of metrics every 100 steps;
+validation, pictures and a checkpoint every 5,000. Reads resident memory from outside, twice a second. The result is the
+largest value after the warm-up (the first tenth), relative to the value at the end of the warm-up. Linux only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The networks and training losses of the benchmarks in PyTorch: what `vae_jax` computes, written as one would there.
+"""The networks and training losses of the benchmarks in PyTorch, written as PyTorch users write them.
 
-Layers are NCHW and bear the names of their parameters in the Flax tree, so that `from_flax` can copy them, and
-`throughput.py --check` can show that both sides compute the same loss and gradients. Each network's call gives the mean
-training loss of images in [0, 1]; `eps` fixes the noise, which is drawn where it is None.
+Layers are NCHW and have the names of their parameters in the Flax tree, so `from_flax` can copy them and
+`throughput.py --check` can compare loss and gradients. Calling a network returns the mean training loss of images in
+[0, 1]. `eps` fixes the noise; None draws it.
 """
 
 from __future__ import annotations

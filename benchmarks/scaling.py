@@ -1,10 +1,10 @@
-"""Training throughput of vae_jax as the batch grows, and the same training on 1 to 8 devices.
+"""Measures training throughput by batch size, and compares the losses on 1 to 8 devices.
 
     python benchmarks/scaling.py [--output benchmarks/results/scaling.json]
 
-Batches of 32 to 4,096 on all devices there are, for the MLP and the convolutional VAE of `throughput.py` (the latter on
-CPUs to 512: a step of more would take too long). Then the MLP with 1,024 images a step on 1, 2, 4 and 8 CPU devices
-forced onto this machine's cores: that they train alike, which is all it shows; no speed follows from devices that share
+Batches of 32 to 4,096 on all devices, for the MLP and the convolutional VAE of `throughput.py` (on CPUs the latter to
+512, because larger steps take too long). Then the MLP with 1,024 images a step on 1, 2, 4 and 8 CPU devices forced onto
+this machine's cores. The second part shows that the losses agree. It says nothing about speed, as the devices share
 cores.
 """
 

@@ -1,16 +1,16 @@
-"""What vae_jax costs beside the training itself: import, time to the first steps, checkpoints and logs, memory.
+"""Measures the cost around training: import, time to the first steps, checkpoints and logs, memory.
 
     python benchmarks/startup.py [--output benchmarks/results/startup.json]
 
 import       `import vae_jax` and the parts that train, on top of `import jax`: fresh processes, taking turns
-first call   from the start of `python train.py` (the default config) to the end of its first dispatch, which are
-             training.steps_per_call steps; with an empty and with a filled compilation cache of JAX
+first call   from the start of `python train.py` (the default config) to the end of its first compiled loop
+             (training.steps_per_call steps), with an empty and with a filled compilation cache of JAX
 logs         3,050 steps with the default log_every (100) and checkpoint_every (1,000) against none before the last;
-             timed from the end of the first dispatch to the last row, so that both lack compilation, the scores of
-             the validation split and the last checkpoint; 30 rows and 3 checkpoints between
-memory       peak resident memory of the whole default run, by the system's account of the process
+             timed from the end of the first compiled loop to the last row, so both leave out compilation, the
+             validation scores and the last checkpoint; 30 rows and 3 checkpoints between
+memory       peak resident memory of the whole default run, as the system reports it
 
-Every run is a process of its own in a new folder; rounds alternate.
+Each run is a separate process in a new folder. Rounds alternate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The speed of vae_jax beside PyTorch's: one workload, one machine, one run.
+"""Measures the speed of vae_jax beside PyTorch, for one workload in one run on one machine.
 
     pip install -e ".[demo]" torch
     python benchmarks/throughput.py WORKLOAD [--output benchmarks/results/WORKLOAD.json]
@@ -10,13 +10,13 @@ iwae      importance-weighted NLL of 1,000 digits with 500 samples; also pythae'
 sample    10,000 digits from an MLP VAE
 restore   one photograph of 1000 x 1000 enlarged twice, in tiles and whole
 
-Both sides have the same network, batch, Adam (1e-3), likelihood and data, which lie on the device. Before anything is
-timed the parameters of one are put into the other, and outputs, loss and gradients compared (--check: no more than
-that). vae_jax is its own compiled training call, evaluation step or `TrainedVAE`; PyTorch runs eagerly and by
-torch.compile in channels_last; on CPUs eagerly with 1 and with all threads. On a GPU also in bfloat16 (PyTorch:
-autocast); float32 products are in TF32 there, on both sides. Runners take turns, so that a slow spell of the machine
-hits all alike; the ratio is the median over rounds of that to the best PyTorch of the round. The first call, which
-compiles, is reported apart. Memory is that of a process of its own for each runner.
+Both sides have the same network, batch, Adam (1e-3), likelihood and data on the device. First, the parameters are
+copied from one side to the other, and outputs, loss and gradients are compared (--check stops there). vae_jax is its
+own compiled training call, evaluation step or `TrainedVAE`. PyTorch runs eagerly and by torch.compile in channels_last;
+on CPUs eagerly with 1 and with all threads. On a GPU both also run in bfloat16 (PyTorch: autocast), and float32
+products are in TF32 on both sides. Runners take turns, so a slow moment of the machine affects all of them. The ratio
+is the median over rounds, against the best PyTorch of the round. The first call, which compiles, is reported
+separately. Memory is measured in a separate process for each runner.
 """
 
 from __future__ import annotations

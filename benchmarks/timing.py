@@ -1,6 +1,6 @@
-"""What the benchmarks share: alternating rounds, the device's own limits, the JSON and the table.
+"""Shared parts of the benchmarks: alternating rounds, limits of the device, the JSON and the table.
 
-Import this module before jax: it keeps jax from reserving the whole memory of a GPU, which PyTorch shares here.
+Import this module before jax: it stops jax from reserving the whole memory of a GPU, which PyTorch needs too.
 """
 
 from __future__ import annotations

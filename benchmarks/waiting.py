@@ -1,4 +1,4 @@
-"""The share of training time that train.py waited for data, as its own rows tell it, and how fast folders are read.
+"""Measures the share of time train.py waits for data (from its own log rows), and how fast folders are read.
 
     pip install -e .
     python benchmarks/waiting.py [--output benchmarks/results/waiting.json]
@@ -7,10 +7,10 @@ digits   10,000 images of 28 x 28 x 1 in the devices' memory, the MLP of the def
 cifar    50,000 images of 32 x 32 x 3 in the devices' memory, a convolutional VAE, batch 128
 folder   JPEG files of 160 x 160 pixels, read and decoded while training (data.resident_mb=0), the same VAE, batch 16
 
-The images are made here: coloured waves with noise, whose JPEG files have the size of photographs'. "waiting" counts
-all time in which the next batch was not there, also where the device was busy: an upper bound. `images_per_second` of
-`reading` is that of the pipeline alone, without a model: a device that trains faster than that has to wait, or needs
-more of data.workers and of cores.
+The images are generated: coloured waves with noise, whose JPEG files are as large as photographs. "waiting" counts all
+time in which the next batch was not ready, even if the device was busy, so it is an upper bound. `images_per_second` of
+`reading` is the rate of the pipeline alone, without a model. A device that trains faster waits, or needs more
+data.workers and cores.
 """
 
 from __future__ import annotations

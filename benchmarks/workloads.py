@@ -1,4 +1,4 @@
-"""What a workload of `throughput.py` is, and those that train."""
+"""The type of a workload of `throughput.py`, and the workloads that train."""
 
 from __future__ import annotations
 

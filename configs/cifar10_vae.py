@@ -7,7 +7,7 @@ cost: 33 minutes on one core of a 2-core CPU; see docs/results.md.
 figure: 5.19 bits_per_dim of the test split (-ELBO), after 4.3 epochs.
 
 The latents are a map of 8 x 8 x 16 (model.dense=0): far better bits per dimension in a short training than one vector,
-and meaningless samples, because the prior knows no structure over positions. On an accelerator give it more:
+and meaningless samples, because the prior knows no structure over positions. On an accelerator, use more:
 --config.model.channels=128,256 --config.model.blocks=3 --config.model.mixtures=10 --config.training.batch_size=256
 --config.training.steps=50000.
 """

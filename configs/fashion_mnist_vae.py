@@ -1,4 +1,4 @@
-"""The network of mnist_vae_burda.py on Fashion-MNIST, a sixth as long, so that nats compare with MNIST's.
+"""The network of mnist_vae_burda.py on Fashion-MNIST, trained for a sixth of the steps.
 
     python train.py --config configs/fashion_mnist_vae.py     # the four files in data/fashion-mnist
     python evaluate.py --workdir runs/fashion_mnist_vae --samples 200

@@ -6,8 +6,8 @@
 cost: about 65 minutes of one core of a shared 2-core CPU.
 figure: NLL 85.53 nats (iwae_nll of the test split, 100 samples), after 38 epochs; docs/results.md says how it was run.
 
-Few channels where there are many pixels and a wide dense layer: on a CPU matrix products run at twice the speed of
-convolutions. On an accelerator, give it more: --config.model.channels=64,128 --config.model.blocks=2.
+The network has few channels and a wide dense layer, because on a CPU matrix products run at twice the speed of
+convolutions. On an accelerator, use more: --config.model.channels=64,128 --config.model.blocks=2.
 """
 
 from ml_collections import ConfigDict

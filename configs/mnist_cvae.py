@@ -1,4 +1,4 @@
-"""A conditional VAE of the 5,000 embedded MNIST digits: digits by label; needs no download.
+"""A conditional VAE of the 5,000 embedded MNIST digits: draws digits by label; needs no download.
 
     python train.py --config configs/mnist_cvae.py
     python evaluate.py --workdir runs/mnist_cvae --mode sample --label 7 --output sevens.png
@@ -10,9 +10,9 @@ On all of MNIST (four IDX files in data/mnist):
       --config.training.steps=12000
 
 cost: 77 s on a nearly idle 2-core CPU; on all of MNIST 3 minutes of a 2-core CPU.
-figure: a classifier reads 95.9 % of the samples as the label that was asked for, 96.9 % on all of MNIST
-(benchmarks/label_accuracy.py); NLL 101.2 nats (100 samples, 500 test digits) and 92.8, given the label.
-The figures of the embedded digits are of an earlier initialisation.
+figure: a classifier reads 95.9 % of the samples as the requested label, 96.9 % on all of MNIST
+(benchmarks/label_accuracy.py); NLL given the label 101.2 nats (100 samples, 500 test digits), 92.8 on all of MNIST.
+The figures of the embedded digits are from an earlier initialisation.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@
 cost: 1 to 3 minutes on a 2-core CPU (35 to 64 s when idle).
 figure: -ELBO 106.1 nats, NLL 101.6 (100 samples) on the 500 test digits.
 
-Pixels are drawn from Bernoulli(grey level) anew at each use, so the score is a likelihood of binary images in
-nats; on undrawn grey levels the Bernoulli term would be a cross-entropy that bounds no likelihood.
+Pixels are drawn from Bernoulli(grey level) at each use, so the score is a likelihood of binary images in nats. On grey
+levels, the Bernoulli term would be a cross-entropy that bounds no likelihood.
 """
 
 from ml_collections import ConfigDict

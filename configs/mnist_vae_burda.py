@@ -6,9 +6,9 @@
 cost: 16 minutes on one core of a shared 2-core CPU.
 figure: NLL 87.31 nats (iwae_nll of the test split, 1,000 samples; -ELBO 90.99); the paper has 86.76.
 
-Differs from the paper in the training alone: Muon with a cosine schedule for 102 epochs in batches of 500, instead of
-Adam with a staircase for 3,280 epochs in batches of 20; the weight of the KL rises linearly over the first 400
-steps; the first 1,000 training images are kept for validation.
+Only the training differs from the paper: Muon with a cosine schedule for 102 epochs in batches of 500, instead of Adam
+with a staircase for 3,280 epochs in batches of 20. The weight of the KL rises linearly over the first 400 steps. The
+first 1,000 training images are the validation split.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""A small colour demo: a VAE that sees noisy crops of the embedded photographs and draws the clean ones.
+"""A small colour demo: a VAE that sees noisy crops of the embedded photographs and returns clean ones.
 
     python train.py --config configs/photos_denoise.py
 

@@ -7,10 +7,10 @@
 
 cost: 15 minutes on one core of a busy 2-core CPU.
 figure: LPIPS of the test tiles 0.375 (AlexNet, which it was trained on) and 0.542 (VGG-16); 0.441 and 0.470 without the
-perceptual loss. The network that it was not trained on finds it worse: see docs/results.md.
+perceptual loss. By the network it was not trained on, it is worse: see docs/notes/perceptual_loss.md.
 
-The features are those of LPIPS (AlexNet), because VGG at 64x64 costs four times the VAE itself on a CPU; the score is
-LPIPS on VGG-16, a network that training has not seen. The paper's own mix: `apply_preset(config, "dfc")`.
+The features are from AlexNet (LPIPS), because VGG at 64x64 costs four times the VAE on a CPU. The score is LPIPS on
+VGG-16, a network that training has not seen. The paper's own mix: `apply_preset(config, "dfc")`.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
 
 cost: 50 minutes on one core of a busy 2-core CPU.
 figure: on a part of Tiny ImageNet (38,998 training images) all 512 codes in use, perplexity 416; 5,000
-validation images are given back with 22.26 dB.
+validation images are reconstructed with 22.26 dB. A folder of 598 photographs: docs/folder.md.
 """
 
 from ml_collections import ConfigDict

@@ -1,16 +1,16 @@
-"""Super-resolution x4 of photographs, for the eye: `superres_x4` trained on with a perceptual loss.
+"""Super-resolution x4 of photographs: `superres_x4`, fine-tuned with a perceptual loss.
 
     pip install -e ".[demo,perceptual]"
     python train.py --config configs/superres_x4.py
     python train.py --config configs/superres_x4_perceptual.py     # starts from runs/superres_x4
     python evaluate.py --workdir runs/superres_x4_perceptual --mode benchmark --input data/bsds/test --lpips alexnet
 
-cost: 70 minutes on one core of a busy 2-core CPU, beside those of `superres_x4` and of its second run, from which the
-model in pretrained/ starts. (Convolutions have become faster since.)
-figure: LPIPS on AlexNet 0.203 where bicubic interpolation has 0.479 (0.42 times), with 1.00 dB (Y) more than it; mean
-over the 200 test photographs.
+cost: 70 minutes on one core of a busy 2-core CPU, after `superres_x4` and its second run, from which the model in
+pretrained/ starts. (Convolutions have become faster since.)
+figure: LPIPS on AlexNet 0.203 (bicubic interpolation 0.479), PSNR bicubic + 1.00 dB (Y), mean over the 200 test
+photographs.
 
-The loss is LPIPS on AlexNet beside the pixel loss, in a proportion that keeps PSNR above that of bicubic interpolation.
+The loss is LPIPS on AlexNet beside the pixel loss, weighted so that PSNR stays above bicubic interpolation.
 LPIPS on VGG-16, which took no part, is 0.315 against bicubic's 0.365 (20 photographs; `superres_x4` 0.333).
 """
 

