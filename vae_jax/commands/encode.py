@@ -121,4 +121,8 @@ def _of_files(model: Any, args: Any, failed: list[Any]) -> Iterator[Rows]:
       if not names:
         continue
       fields = {} if args.label is None else {"label": np.full(len(names), args.label, np.int32)}
-      yield _encoded(model, np.stack(images).astype(np.float32) / 255, fields) | fields | {"name": np.asarray(names)}
+      yield (
+        _encoded(model, np.stack(images).astype(np.float32) / 255, fields)
+        | fields
+        | {"name": np.asarray(names)}
+      )

@@ -95,7 +95,7 @@ RATE: Keys = {
   "objective.free_bits": Key(0.0, "nats of a latent below which the KL is not penalised", MIN_0),
   "objective.free_bits_over": Key(
     "example",
-    "what free_bits is compared with: each image's KL of a latent, its mean over the batch, or the KL of a group of latents",
+    "what free_bits floors: KL of a latent by image, its mean over the batch, or the batch mean of a group",
     one_of("example", "batch", "group"),
   ),
 }
