@@ -128,18 +128,32 @@ def test_a_run_killed_at_random_moments_is_the_undisturbed_run(data, undisturbed
   assert_same(run.finish(), undisturbed[0])
 
 
-def test_sigterm_saves_and_says_how_to_continue(data, undisturbed, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+def test_sigterm_saves_and_says_how_to_continue(data, undisturbed, tmp_path, number):
   run = Run(data, tmp_path)
   process = run.start("training.steps_per_call=1")
   run.wait_for("metrics.jsonl")
   asked = time.monotonic()
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(number)
   _, error = process.communicate(timeout=60)
   if process.returncode == 0:
     pytest.skip("the run had ended before the signal came")
-  assert process.returncode == 128 + signal.SIGTERM and time.monotonic() - asked < 10
+  assert process.returncode == 128 + number and time.monotonic() - asked < 10
   assert error.splitlines()[-1].startswith("stopped at step ") and "the same command continues" in error
   assert_same(run.finish(), undisturbed[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2])
+def test_ctrl_c_while_a_run_starts_is_one_line(data, undisturbed, tmp_path, share):
+  """Python reads modules first, which would swallow a KeyboardInterrupt, or show where it struck."""
+  process = Run(data, tmp_path).start("training.steps=1000000")
+  time.sleep(share * undisturbed[1])
+  process.send_signal(signal.SIGINT)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in error, error
+  if process.returncode == 130:  # else Python itself had hardly begun
+    assert error.splitlines()[-1].startswith(("interrupted", "stopped at step"))
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(data, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vae_jax.storage.checkpoint_arrays import read_stored
+from vae_jax.storage.verification import read_header
+
 ROOT = Path(__file__).parents[2]
 WORDS = (
-  "data.name=npz data.binarize=dynamic data.flip=true model.hidden=8 model.latent_dim=2 training.steps=6 "
+  "data.name=npz data.binarize=dynamic data.flip=true model.hidden=64 model.latent_dim=2 training.steps=6 "
   "training.batch_size=16 training.log_every=1 training.eval_every=3 training.checkpoint_every=3 "
   "training.steps_per_call=3 evaluation.batch_size=8 evaluation.pictures=4"
 )
@@ -113,23 +117,35 @@ def test_two_processes_make_the_run_of_one(data, alone, tmp_path, slurm):
   same(tmp_path / "run", alone)
 
 
+def assert_readable_unmerged(step):
+  """The parts of both processes hold all that was merged of them."""
+  record = read_header(step)["arrays"]
+  merged = read_stored(step, record)
+  (step / "manifest.ocdbt").unlink()
+  assert {path.name for path in step.glob("ocdbt.*")} == {"ocdbt.process_0", "ocdbt.process_1"}
+  for name, x in read_stored(step, record).items():
+    np.testing.assert_array_equal(x, merged[name], err_msg=name)
+
+
 def test_a_divided_state_is_saved_by_two_processes_and_continued_by_one(data, alone, tmp_path):
   run = tmp_path / "été [1]"  # a name that Orbax and tensorstore misread
   good(*pair(data, run, "--config.training.fsdp=true"))
   same(run, alone)
+  assert_readable_unmerged(run / "checkpoints" / "6")
   shutil.rmtree(run / "checkpoints" / "6")
   good(start(data, run, 1))
   same(run, alone)
 
 
-def test_sigterm_to_one_process_has_all_save_and_stop(data, alone, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_to_one_process_has_all_save_and_stop(data, tmp_path, number):
   run = tmp_path / "run"
   slowly = ["--config.training.steps_per_call=1", "--config.training.checkpoint_every=1000"]
   first, second = pair(data, run, *slowly, "--config.training.steps=1000000")
   wait_for(run / "metrics.jsonl")
-  second.terminate()
+  second.send_signal(number)
   results = ended(first, second, seconds=60)
-  assert [status for status, *_ in results] == [143, 143], results
+  assert [status for status, *_ in results] == [143, 128 + number], results
   stopped = re.search(r"^stopped at step (\d+) of 1000000, which is saved", results[0][2], flags=re.MULTILINE)
   assert stopped and "stopped" not in results[1][2]
   step = int(stopped[1])
