@@ -77,8 +77,9 @@ class TrainingProgress:
     facts = [f"{name} {value:.5g}" for name, value in self._shown.items()]
     facts.append(f"{self._batch_size / self._pace if self._pace else 0:.0f} img/s")
     if self._bar is not None:
-      self._bar.set_postfix_str(", ".join(facts), refresh=False)
-      self._bar.update(step - self._bar.n)
+      with contextlib.suppress(OSError):  # a terminal that was closed is not worth a run
+        self._bar.set_postfix_str(", ".join(facts), refresh=False)
+        self._bar.update(step - self._bar.n)
       return
     now = self._clock()
     if self._pace and (now - self._printed >= self._every or step >= self._total):
@@ -97,7 +98,8 @@ class TrainingProgress:
 
   def close(self) -> None:
     if self._bar is not None:
-      self._bar.close()
+      with contextlib.suppress(OSError):
+        self._bar.close()
 
   def _measure(self, step: int) -> None:
     """Smooths the time a step takes (not the speed: calls that return at once would count for ever).
@@ -146,7 +148,8 @@ class FileProgress:
         pace = (now - self._first[1]) / (done - self._first[0])
         left = f", {tqdm.format_interval((total - done) * pace)} left"
       self._printed = now
-      print(f"{what}: {100 * done / total:.0f} %{left}", file=sys.stderr, flush=True)
+      with contextlib.suppress(OSError):
+        print(f"{what}: {100 * done / total:.0f} %{left}", file=sys.stderr, flush=True)
     if done and not note and self._first is None:
       self._first = (done, now)
 
@@ -163,12 +166,14 @@ class FileProgress:
         leave=False,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
       )
-    self._bar.set_postfix_str(note, refresh=bool(note))
-    self._bar.update(done - self._bar.n)
+    with contextlib.suppress(OSError):
+      self._bar.set_postfix_str(note, refresh=bool(note))
+      self._bar.update(done - self._bar.n)
 
   def close(self) -> None:
     if self._bar is not None:
-      self._bar.close()
+      with contextlib.suppress(OSError):
+        self._bar.close()
 
   def __enter__(self) -> FileProgress:
     return self
