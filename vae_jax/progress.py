@@ -114,8 +114,9 @@ class TrainingProgress:
       facts.append(f"{self._batch_size / pace:.{0 if self._batch_size >= 10 * pace else 1}f} img/s")
       facts.append(f"{_duration(self.seconds_left())} left")
     if self._bar is not None:
-      self._bar.set_postfix_str(", ".join(facts), refresh=False)
-      self._bar.update(step - self._bar.n)
+      with contextlib.suppress(OSError):  # a terminal that was closed is not worth a run
+        self._bar.set_postfix_str(", ".join(facts), refresh=False)
+        self._bar.update(step - self._bar.n)
       return
     if pace and (now - self._printed >= self._every or step >= self._total):
       self._printed = now
@@ -158,7 +159,8 @@ class TrainingProgress:
 
   def close(self) -> None:
     if self._bar is not None:
-      self._bar.close()
+      with contextlib.suppress(OSError):
+        self._bar.close()
 
 
 def _usual(seconds: list[float]) -> float:
@@ -198,7 +200,8 @@ class FileProgress:
         pace = (now - self._first[1]) / (done - self._first[0])
         left = f", {tqdm.format_interval((total - done) * pace)} left"
       self._printed = now
-      print(f"{what}: {100 * done / total:.0f} %{left}", file=sys.stderr, flush=True)
+      with contextlib.suppress(OSError):
+        print(f"{what}: {100 * done / total:.0f} %{left}", file=sys.stderr, flush=True)
     if done and not note and self._first is None:
       self._first = (done, now)
 
@@ -215,12 +218,14 @@ class FileProgress:
         leave=False,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
       )
-    self._bar.set_postfix_str(note, refresh=bool(note))
-    self._bar.update(done - self._bar.n)
+    with contextlib.suppress(OSError):
+      self._bar.set_postfix_str(note, refresh=bool(note))
+      self._bar.update(done - self._bar.n)
 
   def close(self) -> None:
     if self._bar is not None:
-      self._bar.close()
+      with contextlib.suppress(OSError):
+        self._bar.close()
 
   def __enter__(self) -> FileProgress:
     return self

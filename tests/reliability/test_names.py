@@ -57,7 +57,7 @@ def test_checkpoints_in_a_folder_of_any_name_come_back(tmp_path, name):
     assert store.steps() == [] and list(folder.iterdir()) == []
     store.save(1, tree, meta={})
     store.save(2, tree, meta={})
-  assert Checkpoints(folder).steps() == [1, 2]
+  assert Checkpoints(folder).steps() == [1, 2] and (folder / "2" / "manifest.ocdbt").is_file()
   restored, _ = Checkpoints(folder).restore()
   np.testing.assert_array_equal(restored["a"], tree["a"])
   np.testing.assert_array_equal(restored["b"]["c"], tree["b"]["c"])

@@ -1,12 +1,14 @@
 """Signals: which ask a run to stop, which stop it at once, and what becomes of its output."""
 
+import contextlib
 import os
 import signal
 import sys
+import time
 
 import pytest
 
-from vae_jax.progress import tell
+from vae_jax.progress import FileProgress, TrainingProgress, tell
 from vae_jax.training.stopping import SIGNALS, Request
 
 
@@ -51,6 +53,28 @@ def test_a_closed_terminal_takes_no_more_output(monkeypatch):
       signal.raise_signal(signal.SIGHUP)
       assert request.stops() == signal.SIGHUP
     print("the last line of the run", file=terminal, flush=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="Windows")
+@pytest.mark.filterwarnings("ignore::tqdm.TqdmWarning")
+def test_progress_on_a_terminal_that_was_closed_is_lost(monkeypatch):
+  """As of a run that was disowned, to which no signal comes."""
+  ours, theirs = os.openpty()
+  with os.fdopen(theirs, "w") as terminal:
+    monkeypatch.setattr(sys, "stderr", terminal)
+    progress = TrainingProgress(0, 10, 8)
+    files = FileProgress()
+    files.update("a.png", 0, 2)
+    os.close(ours)
+    for step in range(1, 11):
+      time.sleep(0.02)
+      progress.update(step, loss=1.0)
+    progress.say("x")
+    files.update("a.png", 1, 2, note="compiling")
+    files.close()
+    progress.close()
+    with contextlib.suppress(OSError):
+      terminal.close()
 
 
 def test_a_closed_pipe_takes_no_more_output(monkeypatch):
