@@ -583,7 +583,8 @@ def test_a_disk_that_fills_up_while_data_is_prepared(tmp_path, cache):
   resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
   try:
     with pytest.raises(
-      UserError, match=r"cannot write prepared data .*free some space or set VAE_JAX_DATA"
+      UserError,
+      match=r"cannot write prepared data .*free some space, or set the environment variable VAE_JAX_DATA",
     ) as error:
       open_source(data, "train")
   finally:

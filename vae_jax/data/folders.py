@@ -76,8 +76,14 @@ def listing(data: ConfigDict) -> Listing:
     sides = [base / name for base in bases.values() for name in (data.low, data.high)]
     unread = [str(side / name) for side in sides for name in list_images(side, UNREAD)]
     return Listing(pairs, remarks=(*remarks, *_passed_over(unread)))
-  names = {split: list_images(base) for split, base in bases.items()}
-  unread = [str(base / name) for base in bases.values() for name in list_images(base, UNREAD)]
+  pictures = {split: list_images(base, PICTURES) for split, base in bases.items()}
+  names = {split: [name for name in some if name.lower().endswith(READ)] for split, some in pictures.items()}
+  unread = [
+    str(bases[split] / name)
+    for split, some in pictures.items()
+    for name in some
+    if not name.lower().endswith(READ)
+  ]
   remarks += _passed_over(unread)
   classes, loose = _classes([name for some in names.values() for name in some])
   place = {name: i for i, name in enumerate(classes)}
