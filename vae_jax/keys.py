@@ -58,7 +58,7 @@ WIDEST, DEEPEST, LONGEST_SIDE, MOST_PICTURES = 2**16, 16, 2**12, 2**16
 ABOVE_0 = Rule("> 0", lambda v: v > 0)
 MIN_0 = Rule(">= 0", lambda v: v >= 0)
 BELOW_1 = Rule(">= 0 and < 1", lambda v: 0 <= v < 1)
-NAME = Rule("not empty", lambda v: bool(v.strip()))
+NAME = Rule("text that is not empty", lambda v: bool(v.strip()))
 NAMES = Rule("comma-separated names", lambda v: bool(words(v)))
 NUMBERS = Rule("comma-separated numbers", lambda v: all(number(w) is not None for w in v.split(",") if v))
 WIDTHS = Rule(

@@ -15,7 +15,7 @@ def _set(*overrides, family="mlp_vae"):
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
-    (["data.name="], "data.name='' must be not empty"),
+    (["data.name="], "data.name='' must be text that is not empty"),
     (["data.name=idx"], "data.name=idx needs data.dir"),
     (["data.name=npz"], "data.name=npz needs data.dir"),
     (["data.name=paired_folder", "data.dir=x", "data.low=high"], "data.low=high and data.high=high"),

@@ -54,7 +54,7 @@ BASE = "from vae_jax.configuration import base_config\ndef get_config():\n  conf
     ),
     (
       BASE + "  config.zzz = 3\n  return config\n",
-      "no config key 'zzz' here; train --help lists all keys",
+      "no config key 'zzz' here; --help of train lists all keys",
     ),
     (BASE + "  del config.training.steps\n  return config\n", "some.py:4: AttributeError"),
     (BASE + "  config.training.steps = 10**5000\n  return config\n", "training.steps=<int> must be a 31-bit"),

@@ -238,7 +238,7 @@ def test_an_unknown_family_is_one_line():
 def test_only_what_is_near_is_suggested(key, close):
   with pytest.raises(UserError) as error:
     _set(f"{key}=1")
-  hint = f"did you mean {close!r}?" if close else "train --help lists all keys"
+  hint = f"did you mean {close!r}?" if close else "--help of train lists all keys"
   assert str(error.value) == f"unknown config key {key!r}; {hint}"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from trained import spec_of, trained
 
 import vae_jax
 from vae_jax.configuration import apply_overrides, base_config
@@ -64,7 +65,7 @@ def test_checkpoints_in_a_folder_of_any_name_come_back(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_forty_names(tmp_path, monkeypatch):
+def test_forty_names(tmp_path):
   """A run in each is continued from its middle, and loaded."""
   config = apply_overrides(base_config(), [*TINY, f"data.dir={images(tmp_path)}"])
   expected = arrays_of(train(config, tmp_path / "plain").ema)
@@ -96,3 +97,10 @@ def test_what_is_no_folder_is_refused(tmp_path, monkeypatch, name, message):
       call()
     assert "\n" not in str(error.value)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_in_a_folder_of_any_name_comes_back(tmp_path):
+  model = trained(base_config(), spec_of((4, 4, 1)))
+  for name in map(os.fsdecode, KINDS):
+    vae_jax.inference.export(model, tmp_path / name)
+    assert arrays_of(vae_jax.load(tmp_path / name).params) == arrays_of(model.params)

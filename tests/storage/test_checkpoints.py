@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-import time
+import threading
 
 import flax.struct
 import jax
@@ -12,9 +12,10 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+from said import PATIENCE
 
 from vae_jax.errors import UserError
-from vae_jax.storage import checkpoints, verification
+from vae_jax.storage import checkpoint_arrays, checkpoints, verification
 from vae_jax.storage.checkpoints import Checkpoints
 
 META = {
@@ -150,11 +151,12 @@ def test_what_happens_after_save_is_not_saved(tmp_path):
 
 
 def test_saving_is_in_the_background(tmp_path, monkeypatch):
-  slow = checkpoints.checksum
-  monkeypatch.setattr(checkpoints, "checksum", lambda path: time.sleep(0.1) or slow(path))
+  original, looked = checkpoints.checksum, threading.Event()
+  monkeypatch.setattr(checkpoints, "checksum", lambda path: (looked.wait(PATIENCE), original(path))[1])
   with Checkpoints(tmp_path) as store:
     store.save(1, make_state(), meta={})
     assert store.steps() == [] and store.latest() is None  # still being written
+    looked.set()
     store.wait()
     assert store.steps() == [1]
 
@@ -334,7 +336,7 @@ def test_meta_must_be_json(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match="was not written"), Checkpoints(tmp_path / "file" / "c") as store:
+  with pytest.raises(UserError, match="cannot be written to"), Checkpoints(tmp_path / "file" / "c") as store:
     store.save(1, {"x": np.ones(2)}, meta={})
 
 
@@ -349,3 +351,37 @@ def test_a_failure_in_the_background_is_reported(tmp_path, monkeypatch):
     store.wait()
   assert store.steps() == []
   store.close()
+
+
+def test_a_save_that_stores_something_else_is_not_a_checkpoint(tmp_path, monkeypatch):
+  """What was written is read back before it counts."""
+  store = Checkpoints(tmp_path)
+  store.save(1, {"x": np.arange(3.0)}, meta={})
+  store.wait()
+  nest = checkpoints.nest
+  monkeypatch.setattr(checkpoints, "nest", lambda flat: nest({name: x + 1 for name, x in flat.items()}))
+  store.save(2, {"x": np.arange(3.0)}, meta={})
+  with pytest.raises(UserError, match=r"2 was not written \(x is not stored as it was\).*is of step 1$"):
+    store.wait()
+  assert store.steps() == [1] and [p.name for p in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_trial_that_cannot_be_read_again_is_refused(tmp_path, monkeypatch):
+  def unreadable(path, arrays):
+    raise verification.Damaged("not there")
+
+  monkeypatch.setattr(checkpoints, "compare_stored", unreadable)
+  folder = tmp_path / "checkpoints"
+  with pytest.raises(UserError, match=rf"cannot be written to {folder} \(not there\)"):
+    Checkpoints(folder).try_out({"x": np.zeros(2)})
+  assert not folder.exists()
+
+
+def test_arrays_that_a_save_did_not_merge_are_read_all_the_same(tmp_path, written):
+  """As Orbax left them in a folder whose name is a pattern: runs/a[1]."""
+  folder = shutil.copytree(written / "200", tmp_path / "200")
+  record = verification.read_header(folder)["arrays"]
+  merged = checkpoint_arrays.read_stored(folder, record)
+  (folder / "manifest.ocdbt").unlink()
+  shutil.rmtree(folder / "d")
+  assert_same(checkpoint_arrays.read_stored(folder, record), merged)

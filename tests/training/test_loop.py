@@ -842,7 +842,7 @@ def test_a_finished_run_is_extended(run, data, tmp_path, capsys):
   assert from_json((workdir / "config.json").read_text()).training.extended_at == "12"
   shutil.rmtree(workdir / "checkpoints" / "18")
   assert same(train(longer, workdir), state) and "extended" not in capsys.readouterr().out
-  with pytest.raises(UserError, match="training.steps is 18 there and 12 here"):
+  with pytest.raises(UserError, match=r"training\.steps is 18 there and 12 here"):
     train(tiny(data), workdir)
 
 

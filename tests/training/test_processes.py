@@ -1,9 +1,12 @@
 """Two processes of four devices each, through train.py: the run of one process, on a loopback address."""
 
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from said import PATIENCE
 
+from vae_jax.storage.checkpoint_arrays import read_stored
+from vae_jax.storage.verification import read_header
 from vae_jax.training.writers import TIMES
 
 ROOT = Path(__file__).parents[2]
 WORDS = (
-  "data.name=npz data.binarize=dynamic data.flip=true model.hidden=8 model.latent_dim=2 training.steps=6 "
+  "data.name=npz data.binarize=dynamic data.flip=true model.hidden=64 model.latent_dim=2 training.steps=6 "
   "training.batch_size=16 training.log_every=1 training.eval_every=3 training.checkpoint_every=3 "
   "training.steps_per_call=3 evaluation.batch_size=8 evaluation.pictures=4"
 )
@@ -26,9 +32,9 @@ WORDS = (
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
   folder = tmp_path_factory.mktemp("data")
-  random = np.random.default_rng(0)
+  noise = np.random.default_rng(0)
   for split, n in (("train", 40), ("validation", 11)):
-    images = random.integers(0, 256, size=(n, 5, 4, 1), dtype=np.uint8)
+    images = noise.integers(0, 256, size=(n, 5, 4, 1), dtype=np.uint8)
     np.savez(folder / f"{split}.npz", image=images)
   return folder
 
@@ -41,7 +47,7 @@ def start(data, workdir, devices, *extra, **variables):
   return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
 
 
-def ended(*processes, seconds=240):
+def ended(*processes, seconds=PATIENCE):
   """(status, output, errors) of each, once all have ended."""
   try:
     texts = [process.communicate(timeout=seconds) for process in processes]
@@ -59,9 +65,12 @@ def good(*processes):
 
 
 def free_port():
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    return free.getsockname()[1]
+  """Below those that systems give to connections (from 32768 on), so that none takes it until it is used."""
+  while True:
+    port = random.randint(20000, 32000)
+    with socket.socket() as free, contextlib.suppress(OSError):
+      free.bind(("127.0.0.1", port))
+      return port
 
 
 def pair(data, workdir, *extra, slurm=False):
@@ -77,7 +86,7 @@ def pair(data, workdir, *extra, slurm=False):
       yield start(data, workdir, 4, *place, *extra)
 
 
-def wait_for(log, seconds=200):
+def wait_for(log, seconds=PATIENCE):
   """For its first row."""
   deadline = time.monotonic() + seconds
   while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
@@ -115,23 +124,35 @@ def test_two_processes_make_the_run_of_one(data, alone, tmp_path, slurm):
   same(tmp_path / "run", alone)
 
 
+def assert_readable_unmerged(step):
+  """The parts of both processes hold all that was merged of them."""
+  record = read_header(step)["arrays"]
+  merged = read_stored(step, record)
+  (step / "manifest.ocdbt").unlink()
+  assert {path.name for path in step.glob("ocdbt.*")} == {"ocdbt.process_0", "ocdbt.process_1"}
+  for name, x in read_stored(step, record).items():
+    np.testing.assert_array_equal(x, merged[name], err_msg=name)
+
+
 def test_a_divided_state_is_saved_by_two_processes_and_continued_by_one(data, alone, tmp_path):
   run = tmp_path / "été [1]"  # a name that Orbax and tensorstore misread
   good(*pair(data, run, "--config.training.fsdp=true"))
   same(run, alone)
+  assert_readable_unmerged(run / "checkpoints" / "6")
   shutil.rmtree(run / "checkpoints" / "6")
   good(start(data, run, 1))
   same(run, alone)
 
 
-def test_sigterm_to_one_process_has_all_save_and_stop(data, alone, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_to_one_process_has_all_save_and_stop(data, tmp_path, number):
   run = tmp_path / "run"
   slowly = ["--config.training.steps_per_call=1", "--config.training.checkpoint_every=1000"]
   first, second = pair(data, run, *slowly, "--config.training.steps=1000000")
   wait_for(run / "metrics.jsonl")
-  second.terminate()
-  results = ended(first, second, seconds=60)
-  assert [status for status, *_ in results] == [143, 143], results
+  second.send_signal(number)
+  results = ended(first, second)
+  assert [status for status, *_ in results] == [143, 128 + number], results
   stopped = re.search(r"^stopped at step (\d+) of 1000000, which is saved", results[0][2], flags=re.MULTILINE)
   assert stopped and "stopped" not in results[1][2]
   step = int(stopped[1])
@@ -143,7 +164,7 @@ def test_when_one_process_dies_the_other_ends(data, tmp_path):
   first, second = pair(data, tmp_path / "run", "--config.training.steps=1000000")
   wait_for(tmp_path / "run" / "metrics.jsonl")
   second.kill()
-  (status, _, error), _ = ended(first, second, seconds=90)
+  (status, _, error), _ = ended(first, second)
   # In our words, or those of JAX, or of gloo, whichever notices first.
   words = ("another process is gone", "another task died", "gloo::")
   assert status != 0 and any(word in error for word in words), error
@@ -154,7 +175,7 @@ def test_when_one_process_is_refused_the_other_ends(data, tmp_path):
   place = [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
   first = start(data, tmp_path / "run", 4, *place, "--process=0")
   second = start(tmp_path / "nothing", tmp_path / "run", 4, *place, "--process=1")
-  (status, *_), (refused, _, error) = ended(first, second, seconds=100)
+  (status, *_), (refused, _, error) = ended(first, second)
   # The first by our line, or by JAX's or gloo's end of the process, whichever is first.
   assert status != 0 and refused == 2
   assert error.splitlines()[-1].startswith("error: process 1 of 2: ") and "nothing" in error

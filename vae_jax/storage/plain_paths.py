@@ -68,8 +68,8 @@ def plain_path(folder: Path) -> Iterator[Path]:
   except OSError as error:
     reason = error.strerror or error
     raise UserError(
-      f"{printable(str(folder))} needs a temporary link, as its name has other characters than A-Z a-z 0-9 . _ - /, and "
-      f"none can be made ({reason}); choose another --workdir, or set TMPDIR to a folder that can be written"
+      f"{printable(str(folder))} needs a temporary link, as it has other characters than A-Z a-z 0-9 . _ - /, and none "
+      f"can be made ({reason}); choose another --workdir, or set TMPDIR to a folder that can be written"
     ) from error
   with links:
     yield link

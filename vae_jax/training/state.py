@@ -72,8 +72,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   of two axes and more; for biases and scales Adam with Nesterov momentum (NAdam, Dozat 2016) at the same learning rate.
   Muon costs a few products of each kernel with itself: it pays at large batches, and wants a learning rate near 0.02.
 
-  Weight decay (Loshchilov & Hutter 2019) reaches kernels alone: it would draw a likelihood's sigma towards 1, scales and
-  codes towards 0. `training.decayed` = "all" is the rule of older runs.
+  Weight decay (Loshchilov & Hutter 2019) reaches kernels alone: it would draw a likelihood's sigma towards 1, and
+  scales and codes towards 0. `training.decayed` = "all" is the rule of older runs.
   """
   transforms = [_muon(config) if config.optimizer == "muon" else optax.scale_by_adam(eps=config.adam_eps)]
   if config.clip_norm > 0:

@@ -1,0 +1,63 @@
+"""Signals: which ask a run to stop, which stop it at once, and what becomes of its output."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from vae_jax.progress import tell
+from vae_jax.training.stopping import SIGNALS, Request
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_asks_and_its_repetition_changes_nothing(number, capsys):
+  """A closed terminal sends SIGHUP, and its shell another."""
+  before = signal.getsignal(number)
+  with Request() as request:
+    assert request.stops() is None
+    signal.raise_signal(number)
+    assert request.stops() == number
+    if number != signal.SIGINT:
+      signal.raise_signal(number)
+      assert request.stops() == number
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
+  assert signal.getsignal(number) == before
+  assert capsys.readouterr().err.count("stopping after this step") == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows")
+def test_a_run_under_nohup_goes_on():
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    with Request() as request:
+      signal.raise_signal(signal.SIGHUP)
+      assert request.stops() is None
+  finally:
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="Windows")
+def test_a_closed_terminal_takes_no_more_output(monkeypatch):
+  ours, theirs = os.openpty()
+  with os.fdopen(theirs, "w") as terminal:
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    os.close(ours)
+    with pytest.raises(OSError, match="Input/output error"):
+      print("x", file=terminal, flush=True)
+    with Request() as request:
+      signal.raise_signal(signal.SIGHUP)
+      assert request.stops() == signal.SIGHUP
+    print("the last line of the run", file=terminal, flush=True)
+
+
+def test_a_closed_pipe_takes_no_more_output(monkeypatch):
+  """`train.py | head -0`: the run goes on."""
+  reader, writer = os.pipe()
+  os.close(reader)
+  with os.fdopen(writer, "w") as pipe:
+    monkeypatch.setattr(sys, "stdout", pipe)
+    tell("lost")
+    print("lost too", flush=True)
