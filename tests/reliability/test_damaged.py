@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from said import PATIENCE, unexpected
 
 import vae_jax
 from vae_jax.configuration import apply_overrides, base_config, to_json
@@ -54,14 +55,14 @@ def start(data, workdir, *extra):
 
 
 def call(data, workdir, *extra, status=0):
-  """The lines of standard error that do not tell of progress, once the exit status is checked."""
+  """The lines of standard error that do not tell of a start or of progress, once the exit status is checked."""
   process = start(data, workdir, *extra)
   try:
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=PATIENCE)
   finally:
     process.kill()
   assert process.returncode == status, errors
-  return [line for line in errors.splitlines() if not line.startswith("step ")]
+  return unexpected(errors)
 
 
 def result(workdir):

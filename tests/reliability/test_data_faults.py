@@ -27,6 +27,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from said import PATIENCE
 
 from vae_jax import evaluation
 from vae_jax.configuration import apply_overrides, base_config
@@ -272,7 +273,7 @@ def test_a_run_that_is_refused_says_so_in_one_line_whatever_the_names(tmp_path):
   done = subprocess.run(
     [sys.executable, str(ROOT / "train.py"), "--workdir", str(tmp_path / "run"), "--config.data.name=folder",
      f"--config.data.dir={tmp_path / 'in'}", "--config.data.max_bad=0", "--config.model.likelihood=gaussian"],
-    capture_output=True, timeout=300, env=os.environ | {"PYTHONUTF8": "1", "JAX_PLATFORMS": "cpu"},
+    capture_output=True, timeout=PATIENCE, env=os.environ | {"PYTHONUTF8": "1", "JAX_PLATFORMS": "cpu"},
   )  # fmt: skip
   assert (done.returncode, done.stdout) == (2, b""), done.stderr
   assert done.stderr.startswith(b"error: more than data.max_bad=0") and done.stderr.count(b"\n") == 1
@@ -594,14 +595,22 @@ def test_a_disk_that_fills_up_while_data_is_prepared(tmp_path, cache):
 
 
 PREPARE = """
-import hashlib, sys, time
+import hashlib, os, sys, time
+from pathlib import Path
 from vae_jax.configuration import base_config
 from vae_jax.data import images
 from vae_jax.data.sources import open_source
 read = images.read_file
-images.read_file = lambda path: (time.sleep(0.03), read(path))[1]  # a slow disk
+folder, gate, cache = sys.argv[1], Path(sys.argv[2]), Path(os.environ["VAE_JAX_DATA"])
+
+def slow(path):  # once a file is being written, waits until the gate is open
+  while any(p.is_file() for p in cache.glob("**/incomplete.*/**/*")) and not gate.exists():
+    time.sleep(0.01)
+  return read(path)
+
+images.read_file = slow
 data = base_config().data
-data.update(name="folder", dir=sys.argv[1])
+data.update(name="folder", dir=folder)
 print(hashlib.sha256(open_source(data, "train").load_all()["image"].tobytes()).hexdigest())
 """
 
@@ -611,10 +620,14 @@ def test_a_preparation_that_is_killed_and_two_at_once(tmp_path, cache):
   folder.mkdir()
   for i in range(60):
     (folder / f"{i}.png").write_bytes(encoded())
+  gate = tmp_path / "gate"
 
   def start():
     return subprocess.Popen(
-      [sys.executable, "-c", PREPARE, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+      [sys.executable, "-c", PREPARE, str(folder), str(gate)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
     )
 
   def started(before=()):
@@ -637,8 +650,9 @@ def test_a_preparation_that_is_killed_and_two_at_once(tmp_path, cache):
   try:
     assert "waiting for another process" in second.stderr.readline()
   finally:
+    gate.touch()
     first.send_signal(signal.SIGCONT)
-  ended = [process.communicate(timeout=300) for process in (first, second)]
+  ended = [process.communicate(timeout=PATIENCE) for process in (first, second)]
   assert [first.returncode, second.returncode] == [0, 0], ended
   assert ended[0][0] == ended[1][0] and len(ended[0][0].strip()) == 64
   assert len(below(cache, builders.VERSION)) == 1 and not left(cache)

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from said import PATIENCE, unexpected
 
 from vae_jax import cli, evaluation, pictures
 from vae_jax.configuration import apply_overrides, base_config
@@ -117,9 +118,9 @@ def call(data, workdir, *extra, status=0):
   words = [f"--config.{word}" for word in (*WORDS.split(), f"data.dir={data}", *extra)]
   command = [sys.executable, str(ROOT / "train.py"), "--workdir", str(workdir), *words]
   environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-  done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=100)
+  done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
   assert done.returncode == status, done.stderr
-  return [line for line in done.stderr.splitlines() if not line.startswith("step ")]
+  return unexpected(done.stderr)
 
 
 def rows(workdir):
@@ -201,7 +202,7 @@ def test_a_log_of_progress_that_cannot_be_written_is_not_worth_a_run(data, whole
   command = [sys.executable, str(ROOT / "train.py"), "--workdir", str(tmp_path / "run"), *words]
   environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
   with open("/dev/full", "w") as full:
-    subprocess.run(command, env=environment, stderr=full, stdout=subprocess.PIPE, cwd=ROOT, timeout=100)
+    subprocess.run(command, env=environment, stderr=full, stdout=subprocess.PIPE, cwd=ROOT, timeout=PATIENCE)
   assert rows(tmp_path / "run") == rows(whole) and state(tmp_path / "run") == state(whole)
 
 
@@ -259,7 +260,7 @@ def test_a_save_without_room(disk, capfd, caplog, monkeypatch, looks, options):
     jax.tree.map(np.testing.assert_array_equal, restored, trees[3 if step == 9 else step])
   assert capfd.readouterr() == ("", "") and not caplog.records
   idle = ("asyncio", "metadata_store")  # of pools, which end with the process
-  deadline = time.monotonic() + 20
+  deadline = time.monotonic() + PATIENCE
   while waiting := [t for t in set(threading.enumerate()) - threads if not t.name.startswith(idle)]:
     assert time.monotonic() < deadline, waiting  # the process could not end
     time.sleep(0.05)

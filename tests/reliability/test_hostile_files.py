@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from said import PATIENCE
 from test_mutated_files import (
   BEFORE,
   CONFIG,
@@ -67,7 +68,7 @@ def refused(*words):
   line = str(error.value)
   assert "\n" not in line and len(line) < 1000, line
   assert all(word in line for word in words), line
-  assert spent < 3, spent  # a second; three where something is compiled for the first time
+  assert spent < 10, spent  # far from what a decompression or a loop of minutes would take, on any machine
 
 
 @contextlib.contextmanager
@@ -300,7 +301,7 @@ def test_loading_runs_nothing_in_the_folder(run, tmp_path, marker, monkeypatch):
     env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=PATIENCE,
   )
   assert done.returncode == 0, done.stderr
   assert (folder / "evaluation" / "sample_num-1.png").exists()

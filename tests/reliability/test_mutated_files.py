@@ -32,7 +32,7 @@ from vae_jax.storage import exported as pretrained
 from vae_jax.storage.weight_files import read_arrays
 from vae_jax.types import image_spec
 
-SECONDS, MIB = 1, 500  # that a reader may take
+SECONDS, MIB = 10, 500  # that a reader may take
 
 # --- the files, opcode by opcode where their own libraries are not at hand --------------------------------------------
 

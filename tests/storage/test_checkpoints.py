@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-import time
+import threading
 
 import flax.struct
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+from said import PATIENCE
 
 from vae_jax.errors import UserError
 from vae_jax.storage import checkpoint_arrays, checkpoints, verification
@@ -150,11 +151,12 @@ def test_what_happens_after_save_is_not_saved(tmp_path):
 
 
 def test_saving_is_in_the_background(tmp_path, monkeypatch):
-  slow = checkpoints.checksum
-  monkeypatch.setattr(checkpoints, "checksum", lambda path: time.sleep(0.1) or slow(path))
+  original, looked = checkpoints.checksum, threading.Event()
+  monkeypatch.setattr(checkpoints, "checksum", lambda path: (looked.wait(PATIENCE), original(path))[1])
   with Checkpoints(tmp_path) as store:
     store.save(1, make_state(), meta={})
     assert store.steps() == [] and store.latest() is None  # still being written
+    looked.set()
     store.wait()
     assert store.steps() == [1]
 

@@ -1,7 +1,9 @@
 """Two processes of four devices each, through train.py: the run of one process, on a loopback address."""
 
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from said import PATIENCE
 
 from vae_jax.storage.checkpoint_arrays import read_stored
 from vae_jax.storage.verification import read_header
@@ -29,9 +32,9 @@ WORDS = (
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
   folder = tmp_path_factory.mktemp("data")
-  random = np.random.default_rng(0)
+  noise = np.random.default_rng(0)
   for split, n in (("train", 40), ("validation", 11)):
-    images = random.integers(0, 256, size=(n, 5, 4, 1), dtype=np.uint8)
+    images = noise.integers(0, 256, size=(n, 5, 4, 1), dtype=np.uint8)
     np.savez(folder / f"{split}.npz", image=images)
   return folder
 
@@ -44,7 +47,7 @@ def start(data, workdir, devices, *extra, **variables):
   return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
 
 
-def ended(*processes, seconds=240):
+def ended(*processes, seconds=PATIENCE):
   """(status, output, errors) of each, once all have ended."""
   try:
     texts = [process.communicate(timeout=seconds) for process in processes]
@@ -62,9 +65,12 @@ def good(*processes):
 
 
 def free_port():
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    return free.getsockname()[1]
+  """Below those that systems give to connections (from 32768 on), so that none takes it until it is used."""
+  while True:
+    port = random.randint(20000, 32000)
+    with socket.socket() as free, contextlib.suppress(OSError):
+      free.bind(("127.0.0.1", port))
+      return port
 
 
 def pair(data, workdir, *extra, slurm=False):
@@ -80,7 +86,7 @@ def pair(data, workdir, *extra, slurm=False):
       yield start(data, workdir, 4, *place, *extra)
 
 
-def wait_for(log, seconds=200):
+def wait_for(log, seconds=PATIENCE):
   """For its first row."""
   deadline = time.monotonic() + seconds
   while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
@@ -145,7 +151,7 @@ def test_a_signal_to_one_process_has_all_save_and_stop(data, tmp_path, number):
   first, second = pair(data, run, *slowly, "--config.training.steps=1000000")
   wait_for(run / "metrics.jsonl")
   second.send_signal(number)
-  results = ended(first, second, seconds=60)
+  results = ended(first, second)
   assert [status for status, *_ in results] == [143, 128 + number], results
   stopped = re.search(r"^stopped at step (\d+) of 1000000, which is saved", results[0][2], flags=re.MULTILINE)
   assert stopped and "stopped" not in results[1][2]
@@ -158,7 +164,7 @@ def test_when_one_process_dies_the_other_ends(data, tmp_path):
   first, second = pair(data, tmp_path / "run", "--config.training.steps=1000000")
   wait_for(tmp_path / "run" / "metrics.jsonl")
   second.kill()
-  (status, _, error), _ = ended(first, second, seconds=90)
+  (status, _, error), _ = ended(first, second)
   # In our words, or those of JAX, or of gloo, whichever notices first.
   words = ("another process is gone", "another task died", "gloo::")
   assert status != 0 and any(word in error for word in words), error
@@ -169,7 +175,7 @@ def test_when_one_process_is_refused_the_other_ends(data, tmp_path):
   place = [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
   first = start(data, tmp_path / "run", 4, *place, "--process=0")
   second = start(tmp_path / "nothing", tmp_path / "run", 4, *place, "--process=1")
-  (status, *_), (refused, _, error) = ended(first, second, seconds=100)
+  (status, *_), (refused, _, error) = ended(first, second)
   # The first by our line, or by JAX's or gloo's end of the process, whichever is first.
   assert status != 0 and refused == 2
   assert error.splitlines()[-1].startswith("error: process 1 of 2: ") and "nothing" in error
