@@ -245,7 +245,7 @@ def execute(folder: Path, page: str, words: list[str]) -> list[str]:
   start_of = {"python": [sys.executable], "vae-jax": [sys.executable, "-m", "vae_jax"]}
   real = [*start_of.get(words[0], words[:1]), *words[1:]]
   result = subprocess.run(real, cwd=folder, env=quick(folder), capture_output=True, text=True, timeout=600)
-  shown = " ".join(words) if len(words[-1]) < 200 else "the Python examples"
+  shown = "the Python examples" if "-c" in words else " ".join(words)
   print(f"{time.monotonic() - start:5.1f} s  {page}: {shown}", flush=True)
   if result.returncode == 0:
     return []
