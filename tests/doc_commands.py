@@ -6,7 +6,7 @@
 Each command is one of: run here; parsed only (by tests/test_docs.py, which checks flags, files and keys); or left out,
 with the reason in `REASONS`. A command that is none of these fails the tests.
 
-Rule for a small size: training has 2 steps on 4 images, and data sets are stand-ins of a few images with the names that
+Rule for a small size: training has 2 steps (3 where the command says how many) on 4 images, and data sets are stand-ins of a few images with the names that
 the pages use. `smaller` is the rule for each command.
 """
 
@@ -131,7 +131,8 @@ def smaller(words: tuple[str, ...], config=None) -> list[str]:
   if "--help" in words or not arguments(words)[0]:
     return small
   if config is not None:
-    sizes = {"steps": 2, "batch_size": 4, "steps_per_call": 1, "log_every": 1, "eval_every": 2}
+    steps = 3 if "--config.training.steps=" in " ".join(words) else 2  # so that a run can be extended
+    sizes = {"steps": steps, "batch_size": 4, "steps_per_call": 1, "log_every": 1, "eval_every": 2}
     sizes |= {"checkpoint_every": 2}
     small += [f"--config.training.{key}={value}" for key, value in sizes.items()]
     small += ["--config.evaluation.samples=2", "--config.evaluation.pictures=2"]
