@@ -42,6 +42,7 @@ REASONS = {
   r"^(python -m )?pytest\b": "the tests are a job of their own; the paths are checked",
   r"^python benchmarks/": "takes minutes to hours or needs PyTorch; file and flags are checked",
   r"^python tests/doc_commands.py": "is this program",
+  r"^python tests/flipped_bits.py": "takes minutes",
   r"^sphinx-build ": "is run by .ci/run after this program",
   r"--coordinator": "needs several machines; tests/training/test_processes.py runs two processes",
   r"^python train.py --config configs/superres_pets.py$": "downloads Oxford-IIIT Pet",
