@@ -178,7 +178,7 @@ def test_full_at_the_first_save(data, whole, disk):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("inodes", [12, 40, 52])
-def test_no_room_for_one_more_file(data, whole, disk, inodes):
+def test_no_inode_for_one_more_file(data, whole, disk, inodes):
   """Wherever it strikes: one line about a checkpoint or a row, maybe a warning before it, or the whole run."""
   small = disk(f"size=64m,nr_inodes={inodes}")
   run = small.folder / "run"
@@ -206,7 +206,7 @@ def test_a_log_of_progress_that_cannot_be_written_is_not_worth_a_run(data, whole
   assert rows(tmp_path / "run") == rows(whole) and state(tmp_path / "run") == state(whole)
 
 
-def test_no_room_to_begin(data, disk):
+def test_a_disk_too_full_to_begin(data, disk):
   small = disk("size=1m")
   small.fill()
   before = sorted(p.name for p in small.folder.iterdir())
@@ -225,13 +225,13 @@ def test_no_room_to_begin(data, disk):
 @pytest.mark.parametrize(
   "options", ["size=3m", "size=1m", *(f"size=9m,nr_inodes={n}" for n in (2, 3, 26, 30))]
 )
-def test_a_save_without_room(disk, capfd, caplog, monkeypatch, looks, options):
+def test_a_save_that_does_not_fit(disk, capfd, caplog, monkeypatch, looks, options):
   """Whatever cannot be written, a folder or the end of a file: one line, the earlier steps, no thread left waiting.
 
   looks: whether it is noticed before, or in the middle, as where others fill the disk or a quota ends.
   """
   if not looks:
-    monkeypatch.setattr(checkpoints, "_check_room", lambda folder, arrays: None)
+    monkeypatch.setattr(checkpoints, "_check_space", lambda folder, arrays: None)
   threads = set(threading.enumerate())
   noise = np.random.default_rng(0)
   trees = {step: {f"a{i}": noise.standard_normal(1500) for i in range(100)} for step in range(1, 7)}
@@ -414,7 +414,7 @@ def big_weights(path):
 
 
 @pytest.mark.parametrize("write", [big_text, big_picture, big_arrays, big_weights])
-def test_a_file_that_has_no_room_leaves_the_one_before(disk, write):
+def test_a_file_that_does_not_fit_leaves_the_one_before(disk, write):
   small = disk("size=200k")
   path = small.folder / "out" / pretrained.WEIGHTS
   write_whole(path, lambda file: file.write(b"before"))

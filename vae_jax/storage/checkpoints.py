@@ -164,7 +164,7 @@ class Checkpoints:
       if jax.process_index() == 0:
         if path.is_dir():
           self._remove(step)
-        _check_room(self.folder, arrays)
+        _check_space(self.folder, arrays)
       self._writer.save(self._path / str(step), args=ocp.args.PyTreeSave(nest(stored)), force=True)
     except Exception as error:
       raise self._not_written(error) from error
@@ -186,7 +186,7 @@ class Checkpoints:
       self._open_writer()
     try:
       if jax.process_index() == 0:
-        _check_room(self.folder, flat(like))
+        _check_space(self.folder, flat(like))
       self._writer.save(self._path / _TRIAL, args=ocp.args.PyTreeSave(trial), force=True)
       self._writer.wait_until_finished()
       if jax.process_index() == 0:
@@ -377,7 +377,7 @@ def _to_host(state: Any) -> dict[str, Any]:
   return {name: copy(x) for name, x in leaves.items()}
 
 
-def _check_room(folder: Path, arrays: dict[str, Any]) -> None:
+def _check_space(folder: Path, arrays: dict[str, Any]) -> None:
   """Raises OSError where there is no space for the arrays: better than to find out with half of them written."""
   if not hasattr(os, "statvfs"):
     return
