@@ -48,7 +48,7 @@ REASONS = {
   r"^python train.py --config configs/superres_pets.py$": "downloads Oxford-IIIT Pet",
   r"--workdir runs/superres_pets ": "its run downloads Oxford-IIIT Pet",
   r"^python -c .": "a measurement of import time",
-  r"^python -[cm]$": "names a way to start Python, not a command",
+  r"^python -[cm]( vae_jax)?$": "names a way to start Python, not a command",
 }
 
 
