@@ -6,8 +6,8 @@
 Each command is one of: run here; parsed only (by tests/test_docs.py, which checks flags, files and keys); or left out,
 with the reason in `REASONS`. A command that is none of these fails the tests.
 
-Rule for a small size: training has 2 steps (3 where the command says how many) on 4 images, and data sets are stand-ins of a few images with the names that
-the pages use. `smaller` is the rule for each command.
+Rule for a small size: training has 2 steps (3 where the command says how many) on 4 images, and data sets are
+stand-ins of a few images with the names that the pages use. `smaller` is the rule for each command.
 """
 
 import ast

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# What XLA's CPU backend gives to the library YNNPACK unless told, but for convolutions: jaxlib 0.10 gives it those too,
+# What XLA's CPU backend gives to the library YNNPACK by default, but for convolutions: jaxlib 0.10 gives it those too,
 # where they are 1.2 (forward) to 5 times (gradients of kernels) slower than XLA's own.
 _OPTIONS = {
   "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"

@@ -211,7 +211,7 @@ def _checked(variables: Variables, meta: dict[str, Any], where: str) -> Run:
 
 
 def _spec(meta: dict[str, Any]) -> Spec:
-  """The spec that a file tells of; before format 2 it told the shapes of images alone. Raises ValueError."""
+  """Returns the spec that a file states; before format 2 it had the shapes of images alone. Raises ValueError."""
   shape, given = _shape(meta["image_shape"]), _shape(meta["input_shape"])
   if "spec" not in meta:
     return image_spec(shape, given)

@@ -396,7 +396,7 @@ def test_a_hostile_header_is_damage(written, tmp_path, case, capfd):
   reason = refused(folder)
   assert "3 is damaged (" in reason
   late = ("another step", "a very long file", "no files", "an unknown array", "an array elsewhere")
-  assert "is not what it should be" in reason or "tells of" in reason or case in late
+  assert "is not what it should be" in reason or "claims" in reason or case in late
   assert set(tmp_path.rglob("*")) == before
   out, err = capfd.readouterr()
   assert "Traceback" not in out + err
@@ -452,7 +452,7 @@ def test_a_huge_header_is_not_read(written, tmp_path):
 
 
 def test_an_absurd_shape_takes_no_memory(written, tmp_path):
-  """Neither one in the header, nor one of an array or a chunk as stored, under a header that tells of 8 bytes."""
+  """Neither one in the header, nor one of an array or a chunk as stored, under a header that claims 8 bytes."""
   import resource
 
   import tensorstore as ts

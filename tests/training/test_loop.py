@@ -610,7 +610,7 @@ def test_parameters_that_are_not_finite_never_replace_a_good_checkpoint(data, tm
   assert "step 8 is not saved: its parameters are not finite" in capsys.readouterr().err
 
 
-def test_posterior_collapse_is_told_with_its_remedy(data, tmp_path, capsys):
+def test_posterior_collapse_is_reported_with_its_remedy(data, tmp_path, capsys):
   ramp = ("objective.beta_schedule=linear", "objective.beta_steps=6")
   train(tiny(data, "objective.beta=1000", "training.learning_rate=0.1", *ramp), tmp_path)
   said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: posterior")]

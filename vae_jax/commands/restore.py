@@ -1,4 +1,4 @@
-"""Restores a person's photographs."""
+"""Restores your photographs."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def lzw_bytes(data: bytes, bits: int, tiff: bool = False) -> int:
 
 
 def _check_gif(content: bytes) -> None:
-  """Of the first picture: its strings make its pixels."""
+  """Checks that the strings of the first picture make all of its pixels."""
   try:
     at = 13 + _colours(content[10])
     while content[at] != 0x2C:  # an extension stands before it

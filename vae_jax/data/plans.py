@@ -1,7 +1,7 @@
 """A config -> what a data set of our own is made of. Nothing is written here.
 
 `plan(data)` gives encoded images, example by example, for `builders` to store; `look(data)` lists the files of a
-folder, and tells when they have changed.
+folder, and notices when they have changed.
 """
 
 from __future__ import annotations

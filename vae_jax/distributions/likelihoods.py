@@ -290,7 +290,7 @@ def _flat(params: ArrayLike, image: ArrayLike, c: int) -> tuple[Array, Array]:
 def _clip(x: Array, low: float, high: float) -> Array:
   """x within [low, high], where a gradient still leads back into the range.
 
-  That of jnp.clip is zero outside, so a loss on the mean image alone could never correct a pixel that left the range.
+  The gradient of jnp.clip is zero outside, so a loss on the mean image alone could never correct a pixel outside.
   """
   return jnp.clip(x, low, high)
 

@@ -63,7 +63,7 @@ def benchmark_folder(
 ) -> dict[str, Any]:
   """Scores a folder of clean photographs into `output` (.json), a contact sheet beside it (.png); returns the scores.
 
-  See `benchmark.benchmark`. With samples >= 2 also how well the map of uncertainty, of so many draws, tells the error.
+  See `benchmark.benchmark`. With samples >= 2, the scores also say how well the map of uncertainty predicts the error.
   """
   model.require("restore")
   if samples:

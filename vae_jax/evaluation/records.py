@@ -52,7 +52,7 @@ def describe(model: TrainedVAE, split: str) -> dict[str, Any]:
 
 
 class Digest:
-  """Of the records that pass by: a digest of their images and labels, in order, whatever the batches.
+  """Computes a digest of the images and labels of records, in order, independent of the batches.
 
   Images are those before noise and binarisation, at the size that the model sees.
   """

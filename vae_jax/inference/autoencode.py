@@ -62,7 +62,7 @@ class Autoencodes(Generates):
     return self._encode(self.variables, self._batch(images, condition))
 
   def reconstruct(self, images: ArrayLike, **condition: Any) -> Float[Array, "n h2 w2 c"]:
-    """What the model gives back of images, nothing drawn, in [0, 1]; of one that restores, `restore(images)`.
+    """Returns reconstructions of images in [0, 1], without random draws; for restoration models, `restore(images)`.
 
     Raises UserError where the family gives no images back.
     """

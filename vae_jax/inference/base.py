@@ -68,14 +68,14 @@ class Base:
 
   @property
   def params(self) -> Params:
-    """What was trained; `variables` has what the model keeps besides."""
+    """Returns the trained parameters; `variables` also has what the model keeps beside them."""
     return self.variables["params"]
 
   def _method(self, name: str) -> Callable[..., Any]:
     return standard()(jit(lambda variables, *args: self.module.apply(variables, *args, method=name)))
 
   def can(self, ability: str) -> bool:
-    """Whether the model can do something: a key of `models.contract.ABILITIES`."""
+    """Returns whether the model can do something: a key of `models.contract.ABILITIES`."""
     return ability in self.module.can
 
   def require(self, ability: str) -> None:

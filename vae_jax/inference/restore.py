@@ -42,7 +42,7 @@ class Restores(Autoencodes):
     return self.module.apply(variables, eps, {"degraded": images}, method="generate")
 
   def restore(self, images: ArrayLike, key: Key | int | None = None, samples: int = 1) -> Array:
-    """What degraded images may have been: denoised, up-scaled, enhanced, as the run was trained to.
+    """Restores degraded images: denoises, enlarges or enhances them, as the run was trained to.
 
     Args:
       images: [n, h, w, c], uint8 or float, about [0, 1] (noise is not clipped). Any height and width for a

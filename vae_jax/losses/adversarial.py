@@ -14,7 +14,7 @@ from vae_jax.types import Array, ArrayLike
 def discriminator_hinge_loss(real: ArrayLike, fake: ArrayLike) -> Array:
   """mean max(0, 1 - real) + mean max(0, 1 + fake): logits [b, ...] of real images and of others -> float32 [b].
 
-  0 where all are told apart with a margin of 1; 2 at logits of 0. Raises ValueError where the shapes differ.
+  0 where all are separated with a margin of 1; 2 at logits of 0. Raises ValueError where the shapes differ.
   """
   if jnp.shape(real) != jnp.shape(fake):
     raise ValueError(f"logits of shapes {jnp.shape(real)} and {jnp.shape(fake)} differ")

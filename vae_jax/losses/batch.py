@@ -123,7 +123,7 @@ def dip_penalty(
   if kind not in DIP_KINDS:
     raise UserError(f"dip_penalty of kind {kind!r} is unknown{nearest(kind, DIP_KINDS, what='kinds')}")
   centred = mean - mean.mean(axis=0, keepdims=True)
-  # In full float32, which is not what accelerators multiply matrices in unless told.
+  # In full float32, which is not the default of accelerators.
   covariance = jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST) / len(mean)
   variances = jnp.diagonal(covariance)
   others = jnp.sum(jnp.square(covariance * (1.0 - jnp.eye(len(covariance), dtype=jnp.float32))))

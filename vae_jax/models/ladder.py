@@ -15,7 +15,7 @@ Eps = tuple[Array, ...]  # standard normal noise, one array a scale, coarse firs
 
 
 class Convolutions(nn.Module):
-  """What the parts below share: widths and types, and a convolution, 3x3 unless told."""
+  """What the parts below share: widths and types, and a convolution, 3x3 by default."""
 
   channels: tuple[int, ...]
   blocks: int

@@ -290,7 +290,7 @@ def compare(
   subset_size: int = 1000,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Returns the distances between two sets of images, with what is needed to tell them from others.
+  """Returns the distances between two sets of images, with what identifies how they were measured.
 
   Args:
     real, fake: of `image_features`, under one protocol; `real` also of `load_reference`.

@@ -181,7 +181,7 @@ class AlexNet(FeatureNetwork):
 class ResNet50(FeatureNetwork):
   """ResNet-50 (He et al. 2016): bottleneck blocks, activation after the sum.
 
-  Taps: relu1, pool1, layer{s}_{i} (the output of block i, from 0), layer{s} (that of the stage's last block).
+  Taps: relu1, pool1, layer{s}_{i} (the output of block i, from 0), layer{s} (the output of the stage's last block).
   Parameters: conv1, bn1, layer{s}_{i}_conv{1,2,3}, layer{s}_{i}_bn{1,2,3}, layer{s}_0_downsample_conv, ..._bn.
   variant: "torchvision" halves in the block's 3x3 convolution (called v1.5) and has no convolution biases; "keras"
   halves in the first 1x1, as the paper, with biases and epsilon 1.001e-5; its weights want preprocessing "caffe".

@@ -77,7 +77,10 @@ def load_weights(
   if missing := [key for key, entry in entries.items() if entry.unit < end and key not in arrays]:
     raise UserError(f"{path} lacks arrays of {network}: {show(missing)}{guess(arrays, network)}")
 
-  for key, entry in entries.items():  # those not needed too: they tell torchvision's Inception from FID's
+  for (
+    key,
+    entry,
+  ) in entries.items():  # those not needed too: they distinguish torchvision's Inception from FID's
     if key in arrays and arrays[key].shape != entry.shape:
       held = f"{key!r} in shape {arrays[key].shape}, where {network} has {entry.shape}"
       raise UserError(f"{path} has {held}{guess(arrays, network)}")

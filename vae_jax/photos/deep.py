@@ -123,7 +123,7 @@ def unturned(content: bytes) -> bytes:
 
 
 def grey_alpha_header(content: bytes) -> bytes | None:
-  """Of a TIFF of 16-bit grey with alpha, which neither Pillow nor OpenCV opens: the same, said to have 8 bits.
+  """Returns a TIFF of 16-bit grey with alpha, which neither Pillow nor OpenCV opens, with 8 bits in its header.
 
   Its header and metadata can then be read by Pillow, its pixels with `read_grey_alpha`. None for any other file.
   """

@@ -253,7 +253,7 @@ def _job(source: Path, main: Path, samples: int) -> _Job:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-  """What tells one file from another; None where it cannot be asked (a broken link, which fails when it is read)."""
+  """Returns what identifies a file; None where that cannot be read (a broken link, which fails later)."""
   try:
     status = path.stat()
   except OSError:

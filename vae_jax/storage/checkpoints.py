@@ -193,10 +193,10 @@ class Checkpoints:
         compare_stored(path, trial)
         shutil.rmtree(path)
     except Exception as error:
-      told = self._not_written(error)
+      failure = self._not_written(error)
       with contextlib.suppress(OSError):  # a run that was refused before its first step leaves no folder
         self.folder.rmdir()
-      raise told from error
+      raise failure from error
 
   def restore(
     self, step: int | None = None, like: Any = None, only: str | tuple[str, ...] | None = None
@@ -288,7 +288,9 @@ class Checkpoints:
 
   def _close_writer(self) -> None:
     if self._writer is not None:
-      with contextlib.suppress(Exception):  # what failed has been told, maybe not by all threads that noticed
+      with contextlib.suppress(
+        Exception
+      ):  # the failure has been reported, maybe not by all threads that noticed
         self._writer.close()
       self._writer = None
       self._open.close()

@@ -1,7 +1,7 @@
 """Whether a checkpoint is whole: its header `checkpoint.json`, the sizes and the checksums of its files.
 
 A folder may come from a stranger: every part of the header is checked before it is used, files are looked for inside
-the step's folder alone, and no memory is taken that the sizes of the files do not account for. Checksums tell damage,
+the step's folder alone, and no memory is taken that the sizes of the files do not account for. Checksums detect damage,
 not malice. `checkpoints.py` says what the folder holds.
 """
 
@@ -143,7 +143,7 @@ def size_of(file: Path) -> int:
 def verify(path: Path) -> dict:
   """Returns the header, once every file has the size and the checksum that it had when it was written.
 
-  Raises Damaged where one has not, or where the header tells of more than the files can hold.
+  Raises Damaged where one has not, or where the header claims more than the files can hold.
   """
   header = read_header(path)
   for name, (size, crc) in header["files"].items():
@@ -162,7 +162,7 @@ def verify(path: Path) -> dict:
     math.prod(shape) * jax.numpy.dtype(dtype).itemsize for shape, dtype in header["arrays"].values()
   )
   if claimed > max(_FREE_BYTES, _MAX_RATIO * stored):
-    raise Damaged(f"{HEADER} tells of {claimed} bytes of arrays, its files have {stored}")
+    raise Damaged(f"{HEADER} claims {claimed} bytes of arrays, its files have {stored}")
   return header
 
 

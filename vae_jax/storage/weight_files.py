@@ -1,7 +1,7 @@
 """A file of arrays -> {name: array}, without running anything that the file says. Knows nothing of networks.
 
-`read_arrays` tells the format by the first bytes. `torch_files.py`, `keras_files.py` and `pickles.py` read theirs; .npz
-and safetensors are read here. What a file declares (sizes, shapes, offsets) is checked against what it
+`read_arrays` recognises the format by its first bytes. `torch_files.py`, `keras_files.py` and `pickles.py` read
+theirs; .npz and safetensors are read here. What a file declares (sizes, shapes, offsets) is checked against what it
 holds before memory is taken.
 """
 
@@ -46,7 +46,7 @@ class Arrays(NamedTuple):
 
 
 def read_arrays(path: str | Path, sha256: str | None = None) -> Arrays:
-  """Reads any of `KNOWN`, told apart by content; bfloat16 comes out as float32, other types as they are.
+  """Reads any of `KNOWN`, recognised by content; bfloat16 comes out as float32, other types as they are.
 
   sha256: the digest expected, or its first 8 or more hexadecimal digits.
 

@@ -51,7 +51,7 @@ def begin(parts: Parts, workdir: Path) -> None:
 
 
 def compilation(parts: Parts, tell: Callable[[str], None], arguments: tuple[Any, ...]) -> None:
-  """Compiles the training call for these arguments, and tells what the model is and how long that took.
+  """Compiles the training call for these arguments, and reports the model and how long that took.
 
   A training call that cannot be compiled ahead (pmap) is compiled by its first call.
   """
@@ -78,7 +78,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def count_parameters(like: TrainState) -> int:
-  """Of the model, without what it keeps beside them; from a state or its shapes."""
+  """Counts the parameters of a model, from a state or its shapes."""
   return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(like.params))
 
 

@@ -132,7 +132,7 @@ class _Clock:
 
 
 def _collapse(active: float, model: Family, step: int, objective: ConfigDict) -> str | None:
-  """The warning of posterior collapse: that too few units of a latent vector tell of the image, once the KL counts."""
+  """Returns the warning of posterior collapse: too few latent units depend on the image, once the KL counts."""
   if "encode" not in model.can or "beta_steps" not in objective:
     return None
   units = model.units
@@ -303,7 +303,7 @@ def _run(parts: Parts, workdir: Path, request: Request) -> state.TrainState:
         else:
           writers.warn(f"step {step} is not saved: its parameters are not finite")
       if value is not None:
-        rows.clock.share()  # the next row tells of training alone
+        rows.clock.share()  # the next row is about training alone
       if stop:
         checkpoints.wait()
         saved = "which" if (latest := checkpoints.latest()) == step else f"step {latest}"

@@ -129,7 +129,7 @@ class TrainCall:
     self._programs: dict[int, Any] = {}  # by number of steps
 
   def compile(self, arguments: tuple[Any, ...], lowered: Callable[[float | None], None]) -> None:
-    """Compiles the program for (state, stored, batches, frozen). `lowered` is told the FLOPs of one step in between,
+    """Compiles the program for (state, stored, batches, frozen). `lowered` receives the FLOPs of one step in between,
     None where they are unknown: XLA counts one turn of the loop over steps."""
     program = self._jitted.lower(*arguments)
     try:
