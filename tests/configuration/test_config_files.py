@@ -88,11 +88,11 @@ BASE = "from vae_jax.configuration import base_config\ndef get_config():\n  conf
     ),
     (
       BASE + "  config.model.name = 'gan'\n  return config\n",
-      "some.py: model.name='gan' is no model; known models: conv_vae",
+      "some.py: model.name='gan' is not a model; known models: conv_vae",
     ),
     (
       BASE.replace("base_config()", "base_config('cov_vae')") + "  return config\n",
-      "model.name='cov_vae' is no model; did you mean 'conv_vae'?",
+      "model.name='cov_vae' is not a model; did you mean 'conv_vae'?",
     ),
   ],
 )

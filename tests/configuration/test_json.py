@@ -63,7 +63,7 @@ def test_json_lacking_keys_gets_defaults():
     ('{"data": {"size": [1.5, 2]}}', "data.size=[1.5, 2] must be integers"),
     ('{"data": {"size": [true, true]}}', "must be integers"),
     ('{"model": 3}', "run/config.json: unknown config key 'model'"),
-    ('{"model": {"name": "gan"}}', "run/config.json: model.name='gan' is no model"),
+    ('{"model": {"name": "gan"}}', "run/config.json: model.name='gan' is not a model"),
     ('{"model": {"name": 3}}', "run/config.json: model.name=3 must be text; its default is mlp_vae"),
     ('{"model": {"name": ["mlp_vae"]}}', "run/config.json: model.name=['mlp_vae'] must be text"),
     ('{"model": {"name": "conv_vae", "wings": 2}}', "unknown config key 'model.wings'"),

@@ -70,10 +70,10 @@ def test_what_is_asked_beyond_the_defaults(workdir, words, expected):
 @pytest.mark.parametrize(
   ("words", "message"),
   [
-    ("--mode sample --data_dir x", "--data_dir has no use in --mode sample"),
-    ("--mode export --data_dir x", "--data_dir has no use in --mode export"),
-    ("--mode reconstruct --input . --data_dir x", "--data_dir has no use with --input"),
-    ("--mode reconstruct --input . --split train", "--split has no use with --input"),
+    ("--mode sample --data_dir x", "--data_dir has no effect in --mode sample"),
+    ("--mode export --data_dir x", "--data_dir has no effect in --mode export"),
+    ("--mode reconstruct --input . --data_dir x", "--data_dir has no effect with --input"),
+    ("--mode reconstruct --input . --split train", "--split has no effect with --input"),
   ],
 )
 def test_flags_that_would_be_passed_over(workdir, words, message):

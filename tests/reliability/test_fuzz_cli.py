@@ -293,7 +293,7 @@ def test_lines_of_train(argv, message, tmp_path):
     (["--workdir", "runs/a", "--mode", "restore", "--input", ""], "argument --input: ''"),
     (["--workdir", "runs/a", "--mode", "restore", "--input", "a\nb"], r"--input 'a\nb' does not exist"),
     (["--pretrained", "\x1b[31m"], r"--pretrained '\x1b[31m' is unknown"),
-    (["--workdir", "runs/c"], "runs/c is no run"),
+    (["--workdir", "runs/c"], "runs/c is not a run"),
   ],
 )
 def test_lines_of_evaluate(argv, message):

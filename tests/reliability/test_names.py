@@ -86,7 +86,7 @@ def test_forty_names(tmp_path):
     (Path("s3://bucket/run"), "s3:/bucket/run is an address"),
     ("n" * 256, "cannot be used as a folder .File name too long"),
     ("a\0b", "cannot be used as a folder .*null"),
-    ("", "no name of a folder"),
+    ("", "not the name of a folder"),
     ("~nobody_of_this_name/run", "cannot be used as a folder"),
   ],
 )

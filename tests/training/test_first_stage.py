@@ -128,7 +128,7 @@ def test_a_family_is_known_while_it_is_registered(monkeypatch):
   assert keys_of("latent_vae")["model.units"].default == 8 and "model.units" in every_key()
   assert "latent_vae" in keys_of("mlp_vae")["model.name"].rule.words
   monkeypatch.delitem(models.FAMILIES, "latent_vae")
-  with pytest.raises(UserError, match="'latent_vae' is no model"):
+  with pytest.raises(UserError, match="'latent_vae' is not a model"):
     keys_of("latent_vae")
   assert "latent_vae" not in keys_of("mlp_vae")["model.name"].rule.words and "model.units" not in every_key()
 

@@ -214,15 +214,15 @@ def _check_flags(args: argparse.Namespace) -> None:
   for flag in sorted({flag for some in flags.values() for flag in some} - set(flags[args.mode])):
     if getattr(args, flag) is not None:
       modes = " or ".join(mode for mode, some in flags.items() if flag in some)
-      raise UserError(f"--{flag} has no use in --mode {args.mode}, only in {modes}; leave it out")
+      raise UserError(f"--{flag} has no effect in --mode {args.mode}, only in {modes}; leave it out")
   if args.split == "":
     raise UserError("--split '' must be the name of a split, such as test")
   if args.mode in ("restore", "benchmark") and not args.input:
     raise UserError(f"--mode {args.mode} needs --input: your image files or folders")
   if args.mode == "frechet" and args.of == "reconstructions" and args.temperature is not None:
-    raise UserError("--temperature has no use with --of reconstructions, only with samples; leave it out")
+    raise UserError("--temperature has no effect with --of reconstructions, only with samples; leave it out")
   if args.input and (given := [name for name in ("data_dir", "split") if getattr(args, name) is not None]):
-    raise UserError(f"--{given[0]} has no use with --input, which names the images; leave one of them out")
+    raise UserError(f"--{given[0]} has no effect with --input, which names the images; leave one of them out")
   for item in args.input or ():
     if not Path(item).exists():
       raise UserError(f"--input {configs.show(item)} does not exist; give image files or folders")
@@ -239,7 +239,7 @@ def _check_output(args: argparse.Namespace) -> None:
     _check_empty(Path(args.output))
     args.output = os.path.join(args.output, "")
   elif args.mode == "sample" and args.batch_size is not None:
-    raise UserError("--batch_size has no use for one picture, only with --output folder/; leave it out")
+    raise UserError("--batch_size has no effect on one picture, only with --output folder/; leave it out")
   elif args.output is None:
     return
   elif suffix and (Path(args.output).suffix.lower() != suffix or Path(args.output).is_dir()):
@@ -338,7 +338,7 @@ def _config_json(args: argparse.Namespace) -> str:
   """The text of the run's config.json."""
   file = args.model / "config.json"
   if not file.is_file():
-    raise UserError(f"--workdir {configs.show(args.workdir)} is no run, it has no config.json{_runs()}")
+    raise UserError(f"--workdir {configs.show(args.workdir)} is not a run: it has no config.json{_runs()}")
   try:
     with file.open(errors="replace") as opened:
       return opened.read(configs.MAX_JSON + 1)  # more is refused by its length

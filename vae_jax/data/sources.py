@@ -219,7 +219,7 @@ def move(data: ConfigDict, place: str) -> None:
   """Sets data.dir to the place where the data lie now, of --data_dir. Raises UserError where there can be none."""
   if data.name in ("digits", "photos"):
     raise UserError(
-      f"--data_dir {place}: data.name={data.name} comes with an installed package and has no folder; leave it out"
+      f"--data_dir {place}: data.name={data.name} comes with an installed package and has no folder; leave --data_dir out"
     )
   found = expanded(place)
   if not (os.path.isdir(found) or (data.name == "npz" and os.path.isfile(found))):
@@ -367,7 +367,7 @@ def _tfds_builder(data: ConfigDict) -> Any:
     known = [*plans.OWN, "npz", *tfds.list_builders(with_community_datasets=False)]
     hint = nearest(data.name, known, what="data sets")
     hint = hint if "mean" in hint else f"; known: {', '.join((*plans.OWN, 'npz'))} and the data sets of TFDS"
-    raise UserError(f"data.name={data.name!r} is no data set{hint}") from error
+    raise UserError(f"data.name={data.name!r} is not a data set{hint}") from error
   except Exception as error:  # a bad config or version in the name, a damaged folder
     raise UserError(f"data.name={data.name!r} cannot be opened: {described(error)}") from error
   if not builder.is_prepared():

@@ -28,7 +28,7 @@ def family(name: str) -> ModuleType:
   """
   if name not in FAMILIES:
     shown = name[:80]
-    raise UserError(f"model.name={shown!r} is no model{nearest(shown, FAMILIES, what='models')}")
+    raise UserError(f"model.name={shown!r} is not a model{nearest(shown, FAMILIES, what='models')}")
   return importlib.import_module(FAMILIES[name])
 
 

@@ -26,7 +26,7 @@ def local_folder(name: str | Path) -> Path:
   Raises UserError for what no folder can be named, and for the address of a store elsewhere, such as gs://bucket.
   """
   if not str(name):
-    raise UserError("'' is no name of a folder; give one")
+    raise UserError("'' is not the name of a folder; give one")
   if _ADDRESS.match(str(name)):
     raise UserError(
       f"{printable(str(name))} is an address, and runs are kept in folders; give a folder, perhaps on a mounted store"
