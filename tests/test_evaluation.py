@@ -200,6 +200,37 @@ def test_evaluate_writes_scores_and_pictures(model, scores, tmp_path):
       assert np.asarray(picture).std() > 0
 
 
+def test_scores_name_their_data(model, data, scores, tmp_path):
+  assert (scores["data"], scores["folder"], scores["split"]) == ("npz", str(data), "test")
+  again = evaluation.score_split(model, "test", samples=0, batch_size=8)
+  assert again["digest"] == scores["digest"] and len(scores["digest"]) == 16  # whatever the batches
+  images = np.load(data / "test.npz")["image"]
+  np.savez(tmp_path / "test.npz", image=images[::-1])
+  other = make(tmp_path, "data.binarize=dynamic")
+  assert evaluation.score_split(other, "test", samples=0, batch_size=8)["digest"] != scores["digest"]
+
+
+def test_other_data_leave_the_scores_of_the_test_split_alone(model, tmp_path):
+  evaluation.evaluate(model, tmp_path, "test", samples=0, batch_size=64)
+  before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+  evaluation.evaluate(model, tmp_path, "train", samples=0, batch_size=64, suffix="_train")
+  assert {name: (tmp_path / name).read_bytes() for name in before} == before
+  assert json.loads((tmp_path / "metrics_train.json").read_text())["examples"] == 8
+  assert {path.name for path in tmp_path.iterdir()} - set(before) == {
+    "metrics_train.json",
+    "reconstructions_train.png",
+    "samples_train.png",
+  }
+
+
+def test_data_that_have_moved_are_asked_for(tmp_path):
+  model = make(tmp_path / "gone")
+  with pytest.raises(
+    UserError, match=r"gone, from which this run was trained, is not there; .* with --data_dir$"
+  ):
+    evaluation.score_split(model, "test", samples=0, batch_size=8)
+
+
 def test_json_of_numbers_that_are_not_finite(tmp_path):
   path = tmp_path / "a" / "b" / "metrics.json"
   evaluation.write_json(path, {"a": math.nan, "b": 1.5, "c": -math.inf, "d": "x"})
@@ -294,6 +325,10 @@ def test_own_images_that_are_none_are_named_and_passed_over_in_folders_only(data
   assert len(evaluation.own_images(model, [folder], 10)["image"]) == 2
   err = capsys.readouterr().err
   assert err.startswith("skipped: ") and "b.png: cannot be decoded" in err and err.count("\n") == 1
+  (folder / "d.heic").write_bytes(b"")
+  evaluation.own_images(model, [folder], 10)
+  assert "d.heic: HEIC is not read; convert it to PNG, TIFF or JPEG\n" in capsys.readouterr().err
+  (folder / "d.heic").unlink()
   with pytest.raises(UserError, match=r"b\.png: cannot be decoded"):
     evaluation.own_images(model, [folder / "a.png", folder / "b.png"], 10)
   assert len(evaluation.own_images(model, [folder], 1)["image"]) == 1  # no further than needed
@@ -455,7 +490,7 @@ def test_a_folder_is_benchmarked(data, tmp_path):
   ]
   assert set(scores["mean"]) == {"ours", "bicubic"}
   assert scores["uncertainty"]["samples"] == scores["protocol"]["samples"] == 2
-  with pytest.raises(UserError, match="samples=1: a spread needs at least 2 draws"):
+  with pytest.raises(UserError, match="samples=1: the uncertainty needs at least 2 draws"):
     evaluation.benchmark_folder(model, tmp_path / "clean", path, samples=1)
   with Image.open(tmp_path / "out" / "b.png") as sheet:
     assert np.asarray(sheet).std() > 0

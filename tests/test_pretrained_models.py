@@ -46,6 +46,7 @@ def psnr(image, clean):
 )
 def test_super_resolution_beats_bicubic_interpolation(photo, name, gain):
   model = vae_jax.load(name)
+  assert repr(model).startswith("TrainedVAE(restoration_vae, images ") and repr(model).endswith(f"{name})")
   low = bicubic_down(jax.random.key(0), photo, model.factor)
   restored = model.restore(low)
   assert restored.shape == photo.shape

@@ -28,7 +28,7 @@ def nearest(word: str, known: Iterable[Any], *, what: str) -> str:
   import difflib
 
   known = [str(k) for k in known]
-  close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+  close = difflib.get_close_matches(word, known, n=1, cutoff=0.65)
   if close:
     return f"; did you mean {close[0]!r}?"
   return f"; known {what}: {', '.join(sorted(known))}"

@@ -13,16 +13,18 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+from vae_jax.types import Key
+
 GENERATOR = "threefry2x32"  # of each key made here; a batch of keys draws what each draws alone
 RECORD = f"{GENERATOR}, partitionable"  # how checkpoints name it
 
 
-def new_key(seed: int) -> jax.Array:
+def new_key(seed: int) -> Key:
   """The key of a seed, 0 to 2**31 - 1."""
   return jax.random.key(seed, impl=GENERATOR)
 
 
-def own_key(key: jax.Array) -> jax.Array:
+def own_key(key: Key) -> Key:
   """A key of our generator: the key itself, or one that is drawn from a key of another generator.
 
   Legacy keys, raw uint32 of `jax.random.PRNGKey`, are of the generator that JAX is set to.

@@ -29,7 +29,7 @@ def grid(
   """Lays images out in rows.
 
   Args:
-    images: [n, h, w, c], n > 0. c is 1 (grey), 3 (RGB) or 4 (alpha is dropped).
+    images: [n, h, w, c], n > 0. c is 1 (grey), 3 (RGB) or 4 (RGBA, not premultiplied: laid over the background).
     columns: images a row; near a square by default.
     pad: pixels between cells and around them.
     scale: enlargement, an integer; by default the least that makes the longer side of a cell 56 pixels and that of
@@ -128,23 +128,24 @@ def save_png(path: str | Path, picture: np.ndarray) -> None:
   write_whole(path, lambda file: file.write(content))
 
 
-def _to_uint8(images: ArrayLike) -> np.ndarray:
+def _to_uint8(given: ArrayLike) -> np.ndarray:
   """Float [n, h, w, c] in [0, 1] -> uint8 with 1 or 3 channels, rounded to the nearest level."""
-  images = np.asarray(images)
+  images = np.asarray(given)
   if images.ndim != 4 or 0 in images.shape:
     raise ValueError(f"images have shape {images.shape}; pictures need [n, h, w, c] with n > 0")
   if images.shape[-1] not in (1, 3, 4):
     raise ValueError(
       f"images have {images.shape[-1]} channels; a picture needs 1, 3 or 4: choose some of them"
     )
-  if images.shape[-1] == 4:
-    images = images[..., :3]
-  if images.dtype == np.uint8:
-    return images
-  if np.issubdtype(images.dtype, np.integer):
+  if np.issubdtype(images.dtype, np.integer) and images.dtype != np.uint8:
     raise ValueError(f"images are {images.dtype}; pictures need uint8, or float in [0, 1]")
-  values = np.nan_to_num(images.astype(np.float32), nan=0.0)
-  return np.floor(np.clip(values, 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
+  if images.dtype != np.uint8:
+    values = np.nan_to_num(images.astype(np.float32), nan=0.0)
+    images = np.floor(np.clip(values, 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
+  if images.shape[-1] < 4:
+    return images
+  share = images[..., 3:] / np.float32(255)
+  return np.rint(images[..., :3] * share + BACKGROUND * (1 - share)).astype(np.uint8)
 
 
 def _enlarge(images: np.ndarray, scale: int) -> np.ndarray:

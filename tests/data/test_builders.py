@@ -361,3 +361,19 @@ def test_incomplete_folder(tmp_path):
   (tmp_path / "photos" / builders.VERSION).mkdir(parents=True)
   with pytest.raises(UserError, match="incomplete; delete"):
     open_source(config("photos", tmp_path), "train")
+
+
+def test_an_owner_without_a_name(tmp_path, monkeypatch):
+  """As in a container that runs with a number for a user: etils asks for the names of owner and group."""
+  import grp
+  import pwd
+
+  def unknown(number):
+    raise KeyError(number)
+
+  monkeypatch.setattr(pwd, "getpwuid", unknown)
+  monkeypatch.setattr(grp, "getgrgid", unknown)
+  made = write_idx(tmp_path / "set")
+  got = open_source(config("idx", tmp_path / "set"), "train").load_all()
+  np.testing.assert_array_equal(got["image"][..., 0], made["train"][0])
+  assert pwd.getpwuid is unknown

@@ -1,6 +1,7 @@
 """Every mode of image file against pixel values worked out by hand."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -145,6 +146,21 @@ def test_missing_file_and_bomb(tmp_path, monkeypatch):
     images.decode(saved(Image.fromarray(RGB)))
   monkeypatch.setattr(images, "MAX_PIXELS", 35)
   images.decode(saved(Image.fromarray(RGB)))
+
+
+def test_the_limit_is_ours_and_no_global_of_pillow_changes(monkeypatch):
+  """A program that uses us may have set Pillow's limit, or made its warning an error."""
+  content = saved(Image.fromarray(RGB))
+  for limit in (3, None, 89478485):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    np.testing.assert_array_equal(images.decode(content), RGB)
+    assert limit == Image.MAX_IMAGE_PIXELS
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    images.decode(content)  # which may silence Pillow's remarks about metadata, and no more
+    with pytest.raises(Image.DecompressionBombWarning):
+      Image.open(io.BytesIO(content))
 
 
 @pytest.mark.parametrize("image", [GREY, GREY[..., None], RGB], ids=["hw", "hw1", "hw3"])

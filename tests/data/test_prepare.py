@@ -332,3 +332,37 @@ def test_images_that_move_away_from_their_factors_or_codes_are_refused(key, fiel
   with pytest.raises(UserError, match=rf"data\.{key}=true moves images, and their {field} stay as they are"):
     prepare.make_prepare(config, training=True)(keys, batch)
   prepare.make_prepare(config, training=False)(keys, batch)
+
+
+def greys(*levels):
+  """Equal numbers of pixels of each grey level."""
+  return np.resize(np.array(levels, np.uint8), (3, 8, 8, 1))
+
+
+@pytest.mark.parametrize("binarize", ["none", "dynamic", "threshold"])
+@pytest.mark.parametrize("image", [greys(0, 255), greys(0, 0, 0, 255, 200), greys(0, 0, 90, 100)], ids=str)
+def test_images_that_are_nearly_binary_raise_no_alarm(image, binarize):
+  """Digits have 9 % of pixels that are neither black nor white, Fashion-MNIST below 50 %, as half of it is black."""
+  assert prepare.check_likelihood(image, config(binarize=binarize), "bernoulli") == []
+  assert (
+    prepare.check_likelihood(image.repeat(3, 3) // 255 * 255, config(binarize=binarize), "bernoulli") == []
+  )
+
+
+def test_photographs_are_not_drawn_black_and_white():
+  colour = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+  with pytest.raises(
+    UserError, match=r"binarize=dynamic .* in colour; .* --config configs/photos_vq_vae\.py, or"
+  ) as error:
+    prepare.check_likelihood(colour, config(binarize="dynamic"), "bernoulli")
+  assert "\n" not in str(error.value)
+  # A run that began before this was refused goes on.
+  assert prepare.check_likelihood(colour, config(binarize="dynamic"), "bernoulli", fresh=False) == [
+    str(error.value)
+  ]
+  (line,) = prepare.check_likelihood(colour[..., :1], config(binarize="dynamic"), "bernoulli")
+  assert "are grey (" in line and "--config configs/photos_vq_vae.py --config.data.channels=1" in line
+  (line,) = prepare.check_likelihood(colour, config(), "bernoulli")
+  assert "are in colour: its nats are no likelihood" in line
+  for likelihood in ("gaussian", "logistic_mixture", None):
+    assert prepare.check_likelihood(colour, config(), likelihood) == []

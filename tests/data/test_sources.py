@@ -8,7 +8,15 @@ import pytest
 
 from vae_jax.configuration import base_config
 from vae_jax.data import builders, examples, images
-from vae_jax.data.sources import list_splits, open_source, parse_split, slice_bounds
+from vae_jax.data.sources import (
+  list_splits,
+  move,
+  open_source,
+  overlap,
+  parse_split,
+  report,
+  slice_bounds,
+)
 from vae_jax.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 4, 5, 3), np.uint8)
@@ -207,6 +215,10 @@ def test_unknown_data_set(tmp_path):
     ),
     (ModuleNotFoundError("no", name="h5py.x"), "pip install h5py and then"),
     (OSError("no network\nat all"), "could not be downloaded and prepared: OSError: no network at all"),
+    (
+      ConnectionError("HTTPSConnectionPool(host='example.org', port=443): Max retries exceeded with url: /x"),
+      "no connection to example.org; connect this machine to the network, or prepare .* --config.data.dir to that",
+    ),
   ],
 )
 def test_preparation_that_fails(tmp_path, monkeypatch, error, message):
@@ -221,6 +233,48 @@ def test_preparation_that_fails(tmp_path, monkeypatch, error, message):
   with pytest.raises(UserError, match=message) as caught:
     open_source(config("mnist", tmp_path), "train")
   assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["digits", "photos", "folder", "paired_folder", "idx", "npz", "mnist"])
+def test_a_place_that_data_cannot_have_moved_to(tmp_path, name):
+  data = config(name, tmp_path)
+  with pytest.raises(UserError, match=f"^--data_dir {tmp_path}/nope.*data.name={name}"):
+    move(data, f"{tmp_path}/nope")
+  assert data.dir == str(tmp_path)
+  if name in ("digits", "photos"):
+    with pytest.raises(UserError, match="comes with an installed package and has no folder; leave it out"):
+      move(data, str(tmp_path))
+  else:
+    move(data, str(tmp_path))
+
+
+def test_data_moves_to_a_file_or_the_home_folder(tmp_path, monkeypatch):
+  np.savez(tmp_path / "new.npz", image=IMAGES)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  data = config("npz", "old")
+  move(data, "~/new.npz")
+  assert len(open_source(data, "train")) == 20
+  with pytest.raises(UserError, match="is not a folder"):
+    move(config("folder", "old"), str(tmp_path / "new.npz"))
+
+
+def test_images_that_are_enlarged_are_reported_once(npz, capsys):
+  assert open_source(npz, "train").remarks == ()
+  npz.size = (4, 6)
+  source = open_source(npz, "train")
+  for _ in range(2):
+    report([source, source])
+  err = capsys.readouterr().err
+  assert (
+    err
+    == f"note: {npz.dir}: train has images of 4 x 5 pixels; those smaller than data.size=4,6 are enlarged\n"
+  )
+
+
+def test_splits_that_share_records(npz):
+  parts = [open_source(npz, f"train{bounds}") for bounds in ("", "[:5]", "[5:]", "[4:6]")]
+  shared = [(i, j) for i in range(4) for j in range(i) if overlap(parts[i], parts[j])]
+  assert shared == [(1, 0), (2, 0), (3, 0), (3, 1), (3, 2)]
 
 
 def test_nothing_heavy_is_imported(tmp_path):

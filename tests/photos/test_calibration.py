@@ -44,7 +44,7 @@ def test_correlation_of_spread_and_error(tmp_path, no_packages):
   assert f"uncertainty (5 draws) and error of a pixel: correlation {found['correlation']:.3f}" in table(
     scores
   )
-  with pytest.raises(UserError, match="samples=1: a spread needs at least 2 draws"):
+  with pytest.raises(UserError, match="samples=1: the uncertainty needs at least 2 draws"):
     benchmark(ours, folder, NOISE, channels=3, draw=draw, samples=1)
 
 

@@ -44,6 +44,21 @@ def test_pairs(tmp_path):
   assert benchmark(enlarge, tmp_path, BICUBIC, channels=1, limit=1)[0]["count"] == 1
 
 
+def test_hidden_colours_are_not_scored_and_what_is_not_read_is_named(tmp_path):
+  """A picture with transparency is seen over white."""
+  pixels, alpha = photo(32, 32), np.zeros((32, 32, 1), np.uint8)
+  alpha[8:, 8:], alpha[20:] = 128, 255
+  save(tmp_path, {"a.png": np.concatenate([pixels, alpha], -1)})
+  (tmp_path / "b.heic").write_bytes(b"")
+  ours = Recorder()
+  scores, _ = benchmark(ours, tmp_path, {"name": "identity"}, channels=3)
+  expected = np.rint(pixels * (alpha / 255.0) + 255 * (1 - alpha / 255.0))
+  np.testing.assert_allclose(ours.seen[0] * 255, expected, atol=1e-3)
+  assert scores["skipped"] == [
+    {"name": "b.heic", "reason": "HEIC is not read; convert it to PNG, TIFF or JPEG"}
+  ]
+
+
 def test_pairs_of_one_size(tmp_path):
   images = {"a_LR.png": photo(24, 24), "a.png": photo(24, 24, seed=1)}
   scores, picture = benchmark(Recorder(), save(tmp_path, images), IDENTITY, channels=3)
@@ -161,9 +176,9 @@ def test_what_cannot_be_scored_is_named(tmp_path):
 
 
 def test_no_images(tmp_path):
-  with pytest.raises(UserError, match="no image files"):
+  with pytest.raises(UserError, match="no images in this folder"):
     benchmark(enlarge, tmp_path, BICUBIC, channels=3)
-  with pytest.raises(UserError, match="is no folder"):
+  with pytest.raises(UserError, match="is not a folder"):
     benchmark(enlarge, tmp_path / "x", BICUBIC, channels=3)
   save(tmp_path, {"a.png": photo(8, 8)})
   with pytest.raises(UserError, match=r"none of 1 images can be scored \(a.png: 8 x 8 pixels"):

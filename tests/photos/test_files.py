@@ -1,15 +1,18 @@
 """Files in, files out: what is written where, what is refused before work, and that no input is ever touched."""
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from photographs import png
 from PIL import Image
 
 from vae_jax.errors import UserError
 from vae_jax.photos.files import Report, restore_files
-from vae_jax.photos.photograph import Photograph, open_photograph, save_photograph
+from vae_jax.photos.photograph import Photograph, open_photograph
+from vae_jax.photos.saving import save_photograph
 from vae_jax.photos.uncertainty import uncertainty_picture
 from vae_jax.progress import FileProgress
 
@@ -214,6 +217,55 @@ def test_one_bad_file_does_not_stop_the_rest(tmp_path):
   assert all(name in message for name in names[:3])
 
 
+def test_pictures_that_are_not_read_are_named(tmp_path):
+  """What looks like a picture and cannot be read fails; what does not look like one is no concern of ours.
+
+  The content counts, as for every file (l.heic is a PNG), but for raw files, whose content may be a preview.
+  """
+  folder = tmp_path / "in"
+  for name in ("a.png", "b.jfif", "c.JPE", "d.pnm", "e.avif", "f.jp2", "g.dib", "h.mpo"):
+    kind = {".jfif": "JPEG", ".JPE": "JPEG", ".mpo": "JPEG", ".dib": "BMP", ".jp2": "JPEG2000"}
+    write(folder / name, format=kind.get(Path(name).suffix))
+  for name in ("j.DNG", "notes.txt", "film.mp4", "report.pdf", "l.heic"):
+    (folder / name).write_bytes((folder / "a.png").read_bytes())
+  for name in ("i.heic", "k.psd"):
+    (folder / name).write_bytes(b"\0\0\0\x18ftypheic")
+  report = Model().run(folder, tmp_path / "out")
+  names = ["a.png", "b.jfif", "c.JPE", "d.png", "e.png", "f.png", "g.png", "h.png", "l.png"]
+  assert files(tmp_path / "out") == names and sorted(path.name for path in report.written) == names
+  failed = {path.name: why for path, why in report.failed}
+  assert sorted(failed) == ["i.heic", "j.DNG", "k.psd"]
+  assert failed["i.heic"] == "HEIC is not read; convert it to PNG, TIFF or JPEG"
+  assert failed["j.DNG"].startswith("raw files of cameras are not read; convert it")
+  with pytest.raises(UserError, match=r"^3 images could not be restored: .*i\.heic \(HEIC is not read"):
+    report.check()
+  only = tmp_path / "only"
+  only.mkdir()
+  (only / "x.heic").write_bytes(b"")
+  assert [path.name for path, _ in Model().run(only, tmp_path / "none").failed] == ["x.heic"]
+
+
+def test_a_cut_out_is_restored_without_its_hidden_colours(tmp_path):
+  """Estimate, draws, mean and uncertainty do not depend on what is stored under alpha 0, at any factor."""
+  alpha = np.zeros((6, 8), np.uint8)
+  alpha[1:5, 1:7], alpha[2:4, 2:6] = 120, 255
+  for factor in (1, 2):
+    seen = []
+    for hidden in (0, 255):
+      pixels = np.where(alpha[..., None] > 0, RGB, hidden).astype(np.uint8)
+      source = write(tmp_path / f"in{hidden}" / "a.png", np.dstack([pixels, alpha]))
+      report = Model(factor).run(source, tmp_path / f"out{factor}{hidden}", samples=2)
+      assert len(report.written) == 5
+      pictures = [np.asarray(Image.open(path)).astype(int) for path in report.written]
+      seen.append([p[..., :3] * p[..., 3:] if p.shape[2] == 4 else p for p in pictures])
+    for one, other in zip(*seen, strict=True):
+      np.testing.assert_array_equal(one, other)
+    inside = pictures[0][factor * 2 + factor : factor * 4 - factor, factor * 3 : factor * 5, :3]
+    if factor == 1:
+      np.testing.assert_array_equal(pictures[0][2:4, 2:6, :3], half(RGB[2:4, 2:6]))
+    assert inside.max(initial=0) <= 128  # the model halves
+
+
 def test_one_bad_file_alone(tmp_path):
   (tmp_path / "a.png").write_bytes(b"")
   report = Model().run(tmp_path / "a.png", tmp_path / "out.png")
@@ -239,7 +291,7 @@ def test_failures_of_the_model(tmp_path):
   report = restore_files(restore, tmp_path / "in", tmp_path / "out", factor=1, channels=3)
   assert files(tmp_path / "out") == ["d.png"]
   reasons = [reason for _, reason in report.failed]
-  assert reasons[0] == "too small for this model" and "memory" in reasons[1] and "not finite" in reasons[2]
+  assert reasons[0] == "too small for this model" and "memory" in reasons[1] and "NaN" in reasons[2]
 
   def broken(image, _, progress):
     raise RuntimeError("a bug")
@@ -382,6 +434,20 @@ def test_the_first_of_several_frames_is_restored_and_said(tmp_path):
     assert (grey_levels(tmp_path / "out" / name) == 5).all()
 
 
+def test_colours_that_a_format_cannot_hold_are_said(tmp_path):
+  """A PNG of linear light (gamma 1) as JPEG looks darker; one that says sRGB in its four ways does not."""
+  srgb = [(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45455)), (b"cICP", bytes([1, 13, 0, 1]))]
+  for name, chunks in (("linear.png", [(b"gAMA", struct.pack(">I", 100000))]), ("srgb.png", srgb)):
+    (tmp_path / name).write_bytes(png(RGB, 2, 8, chunks))
+  for suffix in (".png", ".jpg"):
+    for name in ("linear", "srgb"):
+      report = Model().run(tmp_path / f"{name}.png", tmp_path / "out" / f"{name}{suffix}")
+      said = (
+        f"{tmp_path / 'out' / name}.jpg: the format cannot hold gAMA, so colours look different; save as .png"
+      )
+      assert report.remarks() == ([said] if (name, suffix) == ("linear", ".jpg") else [])
+
+
 def test_resolution_is_kept(tmp_path):
   write(tmp_path / "a.jpg", dpi=(300, 300))
   Model().run(tmp_path / "a.jpg", tmp_path / "out", samples=2)
@@ -429,14 +495,14 @@ def test_bad_requests(tree, tmp_path):
     ([], out, "no input"),
     (tmp_path / "empty", out, "no images"),
     ([tree, tmp_path / "empty"], out, "no images"),
-    (tree, tmp_path / "file", "is a file, and these inputs need a folder"),
-    (tree, tmp_path / "there.png", "is a file, and these inputs need a folder"),
+    (tree, tmp_path / "file", "is a file, but these inputs need a folder"),
+    (tree, tmp_path / "there.png", "is a file, but these inputs need a folder"),
     (one, tmp_path / "file", "is a file"),
-    (tree, out / "all.png", "one file for several inputs or a folder"),
-    ([one, tree / "d.gif"], out / "all.png", "one file for several inputs"),
+    (tree, out / "all.png", "names one file, but there are several inputs"),
+    ([one, tree / "d.gif"], out / "all.png", "names one file"),
     (one, out / "a.gif", r"write one of \.png"),
     (one, out / "a.pgn", r"end the name of a folder with /"),
-    (one, tmp_path / "file" / "sub", "sub cannot be made: .*file is no folder"),
+    (one, tmp_path / "file" / "sub", "sub cannot be made: .*file is not a folder"),
     (one, tmp_path / "file" / "a.png", "cannot be made"),
   ):
     refused(tmp_path, inputs, output, match)
@@ -456,9 +522,9 @@ def test_a_disk_error_is_one_files_failure(tmp_path):
 
 
 def test_check_names_what_failed():
-  assert Report([Path("a")], [], [], []).check() is None
+  assert Report([Path("a")], [], [], [], []).check() is None
   with pytest.raises(UserError, match=r"^1 image could not be restored: x\.png \(why\)$"):
-    Report([], [(Path("x.png"), "why")], [], []).check()
+    Report([], [(Path("x.png"), "why")], [], [], []).check()
 
 
 def test_pixel_noise_is_added_to_the_variance_of_samples(tmp_path, monkeypatch):
@@ -476,3 +542,24 @@ def test_pixel_noise_is_added_to_the_variance_of_samples(tmp_path, monkeypatch):
     restore, tmp_path / "a.png", tmp_path / "out", **sizes, pixel_noise=lambda x: np.full_like(x, 0.1)
   )
   np.testing.assert_allclose(seen[0], np.full((6, 5), 0.1 * np.sqrt(1.5)), rtol=1e-5)
+
+
+def test_the_uncertainty_of_a_cut_out_is_what_is_seen(tmp_path, monkeypatch):
+  """The deviation of draws and pixels, times the part of it that is seen: all of it inside, nothing outside."""
+  seen = []
+  monkeypatch.setattr(
+    "vae_jax.photos.files.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
+  )
+  alpha = np.zeros((12, 12, 1), np.uint8)
+  alpha[2:10, 2:10] = 255
+  source = write(tmp_path / "a.png", np.concatenate([np.full((12, 12, 3), 99, np.uint8), alpha], -1))
+
+  def restore(image, index, progress):
+    return image.repeat(2, 0).repeat(2, 1) + (0.1 if index == 1 else 0.0)  # deviation 0.1 / sqrt(2)
+
+  def noise(image):
+    return np.full((24, 24, 3), 0.1, np.float32)
+
+  restore_files(restore, source, tmp_path / "out", factor=2, channels=3, samples=2, pixel_noise=noise)
+  np.testing.assert_allclose(seen[0][8:16, 8:16], 0.1 * np.sqrt(1.5), rtol=1e-5)
+  assert seen[0].max() <= 0.1 * np.sqrt(1.5) + 1e-6 and not seen[0][:, :2].any() and not seen[0][:2].any()

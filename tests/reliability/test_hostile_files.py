@@ -303,7 +303,7 @@ def test_loading_runs_nothing_in_the_folder(run, tmp_path, marker, monkeypatch):
     timeout=300,
   )
   assert done.returncode == 0, done.stderr
-  assert (folder / "evaluation" / "sample.png").exists()
+  assert (folder / "evaluation" / "sample_num-1.png").exists()
 
   model = save_model(tmp_path / "model")
   lay_traps(model, marker)

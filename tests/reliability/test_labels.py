@@ -9,6 +9,8 @@ from trained import spec_of, trained
 from vae_jax import evaluation
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data import pipeline
+from vae_jax.data.images import encode_png
+from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.training import assemble, loop
 
@@ -102,3 +104,63 @@ def test_what_takes_no_labels_says_so(model):
       UserError, match=r"needs a label .* restore does not take; use reconstruct\(images, label="
     ):
       act()
+
+
+# --- classes by folder ---
+
+
+@pytest.fixture
+def pets(tmp_path, monkeypatch):
+  monkeypatch.setenv("VAE_JAX_DATA", str(tmp_path / "cache"))
+  random = np.random.default_rng(0)
+  for split, names in (
+    ("train", ("cats", "dogs", "emus")),
+    ("validation", ("cats", "emus")),
+    ("test", ("emus",)),
+  ):
+    for name in names:
+      (tmp_path / "pets" / split / name).mkdir(parents=True)
+      for i in range(3):
+        content = encode_png(random.integers(0, 256, SHAPE, np.uint8))
+        (tmp_path / "pets" / split / name / f"{i}.png").write_bytes(content)
+  return tmp_path / "pets"
+
+
+def by_folder(folder, *words):
+  return config_of(folder, "data.name=folder", "evaluation.pictures=4", "training.batch_size=8", *words)
+
+
+def test_classes_by_folder_are_recorded_and_reach_the_model(pets, tmp_path, capsys):
+  config = by_folder(pets, "model.classes=3")
+  parts = assemble.assemble(config, tmp_path / "run")
+  assert "note: labels: 0 cats, 1 dogs, 2 emus\n" in capsys.readouterr().err
+  assert config.data.classes == parts.meta["config"]["data"]["classes"] == "cats,dogs,emus"
+  assert parts.train.arrays["label"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+  assert parts.held_out.arrays["label"].tolist() == [0, 0, 0, 2, 2, 2]
+  (test,) = {record["label"] for record in pipeline.First(open_source(config.data, "test"), 1).read([0])}
+  assert test == 2  # emus, though they are alone there
+
+
+def test_another_number_of_classes_than_folders_is_refused(pets, tmp_path):
+  with pytest.raises(
+    UserError, match=r"model\.classes=4, and .*pets has 3 class folders \(cats, dogs, emus\); set"
+  ):
+    assemble.assemble(by_folder(pets), tmp_path / "run")
+
+
+def test_images_beside_class_folders_are_named_where_labels_are_needed(pets, tmp_path):
+  (pets / "train" / "dogs" / "0.png").rename(pets / "train" / "lost.png")
+  with pytest.raises(
+    UserError, match=r"needs the label of each image.*cats/1\.png \(1 lie outside, e\.g\. lost\.png\)"
+  ):
+    assemble.assemble(by_folder(pets, "model.classes=3"), tmp_path / "run")
+
+
+def test_data_are_opened_after_the_workdir_was_checked(pets, tmp_path, monkeypatch):
+  def refuse(*args):
+    raise UserError("not this workdir")
+
+  monkeypatch.setattr(assemble.workdirs, "check", refuse)
+  monkeypatch.setattr(assemble, "open_split", lambda *args: pytest.fail("the data were opened first"))
+  with pytest.raises(UserError, match="not this workdir"):
+    assemble.assemble(by_folder(pets), tmp_path / "run")

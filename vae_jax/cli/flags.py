@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from vae_jax.configuration import by_last_word
-from vae_jax.errors import UserError, nearest
+from vae_jax.errors import UserError
 
 NO_ANSWERS: Mapping[str, str] = MappingProxyType({})
 
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
     flags = [option for option in self._option_string_actions if option.startswith("--")]
     names |= {option.removeprefix("--"): option for option in flags}
     close = difflib.get_close_matches(word[:80], names, n=1, cutoff=0.75)
-    hint = f"; did you mean {names[close[0]]!r}?" if close else nearest(flag, flags, what="flags")
+    hint = f"; did you mean {names[close[0]]!r}?" if close else f"; known flags: {', '.join(sorted(flags))}"
     raise UserError(f"unknown flag {flag!r}{hint}")
 
 

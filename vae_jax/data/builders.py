@@ -18,9 +18,11 @@ import os
 import shutil
 import sys
 import tempfile
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -42,15 +44,44 @@ def cache_dir() -> Path:
 
 @contextlib.contextmanager
 def quiet(out: Any = None) -> Iterator[None]:
-  """Sends what TFDS prints on standard output to `out` (default: nowhere) and holds back its log warnings."""
-  log = logging.getLogger("absl")
-  level = log.level
-  log.setLevel(logging.ERROR)
+  """For calls of TFDS: sends what it prints on standard output to `out` (default: nowhere), holds back log warnings,
+  and lets files have owners without a name."""
+  logs = [logging.getLogger(name) for name in ("absl", "urllib3")]
+  levels = [log.level for log in logs]
+  for log in logs:
+    log.setLevel(logging.ERROR)
   try:
-    with contextlib.redirect_stdout(io.StringIO() if out is None else out):
+    with contextlib.redirect_stdout(io.StringIO() if out is None else out), _owners_without_name():
       yield
   finally:
-    log.setLevel(level)
+    for log, level in zip(logs, levels, strict=True):
+      log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _owners_without_name() -> Iterator[None]:
+  """etils, by which TFDS reads sizes of files, asks for the names of owner and group: in a container that runs with a
+  number for a user, these are unknown, which it would raise as KeyError."""
+  if sys.platform == "win32":
+    yield
+    return
+  import grp
+  import pwd
+
+  def named(find: Callable[[int], Any], field: str) -> Callable[[int], Any]:
+    def look(number: int) -> Any:
+      try:
+        return find(number)
+      except KeyError:
+        return types.SimpleNamespace(**{field: str(number)})
+
+    return look
+
+  with (
+    mock.patch.object(pwd, "getpwuid", named(pwd.getpwuid, "pw_name")),
+    mock.patch.object(grp, "getgrgid", named(grp.getgrgid, "gr_name")),
+  ):
+    yield
 
 
 def _shards(split: Split, what: str) -> list[Callable[[], Iterator[tuple[int, Example]]]]:
@@ -208,7 +239,8 @@ def _prepare_now(data: ConfigDict, files: dict[str, str], root: Path, target: Pa
     if not os.path.isfile(target / INFO):  # without a lock, another process may have been faster
       reason = " ".join(str(error).split())
       raise UserError(
-        f"{root}: cannot write prepared data ({reason}); free some space or set {CACHE_VARIABLE} to another folder"
+        f"{root}: cannot write prepared data ({reason}); free some space, or set the environment variable "
+        f"{CACHE_VARIABLE} to a folder that can be written"
       ) from error
 
 

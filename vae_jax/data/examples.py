@@ -98,7 +98,10 @@ def expanded(path: str) -> Path:
   """With ~ as the home folder. Raises UserError where there is none of that name."""
   found = os.path.expanduser(path)
   if found.startswith("~"):
-    raise UserError(f"{path}: there is no such home folder; write it without ~ (VAE_JAX_DATA for the cache)")
+    raise UserError(
+      f"{path}: there is no such home folder; write the path without ~, or for prepared data set the environment "
+      "variable VAE_JAX_DATA to a folder that can be written"
+    )
   return Path(found)
 
 
@@ -106,7 +109,7 @@ def folder_of(data: ConfigDict) -> Path:
   folder = expanded(data.dir)
   if not data.dir or not os.path.isdir(folder):  # Path.is_dir raises where a folder above may not be entered
     raise UserError(
-      f"data.dir={data.dir!r} is no folder; set it to the one with your data (data.name={data.name})"
+      f"data.dir={data.dir!r} is no folder; set --config.data.dir to the one with your data (data.name={data.name})"
     )
   return folder
 

@@ -24,7 +24,8 @@ class Seen(NamedTuple):
   """What decoding a record showed.
 
   shapes, as_is: by feature, and whether its file can be stored as it is. size: bytes to store. peak: the brightest
-  pixel. guessed: whether an image has more than 8 bits, and its white is a guess.
+  pixel. guessed: whether an image has more than 8 bits, and its white is a guess. clear: whether one has pixels that
+  are not opaque.
   """
 
   shapes: dict[str, Shape]
@@ -32,19 +33,21 @@ class Seen(NamedTuple):
   size: int
   peak: int
   guessed: bool
+  clear: bool
 
 
 def _inspect(record: Record, white: int) -> Seen:
   """Decodes a record's files. Raises UserError naming the file that cannot be decoded."""
   shapes: dict[str, Shape] = {}
-  as_is, size, peak, guessed = {}, 0, 0, False
+  as_is, size, peak, guessed, clear = {}, 0, 0, False, False
   for feature, path in record.files.items():
     content = images.read_file(path)
     decoded = images.examine(content, name=str(path), white=white)
     shapes[feature], as_is[feature] = decoded.pixels.shape, decoded.plain
     size += len(content) if decoded.plain else decoded.pixels.nbytes
     peak, guessed = max(peak, int(decoded.pixels.max())), guessed or decoded.guessed
-  return Seen(shapes, as_is, size, peak, guessed)
+    clear = clear or (decoded.alpha is not None and bool((decoded.alpha < 255).any()))
+  return Seen(shapes, as_is, size, peak, guessed, clear)
 
 
 def _scale(record: Record, shapes: dict[str, Shape]) -> int:
@@ -108,7 +111,7 @@ def _check_scales(sound: Sequence[tuple[Record, Seen]]) -> None:
 
 
 def _remarks(sound: Sequence[Seen]) -> list[str]:
-  """Whether the grey levels of all images are a small part of those that can be."""
+  """Whether the grey levels of all images are a small part of those that can be, and whether some are transparent."""
   guessed, others = [[seen.peak for seen in sound if seen.guessed is kind] for kind in (True, False)]
   remarks = dim(max(others), len(others)) if others else []
   # The fewest bits in which a value that becomes the highest peak fits.
@@ -117,6 +120,11 @@ def _remarks(sound: Sequence[Seen]) -> list[str]:
     remarks.append(
       f"{len(guessed)} grey images of more than 8 bits become at most {max(guessed) + 1} of 256 grey levels, as white "
       f"is taken to be 65535; if they hold {bits} bits, set --config.data.white={2**bits - 1}"
+    )
+  if count := sum(seen.clear for seen in sound):
+    remarks.append(
+      f"{count} images have transparent pixels, which are seen in their stored colours; "
+      "lay them over a background first"
     )
   return remarks
 

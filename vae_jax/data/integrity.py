@@ -2,8 +2,9 @@
 
 What can be known differs by format:
 
-- PNG: every chunk has a CRC-32. A flipped bit is always found.
-- TIFF: deflated strips end in an Adler-32, which covers the pixels but not the tags. LZW as for GIF. The rest: nothing.
+- PNG: every chunk has a CRC-32, and the pixels an Adler-32 and a length. A flipped bit is always found.
+- TIFF: deflated strips end in an Adler-32, which covers the pixels but not the tags. LZW, up to 8 MB, as for GIF.
+  Other compressions: nothing.
 - GIF: no checksum. LZW strings must add up to the number of pixels, which most flipped bits change; not the palette.
 - JPEG: no checksum. The warnings of libjpeg count as damage, and so does compressed data that the decoder leaves over.
   Sectors of zeros and missing parts are found; most single bits are not, as they change colours and nothing else.
@@ -21,7 +22,10 @@ from typing import Any
 Chunks = list[tuple[bytes, bytes]]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _DEFLATE, _LZW = (8, 32946), 5  # compressions of TIFF
+_LONGEST_STRIP = 2**31  # bytes, uncompressed: more than the largest image that is read
+_LONGEST_LZW = 2**23  # bytes of a TIFF whose LZW is followed code by code: some seconds
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _WARNINGS = ("Corrupt JPEG data", "Premature end of JPEG")
 
@@ -32,7 +36,9 @@ def check(content: bytes, image: Any) -> Chunks:
   Returns the chunks of a PNG, of another format nothing.
   """
   if image.format == "PNG":
-    return png_chunks(content)
+    chunks = png_chunks(content)
+    _check_pixels_of_png(chunks)
+    return chunks
   if image.format in ("JPEG", "MPO"):
     _check_jpeg(content)
   elif image.format == "GIF":
@@ -60,6 +66,25 @@ def png_chunks(content: bytes) -> Chunks:
   return chunks
 
 
+def _check_pixels_of_png(chunks: Chunks) -> None:
+  """Their compressed data must be whole. Pillow leaves rows black where they end early."""
+  width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", dict(chunks)[b"IHDR"])
+  bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+  passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+  sizes = (((width - x + dx - 1) // dx, (height - y + dy - 1) // dy) for x, y, dx, dy in passes)
+  wanted = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
+  unpack, made = zlib.decompressobj(), 0
+  try:
+    for name, data in chunks:
+      while name == b"IDAT" and data and not unpack.eof and made <= wanted:
+        made += len(unpack.decompress(data, 2**20))
+        data = unpack.unconsumed_tail
+  except zlib.error as error:
+    raise ValueError(f"the file is damaged: {error}") from None
+  if made < wanted:
+    raise ValueError(f"the file is damaged: {made} of {wanted} bytes of pixels")
+
+
 def write_png(chunks: Chunks) -> bytes:
   """The file of these chunks, IEND included."""
   parts = [_SIGNATURE]
@@ -79,7 +104,8 @@ def _check_jpeg(content: bytes) -> None:
   them was passed over. (Padding by bytes of 0 or 255, which some cameras write, is no damage.)
   """
   if warning := _jpeg_warning(content):
-    raise ValueError(f"the file is damaged: {warning}")
+    what = "truncated" if warning.startswith("Premature end of JPEG") else "damaged"
+    raise ValueError(f"the file is {what}: {warning}")
   end = _end_of_jpeg(content)
   shorter = content[:end].rstrip(b"\0\xff")[:-1]
   if warning is not None and not _jpeg_warning(shorter + b"\xff\xd9"):
@@ -192,6 +218,8 @@ def tiff_strips(content: bytes, tags: Any) -> Iterator[bytes]:
   Raises ValueError: a strip lies outside the file, or does not fit its checksum.
   """
   offsets, counts = tags.get(273) or tags.get(324) or (), tags.get(279) or tags.get(325) or ()
+  if _sizes(tags)[0] > _LONGEST_STRIP:
+    raise ValueError(f"a strip or tile of {_sizes(tags)[0]} bytes, above the limit of {_LONGEST_STRIP}")
   for offset, count in zip(offsets, counts, strict=False):
     if offset + count > len(content):
       raise ValueError("the file is truncated or damaged")
@@ -199,7 +227,7 @@ def tiff_strips(content: bytes, tags: Any) -> Iterator[bytes]:
     if tags.get(259) in _DEFLATE:
       unpack = zlib.decompressobj()
       try:
-        strip = unpack.decompress(strip, _most(tags)) + unpack.decompress(unpack.unconsumed_tail, 1)
+        strip = unpack.decompress(strip, _sizes(tags)[0]) + unpack.decompress(unpack.unconsumed_tail, 1)
       except zlib.error as error:
         raise ValueError(f"the file is damaged: {error}") from None
       if not unpack.eof:
@@ -207,21 +235,20 @@ def tiff_strips(content: bytes, tags: Any) -> Iterator[bytes]:
     yield strip
 
 
-def _most(tags: Any) -> int:
-  """The bytes of the largest strip or tile, as the tags have it."""
+def _sizes(tags: Any) -> tuple[int, int]:
+  """The bytes of a whole strip or tile, as the tags have it, and of the last strip, which may be shorter."""
   width, height = tags.get(322) or tags[256], tags.get(323) or min(tags.get(278, tags[257]), tags[257])
   depths = tags.get(258, (1,))
   planes = 1 if tags.get(284) == 2 else tags.get(277, len(depths))
-  return -(-width * planes * max(depths) // 8) * height
+  row = -(-width * planes * max(depths) // 8)
+  return row * height, row * (tags[257] % height or height)
 
 
 def _check_tiff(content: bytes, tags: Any) -> None:
-  compression = tags.get(259)
-  if compression not in (*_DEFLATE, _LZW):
+  lzw = tags.get(259) == _LZW and len(content) <= _LONGEST_LZW
+  if not lzw and tags.get(259) not in _DEFLATE:
     return
   for strip in tiff_strips(content, tags):
     new = strip[:1] != b"\0" or not strip[1] & 1  # the other, older kind is rare
-    if compression == _LZW and len(strip) > 1 and new:
-      made, most = lzw_bytes(strip, 8, tiff=True), _most(tags)
-      if made > most:
-        raise ValueError(f"the file is damaged: {made} bytes of {most} in a strip")
+    if lzw and len(strip) > 1 and new and (made := lzw_bytes(strip, 8, tiff=True)) not in _sizes(tags):
+      raise ValueError(f"the file is damaged: a strip of {made} bytes, not {_sizes(tags)[0]}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,6 +23,7 @@ from vae_jax.types import FIELD_TYPES
 Shape = tuple[int, int, int]
 Record = dict[str, Any]
 IN_FOLDERS = (*plans.FOLDERS, "idx", "npz")  # data sets that a person has put somewhere
+RETRIES = 3  # of a download; the ten of TFDS take minutes where there is no network
 CHUNK = 256  # records that one thread reads and decodes at a time
 
 
@@ -368,10 +370,24 @@ def _tfds_builder(data: ConfigDict) -> Any:
     raise UserError(f"data.name={data.name!r} is no data set{hint}") from error
   except Exception as error:  # a bad config or version in the name, a damaged folder
     raise UserError(f"data.name={data.name!r} cannot be opened: {described(error)}") from error
+  if not builder.is_prepared():
+    _download(builder, data)
+  if not builder.info.splits:  # TFDS leaves a folder alone that is there already
+    raise UserError(f"{builder.data_dir} is there but incomplete; delete this folder and run again")
+  return builder
+
+
+def _download(builder: Any, data: ConfigDict) -> None:
+  """Downloads and prepares a data set of TFDS. Raises UserError, one line, where that fails."""
+  from tensorflow_datasets.core.download import downloader
+  from tensorflow_datasets.core.utils import tqdm_utils
+
   try:
-    with builders.quiet(sys.stderr):
-      if not builder.is_prepared():
-        builder.download_and_prepare()
+    retries = mock.patch.object(downloader, "MAX_RETRIES", RETRIES, create=True)
+    if not sys.stderr.isatty():
+      tqdm_utils.disable_progress_bar()
+    with builders.quiet(sys.stderr), retries:
+      builder.download_and_prepare()
   except Exception as error:
     missing = _missing_package(error)
     if missing:
@@ -380,12 +396,14 @@ def _tfds_builder(data: ConfigDict) -> Any:
         f"preparing data set {data.name!r} needs the package {missing}, once; "
         f"run: {what} and then the same command again"
       ) from error
+    if host := re.search(r"host='([^']+)'", str(error)):
+      raise UserError(
+        f"data set {data.name!r} cannot be downloaded: no connection to {host[1]}; connect this machine to the "
+        "network, or prepare the data set on another one, copy its folder and set --config.data.dir to that"
+      ) from error
     raise UserError(
       f"data set {data.name!r} could not be downloaded and prepared: {described(error)}"
     ) from error
-  if not builder.info.splits:  # TFDS leaves a folder alone that is there already
-    raise UserError(f"{builder.data_dir} is there but incomplete; delete this folder and run again")
-  return builder
 
 
 def _missing_package(error: BaseException | None) -> str:

@@ -3,6 +3,10 @@
 What a file is, its content says (`images.open_image`); a suffix only decides which files of a folder are looked at.
 """
 
+from __future__ import annotations
+
+import os
+
 # What the installed decoders read: Pillow, and OpenCV for deep colour.
 READ = (
   *(".png", ".apng"),
@@ -48,3 +52,12 @@ PICTURES = (
 
 # Drawings and documents: no photographs, so not looked for in a folder, yet no names of folders either.
 DRAWINGS = (".svg", ".svgz", ".eps", ".ps", ".pdf", ".ai", ".wmf", ".emf")
+
+
+def why_unread(name: str) -> str:
+  """Why a file that looks like a picture is not read, and what to do; "" for any other file."""
+  suffix = os.path.splitext(name)[1].lower()
+  if suffix in READ or suffix not in PICTURES:
+    return ""
+  what = "raw files of cameras are" if suffix in RAW else f"{suffix[1:].upper()} is"
+  return f"{what} not read; convert it to PNG, TIFF or JPEG"

@@ -21,6 +21,7 @@ from vae_jax.data.folders import list_images
 from vae_jax.data.images import decode
 from vae_jax.data.prepare import make_prepare
 from vae_jax.data.sources import IN_FOLDERS, Source, open_source, report
+from vae_jax.data.suffixes import PICTURES, why_unread
 from vae_jax.errors import UserError, printable
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
@@ -163,7 +164,7 @@ def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
   cut: list[np.ndarray] = []
   failed: list[UserError] = []
   for path in paths:
-    for file in [path / name for name in list_images(path)] if path.is_dir() else [path]:
+    for file in [path / name for name in list_images(path, PICTURES)] if path.is_dir() else [path]:
       if len(cut) == num:
         break
       try:
@@ -171,7 +172,8 @@ def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
       except UserError as error:
         if not path.is_dir():
           raise
-        failed.append(error)
+        unread = why_unread(file.name)
+        failed.append(UserError(f"{file}: {unread}") if unread else error)
         continue
       cut.append(pipeline.fit({"image": image}, (height, width), "resize", None)["image"])
   if not cut and failed:

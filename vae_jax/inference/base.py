@@ -56,7 +56,9 @@ class Base:
     if self.input_shape != self.image_shape:
       size = f"{' x '.join(map(str, self.input_shape))} to {size}"
     facts = [self.config.model.name, f"images {size}{', or of any size' if self.can('tile') else ''}"]
-    facts += [f"{self.module.units} latents"] if self.module.units else []
+    facts += (
+      [f"{self.module.units} latent{' channels' if self.can('tile') else 's'}"] if self.module.units else []
+    )
     facts += [f"codes of {self.module.codes}"] if self.module.codes else []
     facts.append(f"{sum(x.size for x in jax.tree.leaves(self.params)):,} parameters")
     facts.append(f"step {self.step} of {self.run.folder}" if self.run.folder else f"step {self.step}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from pathlib import Path
 
@@ -41,8 +42,13 @@ def _download(source: str) -> Path:
     raise UserError(
       f'{source} needs the package huggingface_hub: pip install -e ".[hub]", or give a file'
     ) from None
+  log = logging.getLogger("huggingface_hub")  # it reports each of its retries
+  level = log.level
+  log.setLevel(logging.ERROR)
   try:
     return Path(hf_hub_download(repo_id=parts[1], filename=parts[2]))
   except Exception as error:  # the network, the hub, the disk: each with classes of its own
     words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     raise UserError(f"{source} cannot be fetched ({words}); download it by hand and give the file") from None
+  finally:
+    log.setLevel(level)

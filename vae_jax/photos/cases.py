@@ -14,6 +14,7 @@ import numpy as np
 from vae_jax.data.degrade import Degrade
 from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
+from vae_jax.data.suffixes import PICTURES, why_unread
 from vae_jax.errors import UserError
 from vae_jax.generator import new_key
 from vae_jax.photos.baselines import Baseline, factor_of
@@ -58,10 +59,10 @@ class Task(NamedTuple):
 def list_cases(folder: Path) -> list[Case]:
   """Lists the images below the folder in order of their paths, or its pairs; never both."""
   if not folder.is_dir():
-    raise UserError(f"{str(folder)!r} is no folder; give one with clean photographs")
+    raise UserError(f"{str(folder)!r} is not a folder; give a folder of clean photographs")
   names = list_images(folder)
   if not names:
-    raise UserError(f"{folder}: no image files below this folder; give one with clean photographs")
+    raise UserError(f"{folder}: no images in this folder; give a folder of clean photographs")
   stems: dict[str, list[str]] = {}
   for name in names:
     stems.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
@@ -83,6 +84,12 @@ def list_cases(folder: Path) -> list[Case]:
       f"{folder}: pairs (X_LR) and single images ({', '.join(alone[:3])}{more}); keep one kind in a folder"
     )
   return sorted(cases)
+
+
+def list_unread(folder: Path) -> list[dict[str, str]]:
+  """Entries of `skipped` for the files below the folder that look like pictures and are not read."""
+  names = list_images(folder, PICTURES)
+  return [{"name": name, "reason": reason} for name in names if (reason := why_unread(name))]
 
 
 def check_pairs(
@@ -118,8 +125,8 @@ def skipped_entry(case: Case, reason: str) -> dict[str, str]:
 def open_case(case: Case, task: Task) -> tuple[np.ndarray, np.ndarray] | str:
   """Returns (clean [h, w, c], degraded [h', w', c]), both float32, or why there is nothing to score."""
   try:
-    clean = _to_float(decode(case.high, task.channels, name=case.name))
-    low = None if case.low is None else _to_float(decode(case.low, task.channels, name=case.low.name))
+    clean = _opened(case.high, task.channels, case.name)
+    low = None if case.low is None else _opened(case.low, task.channels, case.low.name)
   except UserError as error:
     return str(error)
   h, w = (n // task.factor * task.factor for n in clean.shape[:2])
@@ -140,8 +147,9 @@ def _key(seed: int, name: str) -> Array:
   )
 
 
-def _to_float(pixels: np.ndarray) -> np.ndarray:
-  return pixels.astype(np.float32) / 255
+def _opened(path: Path, channels: int, name: str) -> np.ndarray:
+  """float32 [h, w, c] in [0, 1]. A picture with transparency is scored as it is seen over white."""
+  return decode(path, channels, name=name, over=255).astype(np.float32) / 255
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:

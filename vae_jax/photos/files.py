@@ -12,16 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_jax.data import plans
-from vae_jax.data.suffixes import PICTURES, READ
+from vae_jax.data.suffixes import PICTURES, RAW, READ, why_unread
 from vae_jax.errors import UserError, printable
-from vae_jax.photos.photograph import (
-  WRITABLE,
-  Photograph,
-  alpha_resized,
-  check_saveable,
-  open_photograph,
-  save_photograph,
-)
+from vae_jax.photos.metadata import unusual_colour
+from vae_jax.photos.photograph import Photograph, open_photograph
+from vae_jax.photos.saving import WRITABLE, check_saveable, save_photograph
+from vae_jax.photos.transparency import layer
 from vae_jax.photos.uncertainty import total_deviation, uncertainty_picture
 from vae_jax.progress import FileProgress
 from vae_jax.types import ArrayLike
@@ -36,17 +32,23 @@ class Report(NamedTuple):
   """What `restore_files` did.
 
   written: files on the disk. failed: (input, why). replaced: those of `written` that were there before. partial:
-  (input, its number of frames), where the first of several was restored.
+  (input, its number of frames), where the first of several was restored. recoloured: (output, the chunks of a PNG that
+  say what its colours are and that the format of the output cannot hold).
   """
 
   written: list[Path]
   failed: list[tuple[Path, str]]
   replaced: list[Path]
   partial: list[tuple[Path, int]]
+  recoloured: list[tuple[Path, list[str]]]
 
   def remarks(self) -> list[str]:
     """Lines for a person about what was written."""
     lines = [f"{printable(str(path))}: the first of {frames} frames" for path, frames in self.partial]
+    lines += [
+      f"{printable(str(path))}: the format cannot hold {' '.join(chunks)}, so colours look different; save as .png"
+      for path, chunks in self.recoloured
+    ]
     if self.replaced:
       lines.append(f"{len(self.replaced)} of {len(self.written)} files replaced earlier ones")
     return lines
@@ -90,13 +92,16 @@ def restore_files(
 
   A grey photograph stays grey and a colour one colour, whatever the model takes: grey is repeated and the luma
   (ITU-R BT.601) of the result taken; colour is restored channel by channel, each with the same `key_index`.
-  Bit depth, ICC, dots per inch and EXIF are kept, alpha is enlarged by `factor`. For animations and
-  files of several pages, only the first picture is restored. Standard error shows how far it is (`FileProgress`).
+  Bit depth, ICC, dots per inch, EXIF, XMP and comments are kept. Alpha is enlarged by `factor`; what is stored under
+  alpha 0 has no influence on what is seen. For animations and files of several pages, only the first picture is
+  restored. Standard error shows how far it is (`FileProgress`).
+
+  Files of a folder that look like pictures and that nothing here reads (`suffixes.PICTURES`) count as failures.
 
   With samples = N > 0, beside NAME.EXT:
     NAME_sample01.EXT ...   N random restorations
     NAME_mean.EXT           their average, for N > 1 (NAME.EXT is `restore(image, None)`)
-    NAME_uncertainty.png    the standard deviation, see `uncertainty_picture`, for N > 1
+    NAME_uncertainty.png    the standard deviation, see `uncertainty_picture`, as it is seen, for N > 1
 
   Args:
     restore: `(image float32 [h, w, channels] in [0, 1], key_index, progress) -> float32 [factor * h, factor * w,
@@ -122,7 +127,7 @@ def restore_files(
   if channels not in (1, 3):
     raise UserError(f"a model of {channels} channels cannot restore photographs; it needs 1 or 3")
   jobs = _plan(inputs, output, samples)
-  report = Report([], [], [], [])
+  report = Report([], [], [], [], [])
   with FileProgress() as meter:
     for number, job in enumerate(jobs, start=1):
       place = f" ({number} of {len(jobs)})" if len(jobs) > 1 else ""
@@ -159,9 +164,11 @@ def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int)
   jobs = _without_clashes(pairs, samples)
   there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
   if not os.path.isdir(there):
-    raise UserError(f"output {folder} cannot be made: {there} is no folder; name another folder")
+    raise UserError(f"output {folder} cannot be made: {there} is not a folder; choose another folder")
   if not os.access(there, os.W_OK | os.X_OK):
-    raise UserError(f"output {folder}: {there} is not writable; name another folder")
+    raise UserError(
+      f"output {folder}: {there} is not writable; choose another folder or change its permissions"
+    )
   return jobs
 
 
@@ -179,9 +186,11 @@ def _is_file_name(given: Sequence[Path], output: PathLike) -> bool:
       )
     return True
   if os.path.exists(target):
-    raise UserError(f"output {target} is a file, and these inputs need a folder; name another")
+    raise UserError(f"output {target} is a file, but these inputs need a folder; choose another name")
   if suffix in PICTURES:
-    raise UserError(f"output {target} is one file for several inputs or a folder; name a folder")
+    raise UserError(
+      f"output {target} names one file, but there are several inputs; give the name of a folder"
+    )
   return False
 
 
@@ -193,7 +202,7 @@ def _listed(path: Path, folder: Path) -> list[tuple[Path, str]]:
   inside = own != here and own.startswith(here)
   found = [
     (path / name, name)
-    for name in plans.list_images(path)
+    for name in plans.list_images(path, PICTURES)
     if not (inside and os.path.join(os.path.realpath((path / name).parent), "").startswith(own))
   ]
   if not found:
@@ -222,11 +231,12 @@ def _without_clashes(pairs: Sequence[tuple[Path, Path]], samples: int) -> list[_
         if other.main == job.main and _identity(other.source) == _identity(job.source):
           break
         raise UserError(
-          f"inputs {other.source} and {job.source} would both be written to {path}; rename one, or restore them apart"
+          f"inputs {other.source} and {job.source} would both be written to {path}; rename one, or restore them into "
+          "two folders"
         )
       if (found := _identity(path)) and (source := sources.get(found)):
         raise UserError(
-          f"output {path} is the input {source}, which is never overwritten; name another output"
+          f"output {path} is the input {source}, which is never overwritten; choose another output"
         )
     else:
       kept.append(job)
@@ -251,6 +261,17 @@ def _identity(path: Path) -> tuple[int, int] | None:
   return status.st_dev, status.st_ino
 
 
+def _opened(path: Path) -> Photograph:
+  """The photograph, or UserError with the reason that its suffix gives, where it is of a kind that is not read."""
+  reason = why_unread(path.name)
+  if path.suffix.lower() in RAW:  # their content may open as a small preview
+    raise UserError(reason)
+  try:
+    return open_photograph(path)
+  except UserError as error:
+    raise UserError(reason or str(error)) from error
+
+
 def _restore_one(
   restore: Restore,
   job: _Job,
@@ -261,11 +282,16 @@ def _restore_one(
   pixel_noise: Callable[[np.ndarray], ArrayLike] | None,
 ) -> None:
   note = _note(report)
-  photograph = open_photograph(job.source)
-  height, width = photograph.pixels.shape[:2]
+  photograph = _opened(job.source)
+  pixels, alpha = photograph.pixels, photograph.alpha
+  shape = factor * pixels.shape[0], factor * pixels.shape[1]
   for path in job.targets():
-    check_saveable(path, factor * height, factor * width, photograph.alpha)
-  alpha = None if photograph.alpha is None else alpha_resized(photograph.alpha, factor)
+    check_saveable(path, *shape, alpha)
+  cut = None if alpha is None or alpha.min() >= 1 else layer(pixels, alpha, factor)
+  given = photograph if cut is None else photograph._replace(pixels=cut.colours)
+
+  def restored(index: int | None) -> np.ndarray:
+    return _restored(restore, given, index, factor, channels, progress)
 
   def save(path: Path, picture: Photograph) -> None:
     replaced = os.path.lexists(path)
@@ -274,31 +300,38 @@ def _restore_one(
     if replaced:
       report.replaced.append(path)
 
-  def kept(pixels: np.ndarray) -> Photograph:
-    return photograph._replace(pixels=pixels, alpha=alpha)
+  def kept(values: np.ndarray) -> Photograph:
+    if cut is None:  # without alpha, or opaque
+      return photograph._replace(
+        pixels=values, alpha=None if alpha is None else np.ones((*shape, 1), np.float32)
+      )
+    return photograph._replace(pixels=cut.join(values), alpha=cut.alpha)
 
-  save(job.main, kept(_restored(restore, photograph, None, factor, channels, progress)))
+  save(job.main, kept(restored(None)))
   if photograph.frames > 1:
     report.partial.append((job.source, photograph.frames))
-  mean = np.zeros((factor * height, factor * width, photograph.pixels.shape[2]), np.float32)
+  if job.main.suffix.lower() != ".png" and (chunks := unusual_colour(photograph.about)):
+    report.recoloured.append((job.main, chunks))
+  mean = np.zeros((*shape, pixels.shape[2]), np.float32)
   squares = np.zeros_like(mean)
   for k, path in enumerate(job.samples):
     if k == 0:
       progress(1, note=note)
-    pixels = _restored(restore, photograph, k, factor, channels, progress)
-    save(path, kept(pixels))
+    draw = restored(k)
+    save(path, kept(draw))
     # Welford's recurrence: as exact as two passes, without keeping the samples.
-    step = pixels - mean
+    step = draw - mean
     mean += step / np.float32(k + 1)
-    squares += step * (pixels - mean)
+    squares += step * (draw - mean)
   if job.mean is not None and job.uncertainty is not None:
     save(job.mean, kept(mean))
     variance = squares / (len(job.samples) - 1)
     noise = None
     if pixel_noise is not None:
-      still = _restored(lambda x, *_: pixel_noise(x), photograph, None, factor, channels, lambda *_: None)
-      noise = np.asarray(still)
+      noise = _restored(lambda x, *_: pixel_noise(x), given, None, factor, channels, lambda *_: None)
     deviation = total_deviation(variance, noise).mean(axis=-1)
+    if cut is not None:
+      deviation = deviation * cut.gain[..., 0]  # as it is seen
     save(job.uncertainty, Photograph(uncertainty_picture(deviation).astype(np.float32) / 255))
 
 
@@ -336,9 +369,7 @@ def _restored(
         f"not [{factor * height}, {factor * width}, {channels}]"
       )
     if not np.isfinite(result).all():
-      raise UserError(
-        "its restoration holds values that are not finite; the model is at fault, or the picture"
-      )
+      raise UserError("the restoration contains NaN or infinity; the model or the picture is at fault")
     return np.clip(result, 0.0, 1.0)
 
   if own == channels:

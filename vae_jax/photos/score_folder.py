@@ -11,6 +11,7 @@ What is compared, and what papers leave unsaid: `scores["protocol"]` holds all o
 - PSNR and SSIM of Y leave `factor` pixels of each border out, none where nothing was down-sampled; PSNR of RGB and
   LPIPS see the whole image.
 - The noise of an image is a function of `seed` and of its path below the folder: other files and `limit` do not count.
+- A picture with transparency is laid over white, whatever colours are stored where it cannot be seen.
 - Files X_LR.png beside X_HR.png or X.png are taken as pairs, in place of the run's own degradation.
 
 The scores, ready for JSON:
@@ -21,7 +22,8 @@ The scores, ready for JSON:
 - mean: {ours: {...}, ...}, in float64, over all images; of LPIPS over those large enough, `lpips_images`.
 - seconds: {ours: {mean, median, images}, ...}, without compilation, which the first image of a size may bring about:
   that is restored again, or, once a few are timed, has None in `images` and no part in the rest.
-- skipped: [{name, reason}]: files that cannot be decoded, and images below 16 pixels or too small for SSIM.
+- skipped: [{name, reason}]: files that cannot be decoded or are of a kind that is not read, and images below 16 pixels
+  or too small for SSIM.
 - nonfinite: the names of scores that are not finite. Each of them, and each mean with one in it, is None; output that
   is infinite or NaN anywhere has no finite score.
 - uncertainty (with `draw`): `correlation`, Pearson's over all pixels and channels of all images, of the standard
@@ -42,7 +44,16 @@ from vae_jax.data.degrade import make_degrade
 from vae_jax.errors import UserError
 from vae_jax.photos.baselines import factor_of, make_baselines, sigma_of
 from vae_jax.photos.calibration import Calibration, Draw
-from vae_jax.photos.cases import Case, Task, check_pairs, eight_bits, list_cases, open_case, skipped_entry
+from vae_jax.photos.cases import (
+  Case,
+  Task,
+  check_pairs,
+  eight_bits,
+  list_cases,
+  list_unread,
+  open_case,
+  skipped_entry,
+)
 from vae_jax.photos.contact_sheet import Panel, draw_sheet, make_caption, make_row
 from vae_jax.photos.scores import means, protocol, score, without_nonfinite
 from vae_jax.photos.stopwatch import Stopwatch
@@ -91,13 +102,17 @@ def benchmark(
     ValueError: `restore` or `draw` returns another shape, or no floats.
   """
   if channels not in (1, 3) or limit < 0 or sheet < 1:
-    raise UserError(f"channels={channels}, limit={limit}, sheet={sheet}: 1 or 3, 0 or more, 1 or more")
+    raise UserError(
+      f"channels={channels}, limit={limit}, sheet={sheet}: channels must be 1 or 3, limit at least 0, sheet at least 1"
+    )
   if draw is not None and samples < 2:
-    raise UserError(f"samples={samples}: a spread needs at least 2 draws; give more, or 0 to leave it out")
+    raise UserError(
+      f"samples={samples}: the uncertainty needs at least 2 draws; raise it, or use 0 to leave the uncertainty out"
+    )
   degrade_image, degrade = make_degrade(degrade), dict(degrade)
   folder = Path(folder).expanduser()
-  skipped: list[dict[str, str]] = []
   found = list_cases(folder)[: limit or None]
+  skipped = list_unread(folder)
   paired = found[0].low is not None
   cases, factor = check_pairs(found, degrade, channels, skipped) if paired else (found, factor_of(degrade))
   baselines, missing = make_baselines(degrade, factor, paired)
@@ -107,7 +122,7 @@ def benchmark(
   entries, rows = _score_images(restore, cases, task, lpips, watch, calibration, sheet, skipped)
   if not entries:
     raise UserError(
-      f"{folder}: none of {len(found)} images can be scored ({skipped[0]['name']}: {skipped[0]['reason']}); "
+      f"{folder}: none of {len(found)} images can be scored ({skipped[-1]['name']}: {skipped[-1]['reason']}); "
       "choose another folder"
     )
   scores = _summary(folder, task, lpips, entries, watch, calibration, skipped)

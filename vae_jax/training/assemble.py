@@ -96,7 +96,7 @@ def _label_remedy(source: Source, config: ConfigDict) -> str:
   return f"put each image into a folder of its class, as in {config.data.dir}/cats/1.png{loose}"
 
 
-def _classes(config: ConfigDict, model: Family, train: Split) -> str:
+def _classes(config: ConfigDict, train: Split) -> str:
   """data.classes of a model with labels: the class folders, where there are some. Raises UserError: another number."""
   names, classes = train.source.classes, config.model.get("classes", 0)
   if not names or not classes:
@@ -203,13 +203,20 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   frozen = load_frozen(config.objective, config.evaluation)
   prepares = {training: make_prepare(data, training=training) for training in (True, False)}
   spec = prepared_spec(prepares[False], first, frozen)
+  if "label" in family(config.model.name).FAMILY.NEEDS and "label" not in spec:
+    raise UserError(
+      f"model.name={config.model.name} needs the label of each image, and the split {data.validation!r} of "
+      f"data.name={data.name} has none; {_label_remedy(held_out.source, config)}"
+    )
   if stage is not None:
     _check_first_stage(config, stage, spec)
     frozen["first_stage"] = stage.variables
     prepares = {training: runs.with_first_stage(prepare, stage) for training, prepare in prepares.items()}
     spec = prepared_spec(prepares[False], first, frozen)
   model: Family = build(config.model, spec, t.dtype)
-  data.classes = _classes(config, model, train)
+  data.classes = _classes(config, train)
+  if data.classes and jax.process_index() == 0:
+    report([], [f"labels: {', '.join(f'{i} {name}' for i, name in enumerate(data.classes.split(',')))}"])
   check_fields(train, model, config, data.train)
   check_fields(held_out, model, config, data.validation)
   tx = state.make_optimizer(t)

@@ -108,7 +108,9 @@ def _extend(config: ConfigDict, there: ConfigDict, workdir: Path, step: int) -> 
   t, old = config.training, there.training
   t.extended_at = f"{old.extended_at},{step}".strip(",")
   if jax.process_index() == 0:
-    rates = [float(make_learning_rate(c)(jnp.asarray(at))) for c, at in ((old, step), (t, step), (t, t.steps))]
+    rates = [
+      float(make_learning_rate(c)(jnp.asarray(at))) for c, at in ((old, step), (t, step), (t, t.steps))
+    ]
     tell(
       f"{printable(str(workdir))}: a run of {old.steps} steps is extended to {t.steps} from step {step} on; parameters "
       f"and optimiser are kept, and the learning rate follows the schedule of {t.steps} steps: here it rises from "
