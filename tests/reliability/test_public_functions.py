@@ -179,7 +179,7 @@ def networks():
   lpips = perceptual.LPIPS(extractor, {"relu1": uniform(64), "relu2": uniform(192)})
   return {
     "Extractor": [(extractor, (images(side=64),))],
-    "LPIPS": [(lpips, (images(side=64), images(side=64)))],
+    "LPIPS": [(lpips, (images(side=64), images(side=64, seed=1)))],
   }
 
 
@@ -300,8 +300,9 @@ def test_transformations_do_not_change_values(part):
       eager = everywhere(function, arguments)
       for compiled, plain in zip(jax.tree.leaves(found), jax.tree.leaves(eager), strict=True):
         assert np.isfinite(compiled).all(), name
-        np.testing.assert_allclose(compiled, plain, rtol=2e-3, atol=2e-3 * np.abs(plain).max(), err_msg=name)
-      np.testing.assert_allclose(found[0], once, rtol=1e-4, err_msg=name)
+        largest = np.abs(plain).max() + 1e-3
+        np.testing.assert_allclose(compiled, plain, rtol=2e-3, atol=2e-3 * largest, err_msg=name)
+      np.testing.assert_allclose(found[0], once, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def damaged(function, arguments):
