@@ -153,8 +153,8 @@ def _extremes(values: Array) -> tuple[Array, Array]:
   rows, columns = height // BLOCK, width // BLOCK
   values = values[..., : rows * BLOCK, : columns * BLOCK].reshape(*batch, rows, BLOCK, columns, BLOCK)
   blocks = jnp.moveaxis(values, -3, -2).reshape(*batch, rows, columns, BLOCK * BLOCK)
-  # By place: max and min lose NaN on CPUs (jaxlib 0.10), and their gradients look for the pixels that are equal to
-  # them: none is, where XLA computes the pixels again with other rounding.
+  # By place. On CPUs, jaxlib 0.10 loses NaN in max and min. Their gradients look for the pixels that are equal to them,
+  # and find none where XLA computes the pixels again with other rounding.
   places = (jnp.argmax(blocks, axis=-1, keepdims=True), jnp.argmin(blocks, axis=-1, keepdims=True))
   top, bottom = (jnp.take_along_axis(blocks, place, axis=-1)[..., 0] for place in places)
   return top, bottom
