@@ -24,9 +24,7 @@ from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.storage.plain_paths import local_folder
 from vae_jax.training import parallel, scoring, state, steps
 from vae_jax.training import workdir as workdirs
-from vae_jax.training.announce import check_size
 from vae_jax.training.opponents import Opponent, pixel_opponent
-from vae_jax.training.optional_logs import check_wandb
 from vae_jax.types import MODELLED, Batch, Frozen, Key, Spec, Variables, input_shape, seen
 
 
@@ -191,7 +189,6 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   t, data = config.training, config.data
   placement = parallel.make_placement(t.batch_size, way=t.parallel, fsdp=t.fsdp)
   eval_size = -(-config.evaluation.batch_size // placement.mesh.size) * placement.mesh.size
-  check_wandb(t.wandb)
   stage = runs.open_first_stage(config)
   checkpoints = Checkpoints(workdir / "checkpoints", keep=t.keep)
   workdirs.check(config, workdir, checkpoints)  # before the data, which may take long to open
@@ -235,7 +232,6 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   where = placement.state(like)
   like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), like, where)
 
-  check_size(config, spec, like, placement)
   frozen = placement.put(frozen)
   train_call, eval_step, rated = _compiled(
     config, placement, model, objective, prepares, tx, opponents, like, (train_key, eval_key)
