@@ -89,6 +89,15 @@ def check_fields(split: Split, model: Family, config: ConfigDict, name: str) -> 
     pipeline.check_labels(split.arrays["label"], classes, config.data.name)
 
 
+def _check_label(config: ConfigDict, spec: Spec, source: Source) -> None:
+  """Refuses records without a label, by their `spec`, for a family that needs one. source: where they are from."""
+  if "label" in family(config.model.name).FAMILY.NEEDS and "label" not in spec:
+    raise UserError(
+      f"model.name={config.model.name} needs the label of each image, and the split {config.data.validation!r} of "
+      f"data.name={config.data.name} has none; {_label_remedy(source, config)}"
+    )
+
+
 def _label_remedy(source: Source, config: ConfigDict) -> str:
   if config.data.name != "folder":
     return "give it one, or choose another split"
@@ -203,11 +212,7 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   frozen = load_frozen(config.objective, config.evaluation)
   prepares = {training: make_prepare(data, training=training) for training in (True, False)}
   spec = prepared_spec(prepares[False], first, frozen)
-  if "label" in family(config.model.name).FAMILY.NEEDS and "label" not in spec:
-    raise UserError(
-      f"model.name={config.model.name} needs the label of each image, and the split {data.validation!r} of "
-      f"data.name={data.name} has none; {_label_remedy(held_out.source, config)}"
-    )
+  _check_label(config, spec, held_out.source)
   if stage is not None:
     _check_first_stage(config, stage, spec)
     frozen["first_stage"] = stage.variables
