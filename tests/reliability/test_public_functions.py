@@ -96,7 +96,7 @@ METRICS = {
   "mse": [(metrics.mse, TWO)],
   "psnr_b": [(metrics.psnr_b, TWO)],
   "psnr_rgb": [(metrics.psnr_rgb, (uniform(5000, 1, 1, 1), uniform(5000, 1, 1, 1, seed=1)))],
-  "psnr": [(metrics.psnr, (uniform(2, 8, 8, 3), uniform(2, 8, 8, 3, seed=1)))],
+  "psnr": [(metrics.psnr, (uniform(5000, 1, 1, 1), uniform(5000, 1, 1, 1, seed=1)))],
   "psnr_y": [(metrics.psnr_y, TWO)],
   "rgb_to_y": [(metrics.rgb_to_y, TWO[:1])],
   "ssim": [(metrics.ssim, TWO)],
