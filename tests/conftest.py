@@ -23,10 +23,12 @@ jaxtyping.install_import_hook(
   "beartype.beartype",
 )
 
-# Half of the suite's time would be compilation of programs that run once, on a few pixels. Read when JAX first runs, by
-# subprocesses too; later versions of XLA may not know these flags, and end where they do not.
+# Half of the suite's time would be compilation of programs that run once, on a few pixels. And XLA ends a process whose
+# virtual devices do not meet within 40 s, as on a machine with other work. Read when JAX first runs, by subprocesses
+# too; later versions of XLA may not know these flags, and end where they do not.
 if jax.__version_info__ < (0, 11):
   flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+  flags += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
 # Each program is compiled once a session: the processes that tests start, and the workers of pytest-xdist, share a

@@ -255,29 +255,25 @@ def test_reconstructing_files_of_odd_size_and_mode(place, trained):
 
 
 @pytest.mark.parametrize(
-  ("mode", "words", "name"),
+  ("mode", "words", "suffix"),
   [
-    ("sample", ["--num", 5, "--temperature", 0.7, "--seed", 3], "sample_num-5_seed-3_temperature-0.7"),
+    ("sample", ["--num", 5, "--temperature", 0.7, "--seed", 3], "_num-5_seed-3_temperature-0.7"),
     (
       "reconstruct",
       ["--num", 3, "--split", "train[:10]", "--checkpoint", 40],
-      "reconstruct_train-first-10_num-3_step-40",
+      "_train-first-10_num-3_step-40",
     ),
-    ("interpolate", [], "interpolate"),
-    (
-      "interpolate",
-      ["--method", "linear", "--num", 2, "--checkpoint", "best"],
-      "interpolate_num-2_method-linear_best",
-    ),
+    ("interpolate", [], ""),
+    ("interpolate", ["--method", "linear", "--num", 2, "--checkpoint", "best"], "_num-2_method-linear_best"),
   ],
 )
-def test_pictures(here, capsys, mode, words, name):
-  """Twice the same, at the default place and at a given one."""
+def test_pictures(here, capsys, mode, words, suffix):
+  """Twice the same, at the default place, under a name that says what is asked for, and at a given one."""
   evaluate("--mode", mode, *words)
   evaluate("--mode", mode, *words, "--output", "runs/other.PNG")
   out, err = capsys.readouterr()
-  assert out == f"wrote runs/a/evaluation/{name}.png\nwrote runs/other.PNG\n" and err == ""
-  first = picture(here / "runs" / "a" / "evaluation" / f"{name}.png")
+  assert out == f"wrote runs/a/evaluation/{mode}{suffix}.png\nwrote runs/other.PNG\n" and err == ""
+  first = picture(here / "runs" / "a" / "evaluation" / f"{mode}{suffix}.png")
   np.testing.assert_array_equal(first, picture(here / "runs" / "other.PNG"))
   (here / "runs" / "other.PNG").unlink()
 

@@ -24,7 +24,7 @@ def concrete(*values: object) -> bool:
   return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
-def extent(values: ArrayLike) -> Extent | None:
+def extent(values: ArrayLike | float) -> Extent | None:
   """Least, greatest and mean value. None where there is nothing to look at: a traced array, or an empty one.
 
   A constant inside a traced program is looked at, as outside. Finiteness is tested by itself: on CPUs, jaxlib 0.10

@@ -199,6 +199,9 @@ def test_gradients_are_finite(measure):
   for scale in (1e-38, 1e-30, 1e-22, 1e-18, 1e-8):  # nearly black, whole and in one block
     dark = jnp.asarray(picture(16, 24)).at[:8, :8].multiply(scale)
     assert jnp.isfinite(slope(dark)).all() and jnp.isfinite(slope(scale * dark)).all(), scale
+  noise = jnp.asarray(np.random.default_rng(0).uniform(0.05, 0.95, (8, 72, 72, 3)), jnp.float32)
+  plain = jax.grad(lambda image: measure(image).sum())(noise)  # the forward pass is a program by itself
+  np.testing.assert_allclose(plain, slope(noise), rtol=1e-3, atol=1e-6)
   gradient = slope(jnp.asarray(picture(16, 24)))
   assert jnp.isfinite(gradient).all() and jnp.abs(gradient).max() > 0
 

@@ -595,16 +595,21 @@ def test_a_disk_that_fills_up_while_data_is_prepared(tmp_path, cache):
 
 
 PREPARE = """
-import hashlib, os, sys, time
+import glob, hashlib, os, sys, time
 from pathlib import Path
 from vae_jax.configuration import base_config
 from vae_jax.data import images
 from vae_jax.data.sources import open_source
 read = images.read_file
-folder, gate, cache = sys.argv[1], Path(sys.argv[2]), Path(os.environ["VAE_JAX_DATA"])
+folder, gate, cache = sys.argv[1], Path(sys.argv[2]), os.environ["VAE_JAX_DATA"]
 
-def slow(path):  # once a file is being written, waits until the gate is open
-  while any(p.is_file() for p in cache.glob("**/incomplete.*/**/*")) and not gate.exists():
+def written():
+  return set(filter(os.path.isfile, glob.glob(f"{cache}/**/incomplete.*/**/*", recursive=True)))
+
+remains = written()
+
+def slow(path):  # once it has begun to write, waits until the gate is open
+  while written() - remains and not gate.exists():
     time.sleep(0.01)
   return read(path)
 

@@ -10,6 +10,7 @@ from vae_jax.configuration import apply_overrides, base_config, load_config_file
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.training import announce, parallel, state
+from vae_jax.training.loop import train
 from vae_jax.types import image_spec
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -78,6 +79,16 @@ def test_the_memory_of_a_container_counts(tmp_path):
   (tmp_path / "none").write_text("max\n")
   assert announce.host_memory((tmp_path / "memory.max",)) == 123456789
   assert announce.host_memory((tmp_path / "none", tmp_path / "absent")) > 10**8
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path, memory):
+  for split in ("train", "validation"):
+    np.savez(tmp_path / f"{split}.npz", image=np.arange(8 * 20, dtype=np.uint8).reshape(8, 5, 4, 1))
+  memory(1000)
+  words = ("data.name=npz", f"data.dir={tmp_path}", "training.batch_size=8", "evaluation.batch_size=8")
+  with pytest.raises(UserError, match=r"there are 1 kB of memory\); set model.name=conv_vae$"):
+    train(apply_overrides(base_config(), words), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_numbers_are_short():

@@ -123,11 +123,17 @@ def made(case, accumulate=1, axis_name=None):
 
 
 @functools.cache
+def initial(case):
+  """The first state, on the host: a step donates what it is given."""
+  return jax.device_get(jax.jit(made(case)[1])())
+
+
+@functools.cache
 def curves(case, count=1, way="jit", fsdp=False, accumulate=1):
   """Every loss of 20 steps, by name: the model's, and those of opponents."""
   placement = parallel.make_placement(BATCH, DEVICES[:count], way, fsdp)
-  step, make = made(case, accumulate, placement.axis_name)
-  first, data = make(), records(case.split(",")[0])
+  step, _ = made(case, accumulate, placement.axis_name)
+  first, data = initial(case), records(case.split(",")[0])
   call = parallel.compile_train_call(steps.make_train_call(step), placement, first)
   train_state, stored = jax.device_put(first, placement.state(first)), placement.put(data)
   index = pipeline.order(0, 40, pipeline.positions(0, STEPS, BATCH))

@@ -267,6 +267,16 @@ def test_the_importance_bound_is_tighter_on_average():
   assert gain.mean() > 3 * gain.std() / np.sqrt(200)
 
 
+def test_losses_of_a_split_do_not_depend_on_the_step():
+  """A linear schedule of beta begins at 0, which would leave the rate out of every validation loss."""
+  given = ["objective.beta=4", "objective.beta_schedule=linear", "objective.beta_steps=10"]
+  made = make_objective(apply_overrides(base_config(), given).objective, MODEL.terms)
+  step = jax.jit(make_eval_step(MODEL, make_prepare(CONFIG.data, training=False), root=ROOT, objective=made))
+  scores = step({"params": parameters()}, {"image": pixels(3, 5), "index": np.arange(5, dtype=np.int32)})
+  np.testing.assert_allclose(scores["loss"], scores["distortion"] + 4 * scores["rate"], rtol=1e-6)
+  assert np.min(scores["rate"]) > 0
+
+
 def test_without_importance_samples_there_is_no_bound():
   batch = {"image": jnp.zeros((2, *SHAPE), jnp.uint8), "index": jnp.arange(2)}
   step = make_eval_step(MODEL, make_prepare(CONFIG.data, training=False), root=ROOT)

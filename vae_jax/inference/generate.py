@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from vae_jax.checks import concrete
+from vae_jax.checks import extent
 from vae_jax.errors import UserError
 from vae_jax.generator import standard
 from vae_jax.inference.base import PIXEL_STREAM, PRIOR_STREAM, Base, as_key
@@ -46,7 +46,8 @@ class Generates(Base):
 
   @standard()
   def _noise(self, key: Key, num: int, temperature: float, start: int = 0) -> Any:
-    if num < 1 or (concrete(temperature) and not 0 <= temperature < math.inf):
+    found = extent(temperature)
+    if num < 1 or (found is not None and not 0 <= found.low <= found.high < math.inf):
       raise UserError(
         f"num = {num}, temperature = {temperature}: num must be at least 1, temperature at least 0 and finite"
       )

@@ -191,8 +191,10 @@ def _sums(x: Float[Array, "n d"], index: Int[Array, " n"], k: int) -> Float[Arra
 
 def fresh(k: int, d: int) -> Codebook:
   """A codebook before its first update, which replaces all but the count of updates: zeros."""
-  zeros = jnp.zeros((k, d), jnp.float32)
-  return Codebook(zeros, jnp.zeros(k, jnp.float32), zeros, jnp.zeros((), jnp.int32))
+  float32 = jnp.float32  # arrays of their own: a step gives each one's memory away
+  return Codebook(
+    jnp.zeros((k, d), float32), jnp.zeros(k, float32), jnp.zeros((k, d), float32), jnp.zeros((), jnp.int32)
+  )
 
 
 def update(

@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax.errors import UserError, printable
+from vae_jax.training.optional_logs import check_wandb
 from vae_jax.types import Spec, image_shape, input_shape
 
 if TYPE_CHECKING:
@@ -36,9 +37,16 @@ def say(line: str) -> None:
 
 
 def begin(parts: Parts, workdir: Path) -> None:
-  """Says what a run trains on, on which devices, and where it writes; nothing where it has finished already."""
+  """Says what a run trains on, on which devices, and where it writes; nothing where it has finished already.
+
+  Raises UserError: a model that does not fit into memory, or wandb asked for and not installed.
+  """
   c, devices = parts.config, parts.placement.mesh.devices.flatten()
-  if jax.process_index() != 0 or (parts.checkpoints.latest() or 0) >= c.training.steps:
+  if (parts.checkpoints.latest() or 0) >= c.training.steps:
+    return
+  check_wandb(c.training.wandb)
+  check_size(c, parts.spec, parts.like, parts.placement)
+  if jax.process_index() != 0:
     return
   counts = [f"{len(split.source):,} in {name}" for split, name in _splits(parts)]
   where = f" from {c.data.dir}" if c.data.dir else ""

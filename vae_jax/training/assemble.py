@@ -24,9 +24,7 @@ from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.storage.plain_paths import local_folder
 from vae_jax.training import parallel, scoring, state, steps
 from vae_jax.training import workdir as workdirs
-from vae_jax.training.announce import check_size
 from vae_jax.training.opponents import Opponent, pixel_opponent
-from vae_jax.training.optional_logs import check_wandb
 from vae_jax.types import MODELLED, Batch, Frozen, Key, Spec, Variables, input_shape, seen
 
 
@@ -89,6 +87,15 @@ def check_fields(split: Split, model: Family, config: ConfigDict, name: str) -> 
     )
   if (classes := config.model.get("classes", 0)) and split.arrays is not None:
     pipeline.check_labels(split.arrays["label"], classes, config.data.name)
+
+
+def _check_label(config: ConfigDict, spec: Spec, source: Source) -> None:
+  """Refuses records without a label, by their `spec`, for a family that needs one. source: where they are from."""
+  if "label" in family(config.model.name).FAMILY.NEEDS and "label" not in spec:
+    raise UserError(
+      f"model.name={config.model.name} needs the label of each image, and the split {config.data.validation!r} of "
+      f"data.name={config.data.name} has none; {_label_remedy(source, config)}"
+    )
 
 
 def _label_remedy(source: Source, config: ConfigDict) -> str:
@@ -191,7 +198,6 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   t, data = config.training, config.data
   placement = parallel.make_placement(t.batch_size, way=t.parallel, fsdp=t.fsdp)
   eval_size = -(-config.evaluation.batch_size // placement.mesh.size) * placement.mesh.size
-  check_wandb(t.wandb)
   stage = runs.open_first_stage(config)
   checkpoints = Checkpoints(workdir / "checkpoints", keep=t.keep)
   workdirs.check(config, workdir, checkpoints)  # before the data, which may take long to open
@@ -206,11 +212,7 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   frozen = load_frozen(config.objective, config.evaluation)
   prepares = {training: make_prepare(data, training=training) for training in (True, False)}
   spec = prepared_spec(prepares[False], first, frozen)
-  if "label" in family(config.model.name).FAMILY.NEEDS and "label" not in spec:
-    raise UserError(
-      f"model.name={config.model.name} needs the label of each image, and the split {data.validation!r} of "
-      f"data.name={data.name} has none; {_label_remedy(held_out.source, config)}"
-    )
+  _check_label(config, spec, held_out.source)
   if stage is not None:
     _check_first_stage(config, stage, spec)
     frozen["first_stage"] = stage.variables
@@ -235,7 +237,6 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   where = placement.state(like)
   like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), like, where)
 
-  check_size(config, spec, like, placement)
   frozen = placement.put(frozen)
   train_call, eval_step, rated = _compiled(
     config, placement, model, objective, prepares, tx, opponents, like, (train_key, eval_key)
