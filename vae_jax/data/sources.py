@@ -219,7 +219,7 @@ def move(data: ConfigDict, place: str) -> None:
   """Sets data.dir to the place where the data lie now, of --data_dir. Raises UserError where there can be none."""
   if data.name in ("digits", "photos"):
     raise UserError(
-      f"--data_dir {place}: data.name={data.name} comes with an installed package and has no folder; leave --data_dir out"
+      f"--data_dir {place}: data.name={data.name} comes with a package and has no folder; leave --data_dir out"
     )
   found = expanded(place)
   if not (os.path.isdir(found) or (data.name == "npz" and os.path.isfile(found))):
