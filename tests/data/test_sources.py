@@ -242,9 +242,7 @@ def test_a_place_that_data_cannot_have_moved_to(tmp_path, name):
     move(data, f"{tmp_path}/nope")
   assert data.dir == str(tmp_path)
   if name in ("digits", "photos"):
-    with pytest.raises(
-      UserError, match="comes with a package and has no folder; leave --data_dir out"
-    ):
+    with pytest.raises(UserError, match="comes with a package and has no folder; leave --data_dir out"):
       move(data, str(tmp_path))
   else:
     move(data, str(tmp_path))
