@@ -102,9 +102,9 @@ def test_train_reads_sys_argv(monkeypatch):
     ("training.steps=3", "unexpected argument 'training.steps=3'"),
     ("--workdir", "argument --workdir: expected one argument"),
     ("--config nope.py", "there is no config file 'nope.py'"),
-    ("--config tinny", "there is no config file 'tinny'; did you mean 'tiny'?"),
+    ("--config tinny", "there is no config 'tinny'; did you mean 'tiny'?"),
     ("--config other/tiny.py", "there is no config file 'other/tiny.py'; did you mean 'tiny'?"),
-    ("--config zzz", "there is no config file 'zzz'; 'vae-jax configs' lists those that have a name"),
+    ("--config zzz", "there is no config 'zzz'; 'vae-jax configs' lists those that have a name"),
     ("--resume", "unknown flag '--resume'; to resume a run, run the same command again"),
     ("--epochs=3", "give --config.training.steps=N"),
     ("--zzz", "unknown flag '--zzz'; known flags: --config, --coordinator"),
@@ -368,6 +368,9 @@ def test_the_console_command_lists_configs_and_refuses_what_it_does_not_know(wor
   )
   assert "vae-jax has no command sampel; did you mean 'sample'?" in _fails(
     capsys, command_line.main, ["sampel"]
+  )
+  assert "vae-jax needs a command before --pretrained, such as 'vae-jax restore --pretrained" in _fails(
+    capsys, command_line.main, ["--pretrained", "superres_x2"]
   )
   assert "unknown flag '--x'" in _fails(capsys, command_line.main, ["configs", "--x"])
   assert "unknown flag '--resume'" in _fails(capsys, command_line.main, ["train", "--resume"])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from vae_jax import progress as module
-from vae_jax.progress import FileProgress, TrainingProgress
+from vae_jax.progress import FileProgress, TrainingProgress, followed
 
 # --- training ---
 
@@ -149,6 +149,18 @@ def test_a_line_now_and_then(capsys):
     assert shown(34, 3) == "a.png: 75 %, 00:08 left\n"
     assert shown(35, 0, "b.png") == ""  # many small files do not make many lines
     assert shown(50, 0, "b.png") == "b.png: 0 %\n"
+
+
+def test_short_work_shows_nothing(capsys, monkeypatch):
+  """Lines from two seconds on, without control characters: standard error is no terminal."""
+  clock = Clock()
+  monkeypatch.setattr(FileProgress.__init__, "__defaults__", (10.0, 0, clock))
+  for step, lines in ((0.1, ""), (0.9, "scoring test: 75 %, 00:00 left\n")):
+    items = []
+    for item in followed("abcd", 4, "scoring test"):
+      items.append(item)
+      clock.now += step
+    assert items == ["a", "b", "c", "d"] and capsys.readouterr().err == lines
 
 
 def test_a_bar_from_the_beginning_on_a_terminal(monkeypatch):

@@ -20,6 +20,7 @@ from vae_jax.evaluation.records import describe, open_split
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import FeatureSet
+from vae_jax.progress import FileProgress
 from vae_jax.training import steps
 from vae_jax.types import seen
 
@@ -180,10 +181,8 @@ def table(scores: dict[str, Any]) -> str:
 
 def _features(extractor: perceptual.Extractor, parts: Parts, total: int, what: str) -> FeatureSet:
   """The features of images that come in parts; all parts are of one size, so that one program serves them."""
-  from tqdm import tqdm
-
   found: FeatureSet | None = None
-  with tqdm(total=total, desc=what, unit="image", leave=False, delay=2) as bar:
+  with FileProgress(delay=2.0) as progress:
     for images, n in parts:
       first = 0 if found is None else found.count
       taken = perceptual.image_features(
@@ -191,7 +190,7 @@ def _features(extractor: perceptual.Extractor, parts: Parts, total: int, what: s
       )
       kept = FeatureSet(taken.protocol).update(taken.features[:n], taken.index[:n])
       found = kept if found is None else found.merge(kept)
-      bar.update(n)
+      progress.update(what, found.count, total)
   assert found is not None, "a split has at least one image"
   return found
 

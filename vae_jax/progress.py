@@ -13,8 +13,10 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO, TypeVar
+
+T = TypeVar("T")
 
 WINDOW = 50  # intervals between steps that count for the pace
 
@@ -175,13 +177,14 @@ class FileProgress:
   The time left follows the mean pace after the first part, which includes compilation.
   """
 
-  def __init__(self, every: float = 10.0, clock: Callable[[], float] = time.monotonic):
-    """`every`: least number of seconds between two lines, where there is no terminal."""
-    self._every, self._clock = every, clock
+  def __init__(self, every: float = 10.0, delay: float = 0, clock: Callable[[], float] = time.monotonic):
+    """`every`: least number of seconds between two lines, where there is no terminal. `delay`: seconds before the first
+    sign of life, so that short work shows none."""
+    self._every, self._delay, self._clock = every, delay, clock
     self._what: str | None = None
     self._bar: Any = None
     self._first: tuple[float, float] | None = None  # (done, when) of this thing, compilation over
-    self._printed = -math.inf
+    self._printed = clock() + delay - every
 
   def update(self, what: str, done: float, total: float, note: str = "") -> None:
     """Moves to `done` of `total` parts of `what`; fractions count. note: why it stands still now."""
@@ -216,6 +219,7 @@ class FileProgress:
         file=sys.stderr,
         dynamic_ncols=True,
         leave=False,
+        delay=self._delay,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]",
       )
     with contextlib.suppress(OSError):
@@ -232,6 +236,14 @@ class FileProgress:
 
   def __exit__(self, *exception: object) -> None:
     self.close()
+
+
+def followed(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+  """Yields the items; from two seconds on, standard error shows how many of the `total` are done."""
+  with FileProgress(delay=2.0) as progress:
+    for done, item in enumerate(items):
+      progress.update(what, done, total)
+      yield item
 
 
 def _duration(seconds: float) -> str:

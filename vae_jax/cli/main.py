@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   if argv[0] == "--version":
     print_and_exit(f"vae_jax {vae_jax.__version__}\n")
   name, rest = argv[0], argv[1:]
+  if name.startswith("-"):
+    raise UserError(f"vae-jax needs a command before {configs.show(name)}, such as {EXAMPLES[0]!r}")
   if name not in COMMANDS:
     hint = nearest(name, COMMANDS, what="commands")
     raise UserError(f"vae-jax has no command {configs.show(name)}{hint}; vae-jax --help describes them")

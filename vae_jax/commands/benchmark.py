@@ -13,11 +13,14 @@ OUTPUT = ".json"
 
 
 def run(model: Any, args: Any) -> None:
-  """Writes the scores and a contact sheet; prints the table."""
+  """Writes the scores and a contact sheet; prints the table. Raises UserError where pictures were not scored."""
   from vae_jax import evaluation
+  from vae_jax.errors import UserError
   from vae_jax.photos.score_table import table
 
   output = Path(args.output or args.folder / f"benchmark{evaluation.suffix(args.asked)}.json")
   how = {"samples": args.samples, "seed": args.seed, "tile": args.tile, "ensemble": args.ensemble}
   scores = evaluation.benchmark_folder(model, args.input[0], output, limit=args.num or 0, **how)
   print(f"{table(scores)}\nwrote {output} and {output.with_suffix('.png').name}")
+  if scores["skipped"]:
+    raise UserError(f"{len(scores['skipped'])} pictures were not scored, as listed; convert or remove them")

@@ -41,7 +41,8 @@ def find_config_file(name: str | Path) -> Path:
     return known[path.stem]
   close = difflib.get_close_matches(path.stem[:80], known, n=1, cutoff=0.7)
   hint = f"did you mean {close[0]!r}?" if close else "'vae-jax configs' lists those that have a name"
-  raise UserError(f"there is no config file {str(path)!r}; {hint}")
+  what = "config" if path.parent == Path() and not path.suffix else "config file"
+  raise UserError(f"there is no {what} {str(path)!r}; {hint}")
 
 
 def summary_of(path: Path) -> str:

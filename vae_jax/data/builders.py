@@ -28,8 +28,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax.data import folders, inspection, plans
-from vae_jax.data.examples import Example, Plan, Split, expanded, progress
+from vae_jax.data.examples import Example, Plan, Split, expanded
 from vae_jax.errors import UserError
+from vae_jax.progress import followed
 
 VERSION = "1.3.0"  # of the prepared form; a new one prepares everything anew
 CACHE_VARIABLE = "VAE_JAX_DATA"
@@ -89,7 +90,7 @@ def _shards(split: Split, what: str) -> list[Callable[[], Iterator[tuple[int, Ex
   bounds = [split.n * i // count for i in range(count + 1)]
 
   def generate(a: int, b: int) -> Iterator[tuple[int, Example]]:
-    for i in progress(range(a, b), b - a, what):
+    for i in followed(range(a, b), b - a, what):
       yield i, split.example(i)
 
   return [functools.partial(generate, a, b) for a, b in itertools.pairwise(bounds)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,13 +52,6 @@ class Full:
     None  # height and width that each image has at least, where that is known
   )
   remarks: tuple[str, ...] = ()  # what a person should know before training on it
-
-
-def progress(items: Iterable, total: int, what: str) -> Iterator:
-  """`items`, with a progress bar on a terminal's standard error if they take more than two seconds."""
-  from tqdm import tqdm
-
-  return iter(tqdm(items, desc=what, total=total, delay=2.0, leave=False, disable=None))
 
 
 def of_arrays(pixels: np.ndarray, labels: np.ndarray) -> Split:

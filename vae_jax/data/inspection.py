@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vae_jax.data import images
-from vae_jax.data.examples import THREADS, Example, Plan, Shape, Split, dim, progress, split_by_name
+from vae_jax.data.examples import THREADS, Example, Plan, Shape, Split, dim, split_by_name
 from vae_jax.errors import UserError
+from vae_jax.progress import followed
 
 
 class Record(NamedTuple):
@@ -77,7 +78,7 @@ def plan_files(records: dict[str, list[Record]], max_bad: int, white: int = 0) -
       return str(error)
 
   with ThreadPoolExecutor(THREADS) as pool:
-    results = progress(pool.map(attempt, everything), len(everything), "checking images")
+    results = followed(pool.map(attempt, everything), len(everything), "checking images")
     for (split, record), seen in zip(everything, results, strict=True):
       if isinstance(seen, Seen):
         sound[split].append((record, seen))

@@ -16,8 +16,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax.data import builders, images, npz, plans
-from vae_jax.data.examples import THREADS, Full, expanded, progress
+from vae_jax.data.examples import THREADS, Full, expanded
 from vae_jax.errors import UserError, described, nearest, printable
+from vae_jax.progress import followed
 from vae_jax.types import FIELD_TYPES
 
 Shape = tuple[int, int, int]
@@ -107,7 +108,7 @@ class Source:
 
     chunks = range(0, n, CHUNK)
     with ThreadPoolExecutor(THREADS) as pool:
-      for _ in progress(pool.map(load, chunks), len(chunks), f"decoding {self.name} {self.split}"):
+      for _ in followed(pool.map(load, chunks), len(chunks), f"decoding {self.name} {self.split}"):
         pass
     return out
 

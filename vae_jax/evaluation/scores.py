@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,8 +14,8 @@ from vae_jax.evaluation.records import Digest, describe, open_split, preparation
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.objectives import load_scoring_network
+from vae_jax.progress import followed
 from vae_jax.training import parallel, scoring
-from vae_jax.types import Batch
 
 
 def score_split(
@@ -57,7 +56,7 @@ def score_split(
   means = scoring.score(
     eval_step,
     placement.put(model.variables),
-    _progress(scored.update(stream(model, source, batch_size)), total, split),
+    followed(scored.update(stream(model, source, batch_size)), total, f"scoring {split}"),
     placement,
     placement.put(frozen),
     codes=model.module.codes,
@@ -102,12 +101,6 @@ def _absent(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[st
   if "psnr" not in means:
     absent["psnr"] = f"{name} gives no images back"
   return absent
-
-
-def _progress(batches: Iterator[Batch], total: int, split: str) -> Iterator[Batch]:
-  from tqdm import tqdm
-
-  return tqdm(batches, total=total, desc=f"scoring {split}", unit="batch", leave=False, delay=2)
 
 
 def summary(scores: dict[str, Any]) -> str:

@@ -39,6 +39,7 @@ from vae_jax.metrics import (
 from vae_jax.metrics.features import FID_LAYER, INCEPTION, check_same
 from vae_jax.perceptual.extractor import Extractor
 from vae_jax.perceptual.preprocessing import check
+from vae_jax.progress import FileProgress
 from vae_jax.types import Array, ArrayLike
 
 VERSION = "1"  # raise it when the features of the same images change
@@ -108,18 +109,17 @@ def image_features(
     raise UserError(f"batch_size is {batch_size}; take at least 1 image at a time")
   check(images[:1], (0.0, 1.0))
   protocol, layer, pixels = _plan(extractor, shape[1:], layer, size, resize)
-  from tqdm import tqdm
-
   batch_size, features = min(batch_size, shape[0]), []
   what = f"features of {extractor.network}"
-  with tqdm(total=shape[0], desc=what, unit="image", leave=False, delay=2, disable=not progress) as bar:
+  with FileProgress(delay=2.0) as bar:
     for start in range(0, shape[0], batch_size):
       batch = np.asarray(images[start : start + batch_size], np.float32)
       check(batch, (0.0, 1.0))
       missing = batch_size - len(batch)  # the last batch is filled up, so that one program serves all
       padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
       features.append(np.asarray(_pooled(extractor, padded, layer, pixels, RESIZES[resize]))[: len(batch)])
-      bar.update(len(batch))
+      if progress:
+        bar.update(what, start + len(batch), shape[0])
   return FeatureSet(protocol).update(np.concatenate(features), first + np.arange(shape[0]))
 
 
