@@ -93,3 +93,16 @@ def test_codes_of_a_model_with_a_codebook(place):
   with np.load("codes.npz") as found:
     np.testing.assert_array_equal(found["codes"], model.tokens(IMAGES))
     assert found["codes"].dtype == np.int32
+
+
+def test_a_split_of_files_has_their_names(place):
+  (place / "photos" / "2.png").unlink()
+  (place / "photos").rename(place / "test")
+  (place / "photos" / "train").mkdir(parents=True)
+  Image.fromarray(IMAGES[6, ..., 0]).save(place / "photos" / "train" / "6.png")
+  (place / "test").rename(place / "photos" / "test")
+  model = exported(*MLP, "data.name=folder", "data.dir=photos", "data.channels=1", "data.size=4,4")
+  encode("--split", "test[1:]", "--num", "2", "--output", "some.npz")
+  with np.load("some.npz") as found:
+    assert found["name"].tolist() == ["1.png", "3.png"] and found["index"].tolist() == [0, 1]
+    np.testing.assert_allclose(found["mean"], model.encode(IMAGES[[1, 3]]).mean, rtol=1e-5, atol=1e-6)

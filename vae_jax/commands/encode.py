@@ -21,7 +21,7 @@ Rows = dict[str, "np.ndarray"]  # arrays of one length
 
 def run(model: Any, args: Any) -> None:
   """Writes the arrays `mean` and `logvar`, float32 [n, latents], or `codes`, int32 [n, positions]; `label` where there
-  are labels; and for each row `index`, its record in the split, or `name`, its file.
+  are labels; and for each row `index`, its record in the split, and `name`, its file, where it has one.
 
   Raises UserError, after writing, where files of a folder could not be read.
   """
@@ -75,6 +75,7 @@ def _of_split(model: Any, args: Any) -> Iterator[Rows]:
   source: Any = evaluation.open_split(model, args.split)
   total = min(args.num or len(source), len(source))
   chosen: Any = range(total)
+  names = np.asarray(source.names)
   if args.label is not None:
     if "label" not in source[0]:
       raise UserError(f"--label {args.label}: the records of {source.name} have no labels; leave it out")
@@ -91,6 +92,7 @@ def _of_split(model: Any, args: Any) -> Iterator[Rows]:
       ready = prepare(keys, batch, frozen)
       rows = _encoded(model, seen(ready), evaluation.condition(model, ready))
       rows |= {"label": np.asarray(batch["label"])} if "label" in batch else {}
+      rows |= {"name": names[index]} if len(names) else {}
       yield {name: x[mask] for name, x in (rows | {"index": index}).items()}
 
 

@@ -110,6 +110,7 @@ def _write(name: str, root: Path, plan: Plan) -> None:
   metadata = {
     "shapes": {split: s.shapes for split, s in plan.splits.items()},
     "smallest": {split: s.smallest for split, s in plan.splits.items() if s.smallest},
+    "names": {split: list(s.names) for split, s in plan.splits.items() if s.names},
     "classes": list(plan.classes),
     "skipped": list(plan.skipped),
     "remarks": list(plan.remarks),
@@ -187,7 +188,7 @@ class Prepared(NamedTuple):
   """A data set of our own that can be read.
 
   builder: of TFDS, read-only. Its `info.metadata` has "shapes" {split: {feature: [h, w, c], 0 where it varies}},
-  "smallest" {split: [h, w]}, "classes", and "skipped": the files that were left out, with the reasons.
+  "smallest" {split: [h, w]}, "names" {split: [file]}, "classes", and "skipped": files that were left out, with reasons.
   remarks: what a person should know before training on it, a line each.
   loose: images that lie beside folders, which are no classes for that.
   """

@@ -29,6 +29,7 @@ class Split(NamedTuple):
   shapes: dict[str, Shape]  # of each image feature
   size: int  # bytes, roughly; decides the number of shards
   smallest: tuple[int, int] | None = None  # height and width that each image has at least; None: as in shapes
+  names: Sequence[str] = ()  # of the files, where the examples come from files
 
 
 class Plan(NamedTuple):
@@ -52,6 +53,7 @@ class Full:
     None  # height and width that each image has at least, where that is known
   )
   remarks: tuple[str, ...] = ()  # what a person should know before training on it
+  names: Sequence[str] = ()  # of the records' files, where that is known
 
 
 def of_arrays(pixels: np.ndarray, labels: np.ndarray) -> Split:

@@ -148,6 +148,7 @@ def _files(chosen: Sequence[tuple[Record, Seen]], white: int) -> Split:
     {f: _common_shape([seen.shapes[f] for _, seen in chosen]) for f in chosen[0][0].files},
     sum(seen.size for _, seen in chosen),
     (min(size[0] for size in sizes), min(size[1] for size in sizes)),
+    [record.name for record, _ in chosen],
   )
 
 

@@ -71,6 +71,11 @@ class Source:
   def __len__(self) -> int:
     return self.stop - self.start
 
+  @property
+  def names(self) -> Sequence[str]:
+    """The names of the records' files, below the data set's folder; empty where the records are not files."""
+    return self.full.names[self.start : self.stop]
+
   def read(self, indices: Sequence[int]) -> Iterator[Record]:
     """The records in turn: read together, which is quicker, and decoded one by one."""
     for index in indices:
@@ -282,7 +287,13 @@ def _open_set(data: ConfigDict) -> _Set:
     metadata = builder.info.metadata
     splits: dict[str, Callable[[], Full]] = {
       name: functools.partial(
-        _tfds_split, builder, name, metadata["shapes"][name], None, metadata["smallest"].get(name)
+        _tfds_split,
+        builder,
+        name,
+        metadata["shapes"][name],
+        None,
+        metadata["smallest"].get(name),
+        metadata.get("names", {}).get(name, ()),
       )
       for name in builder.info.splits
     }
@@ -301,6 +312,7 @@ def _tfds_split(
   shapes: dict[str, Any],
   keys: dict[str, str] | None = None,
   smallest: tuple[int, int] | None = None,
+  names: Sequence[str] = (),
 ) -> Full:
   """One split of a prepared builder; `keys` maps "image" and "degraded" to the names of stored features."""
   import tensorflow_datasets as tfds
@@ -337,7 +349,7 @@ def _tfds_split(
       raise builders.damaged(builder.data_dir, ValueError("a record is empty"))
     return rows
 
-  return Full(len(records), read, shapes, smallest)
+  return Full(len(records), read, shapes, smallest, names=names)
 
 
 def _tfds_images(name: str, features: Any) -> dict[str, str]:
