@@ -38,7 +38,7 @@ PLACEHOLDERS = {"NAME": "mnist_conv", "K": "100", "/path/to/photos": "data/photo
 REASONS = {
   r"^(ruff|mypy|\.ci/run)\b": "is a part of .ci/run, or all of it",
   r"^(python -m venv|\.) ": "makes an environment",
-  r"^pip install ": "changes the environment; the extras are compared with pyproject.toml",
+  r"^pip install\b": "changes the environment; the extras are compared with pyproject.toml",
   r"^(python -m )?pytest\b": "the tests are a job of their own; the paths are checked",
   r"^python benchmarks/": "takes minutes to hours or needs PyTorch; file and flags are checked",
   r"^python tests/doc_commands.py": "is this program",
