@@ -15,6 +15,7 @@ from vae_jax.evaluation.records import Digest, describe, open_split, preparation
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.objectives import load_scoring_network
+from vae_jax.progress import FileProgress
 from vae_jax.training import parallel, scoring
 from vae_jax.types import Batch
 
@@ -105,9 +106,10 @@ def _absent(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[st
 
 
 def _progress(batches: Iterator[Batch], total: int, split: str) -> Iterator[Batch]:
-  from tqdm import tqdm
-
-  return tqdm(batches, total=total, desc=f"scoring {split}", unit="batch", leave=False, delay=2)
+  with FileProgress() as progress:
+    for done, batch in enumerate(batches):
+      progress.update(f"scoring {split}", done, total, "" if done else "compiling")
+      yield batch
 
 
 def summary(scores: dict[str, Any]) -> str:
