@@ -134,6 +134,8 @@ METHODS = {
 def test_a_method_that_the_family_cannot_do_says_so_before_it_runs(models, name, ability):
   model = load(models / name)
   assert model.can(ability) == (ability in family(name).FAMILY.CAN)
+  with pytest.raises(UserError, match="is no ability of a model; did you mean '"):
+    model.can(ability + "s")
   if model.can(ability):
     model.require(ability)
     return

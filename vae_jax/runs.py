@@ -126,7 +126,7 @@ def find(workdir: str | Path) -> Path:
     folder = exported.FOLDER / str(workdir)
   if not folder.is_dir():
     known = f", or one of {', '.join(exported.names())}" if exported.names() else ""
-    raise UserError(f"{printable(str(folder))}: no such run; give the --workdir of train.py{known}")
+    raise UserError(f"{printable(str(folder))}: no such run; give the folder of one{known}")
   return folder
 
 

@@ -323,10 +323,10 @@ def test_a_plain_vae_is_exported_too(plain, tmp_path, key):
 def test_a_model_is_loaded_by_name(model, plain, tmp_path, monkeypatch):
   monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "pretrained")
   monkeypatch.chdir(tmp_path)
-  one_line(load, "denoise", match="denoise: no such run; give the --workdir of train.py$")
+  one_line(load, "denoise", match="denoise: no such run; give the folder of one$")
   export(model, tmp_path / "pretrained" / "denoise")
   assert load("denoise").config.model.name == "restoration_vae"
-  one_line(load, "denoises", match="no such run; give the --workdir of train.py, or one of denoise$")
+  one_line(load, "denoises", match="no such run; give the folder of one, or one of denoise$")
   for checkpoint in ("best", 3):
     one_line(load, "denoise", checkpoint, match=r"has one set of weights; leave it out")
   export(plain, tmp_path / "denoise")  # a folder here comes first

@@ -123,6 +123,7 @@ def faults(folder):
     "empty.png": (b"", "the file is empty"),
     "half.jpg": (encoded("JPEG")[:700], "truncated"),
     "text.png": (b"this is no picture", "none of PNG, JPEG"),
+    "short.png": (b"hi", "too short for an image"),
     "profile.png": (swollen(b"iCCP", b"profile\0\0"), "too large"),
     "comment.png": (swollen(b"zTXt", b"Comment\0\0"), "too large"),
     "postscript.png": (POSTSCRIPT, "none of PNG, JPEG"),

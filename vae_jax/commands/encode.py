@@ -108,7 +108,7 @@ def _of_files(model: Any, args: Any, failed: list[Any]) -> Iterator[Rows]:
   files = evaluation.own_files(args.input)[: args.num]
   with FileProgress() as progress:
     for start in range(0, len(files), args.batch_size):
-      progress.update(f"encoding {len(files)} files", start, len(files))
+      progress.update(f"encoding {len(files)} file{'s' * (len(files) > 1)}", start, len(files))
       images, names = [], []
       for file, listed in files[start : start + args.batch_size]:
         try:

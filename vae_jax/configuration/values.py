@@ -186,9 +186,7 @@ def _typed(keys: Keys, key: str, value: Any, where: str = "") -> Any:
   if fits and kind is float and not isinstance(typed, tuple):
     typed = float(typed)  # from an int
   if not fits or type(typed) is not kind:
-    raise UserError(
-      f"{where}{key}={represented(value)} must be {_TYPES[kind]}; its default is {show(default)}"
-    )
+    raise UserError(f"{where}{key}={represented(value)} must be {_TYPES[kind]}, such as {show(default)}")
   return typed
 
 

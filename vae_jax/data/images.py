@@ -74,6 +74,13 @@ def read_file(path: str | os.PathLike) -> bytes:
     raise UserError(f"{path}: cannot be read ({reason}); replace it or change its permissions") from error
 
 
+def why_not(error: Exception) -> str:
+  """Why a file could not be decoded, on one line."""
+  if isinstance(error, struct.error):  # Pillow ran past the end; the words are those of `struct`
+    return "too short for an image"
+  return " ".join(str(error).split()) or type(error).__name__
+
+
 def open_image(content: bytes) -> Any:
   """The opened `PIL.Image.Image` of a file's bytes, its pixels not decoded yet.
 
@@ -301,7 +308,7 @@ def examine(
   except (UserError, MemoryError):
     raise
   except Exception as error:  # Pillow's plugins raise nearly everything on a damaged file
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = why_not(error)
     raise UserError(f"{name}: cannot be decoded as an image ({reason}); remove or replace it") from error
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from vae_jax.checks import concrete, extent
 from vae_jax.compiling import jit
 from vae_jax.data.prepare import to_float
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, nearest
 from vae_jax.generator import new_key, own_key, standard
 from vae_jax.models import able
 from vae_jax.models.contract import ABILITIES
@@ -76,6 +76,8 @@ class Base:
 
   def can(self, ability: str) -> bool:
     """Returns whether the model can do something: a key of `models.contract.ABILITIES`."""
+    if ability not in ABILITIES:
+      raise UserError(f"{ability!r} is no ability of a model{nearest(ability, ABILITIES, what='abilities')}")
     return ability in self.module.can
 
   def require(self, ability: str) -> None:

@@ -65,7 +65,7 @@ def open_photograph(path: str | os.PathLike) -> Photograph:
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
   except Exception as error:  # Pillow's plugins raise nearly everything on a damaged file
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = images.why_not(error)
     raise UserError(f"{path}: cannot be decoded as an image ({reason}); remove or replace it") from error
 
 
