@@ -335,9 +335,7 @@ def test_a_command_of_one_mode_shows_its_own_flags_and_knows_the_others(workdir,
     return cli.parse_evaluate(argv, "sample", "vae-jax sample")
 
   assert parse(["--workdir", "runs/a"]).mode == "sample"
-  assert "--tile has no effect in --mode sample" in _fails(
-    capsys, parse, ["--workdir", "runs/a", "--tile", "32"]
-  )
+  assert "--tile has no effect in sample" in _fails(capsys, parse, ["--workdir", "runs/a", "--tile", "32"])
   assert "vae-jax sample --help lists the flags" in _fails(capsys, parse, ["--workdir"])
 
 
@@ -374,9 +372,7 @@ def test_the_console_command_lists_configs_and_refuses_what_it_does_not_know(wor
   )
   assert "unknown flag '--x'" in _fails(capsys, command_line.main, ["configs", "--x"])
   assert "unknown flag '--resume'" in _fails(capsys, command_line.main, ["train", "--resume"])
-  assert "--mode restore needs --input" in _fails(
-    capsys, command_line.main, ["restore", "--workdir", "runs/a"]
-  )
+  assert "restore needs --input" in _fails(capsys, command_line.main, ["restore", "--workdir", "runs/a"])
 
 
 def test_run_passes_success_and_squashes_newlines(capsys):

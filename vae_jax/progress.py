@@ -125,8 +125,13 @@ class TrainingProgress:
       self.say(f"step {step}/{self._total}, {', '.join(facts)}")
 
   @contextlib.contextmanager
-  def between(self, name: str, every: int = 0) -> Iterator[None]:
-    """What is done between steps, once in `every` steps and after the last; 0: not again. Not part of the pace."""
+  def between(self, name: str, every: int = 0, first: str = "") -> Iterator[None]:
+    """What is done between steps, once in `every` steps and after the last; 0: not again. Not part of the pace.
+
+    first: a line to print before the first time, which may take longer.
+    """
+    if first and name not in self._between.get(every, {}):
+      self.say(first)
     began = self._clock()
     try:
       yield

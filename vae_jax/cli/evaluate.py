@@ -156,13 +156,13 @@ def parse_evaluate(
   args = parser.parse(sys.argv[1:] if argv is None else argv)
   if args.help:
     print_and_exit(parser.format_help())
-  args.mode = mode or args.mode
+  args.mode, args.named = mode or args.mode, mode
   _check_model(args)
   _check_flags(args)
   _check_output(args)
   args.input = None if args.input is None else [Path(item) for item in args.input]
   _complete(args)
-  del args.help
+  del args.help, args.named
   return args
 
 
@@ -214,11 +214,11 @@ def _check_flags(args: argparse.Namespace) -> None:
   for flag in sorted({flag for some in flags.values() for flag in some} - set(flags[args.mode])):
     if getattr(args, flag) is not None:
       modes = " or ".join(mode for mode, some in flags.items() if flag in some)
-      raise UserError(f"--{flag} has no effect in --mode {args.mode}, only in {modes}; leave it out")
+      raise UserError(f"--{flag} has no effect in {_said(args)}, only in {modes}; leave it out")
   if args.split == "":
     raise UserError("--split '' must be the name of a split, such as test")
   if args.mode in ("restore", "benchmark") and not args.input:
-    raise UserError(f"--mode {args.mode} needs --input: your image files or folders")
+    raise UserError(f"{_said(args)} needs --input: your image files or folders")
   if args.mode == "frechet" and args.of == "reconstructions" and args.temperature is not None:
     raise UserError("--temperature has no effect with --of reconstructions, only with samples; leave it out")
   if args.input and (given := [name for name in ("data_dir", "split") if getattr(args, name) is not None]):
@@ -228,6 +228,11 @@ def _check_flags(args: argparse.Namespace) -> None:
       raise UserError(f"--input {configs.show(item)} does not exist; give image files or folders")
   if args.mode == "benchmark" and (len(args.input) > 1 or not Path(args.input[0]).is_dir()):
     raise UserError(f"--input {' '.join(args.input)}: --mode benchmark takes one folder of clean images")
+
+
+def _said(args: argparse.Namespace) -> str:
+  """The mode as the user typed it."""
+  return args.named or f"--mode {args.mode}"
 
 
 def _check_output(args: argparse.Namespace) -> None:

@@ -287,7 +287,7 @@ def _run(parts: Parts, workdir: Path, request: Request) -> state.TrainState:
         writers.progress(step - len(got["loss"]))  # what is done, not what was sent off
       value = None
       if step % t.eval_every == 0 or last:
-        with writers.between("evaluation", t.eval_every):
+        with writers.between("evaluation", t.eval_every, "compiling the evaluation ..."):
           scores = evaluate(parts, writers, step, train_state.averaged, started)
         value, active = scores[parts.rated], scores.get("active_units", math.inf)
         if not collapsed and (warning := _collapse(active, parts.model, step, parts.config.objective)):

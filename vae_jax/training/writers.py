@@ -218,9 +218,10 @@ class Writers:
     if self._enabled:
       self._progress.update(step, **shown)
 
-  def between(self, name: str, every: int = 0) -> contextlib.AbstractContextManager[None]:
-    """What is done between steps, once in `every` of them: no part of the speed, but of the time left."""
-    return self._progress.between(name, every) if self._enabled else contextlib.nullcontext()
+  def between(self, name: str, every: int = 0, first: str = "") -> contextlib.AbstractContextManager[None]:
+    """What is done between steps, once in `every` of them: no part of the speed, but of the time left. first: a line to
+    print before the first time."""
+    return self._progress.between(name, every, first) if self._enabled else contextlib.nullcontext()
 
   def say(self, line: str) -> None:
     """On standard error, above the progress bar."""
