@@ -123,7 +123,7 @@ def test_a_missing_config_file_is_answered_with_a_near_name(tmp_path, monkeypatc
     with pytest.raises(UserError, match=re.escape("did you mean 'mnist_conv'?")):
       load_config_file(word)
   (tmp_path / "configs").mkdir()
-  with pytest.raises(UserError, match="there is no config file 'configs'"):
+  with pytest.raises(UserError, match="there is no config 'configs'"):
     load_config_file("configs")
 
 
