@@ -154,7 +154,7 @@ def test_gradients_pass_straight_to_the_encoder_and_reach_the_codes_of_one_kind_
       .sum()
     )
 
-  slope = jax.grad(distortion)(variables["params"])
+  slope = jax.jit(jax.grad(distortion))(variables["params"])
   assert np.abs(slope["encoder"]["Conv_0"]["Conv_0"]["kernel"]).max() > 0
   if codebook == "gradient":
     np.testing.assert_array_equal(slope["codes"], 0)
