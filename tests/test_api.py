@@ -249,6 +249,11 @@ def test_train_in_python_stops_at_ctrl_c_with_what_there_is_and_continues(
   with pytest.raises(UserError, match="no-such-folder"):
     vae_jax.evaluate(model, data_dir=tmp_path / "no-such-folder")
   assert model.config.data.dir == small.data.dir
+  for wrong in ({"samples": -3}, {"samples": 1.5}, {"limit": -1}, {"batch_size": 0}, {"batch_size": -1}):
+    with pytest.raises(UserError, match=f"{next(iter(wrong))}='.*' must be an integer"):
+      vae_jax.evaluate(model, **wrong)
+  with pytest.raises(UserError, match=r"seed='.*' must be an integer"):
+    vae_jax.evaluate(model, seed=jax.random.key(0))
 
   def ends(config, workdir):
     raise Stopped("stopped", 128 + signal.SIGTERM)
@@ -293,5 +298,7 @@ def test_seeds_stand_for_keys():
   np.testing.assert_array_equal(model.latents(3, 2), model.latents(jax.random.key(3), 2))
   assert not np.array_equal(model.sample(4, 2), expected)
   for key in (None, "0", 0.5, True, -1, 2**31, jax.random.split(jax.random.key(0))):
-    with pytest.raises(UserError, match=r"give a seed \(an integer >= 0\) or a key"):
+    with pytest.raises(UserError, match=r"give a seed \(an integer >= 0, < 2\*\*31\) or a key"):
       model.sample(key, 2)
+  with pytest.raises(UserError, match=r"key: uint32\[4\] .* give a typed key"):
+    model.sample(jax.random.PRNGKey(3, impl="rbg"), 2)

@@ -290,6 +290,20 @@ def test_evaluate_without_any_run(capsys):
   assert "train one first" in _fails(capsys, cli.parse_evaluate, ["--workdir", "runs/a"])
 
 
+def test_a_long_list_of_runs_is_cut(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  for i in range(20):
+    (tmp_path / "runs" / f"r{i}").mkdir(parents=True)
+    (tmp_path / "runs" / f"r{i}" / "config.json").write_text("{}")
+  assert "runs/r15 and 12 more" in _fails(capsys, cli.parse_evaluate, ["--workdir", "runs/a"])
+
+
+def test_a_workdir_like_a_flag_is_given_by_an_equals_sign():
+  from vae_jax.cli import train
+
+  assert [train._word(x) for x in ("runs/a", "-a", "a b")] == [" runs/a", "=-a", " 'a b'"]
+
+
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b'{"training": {"warp": 1}}'])
 def test_evaluate_refuses_a_damaged_config(workdir, capsys, content):
   (workdir / "config.json").write_bytes(content)

@@ -316,6 +316,14 @@ def test_own_images_of_any_size_and_mode(data, tmp_path):
   np.testing.assert_array_equal(both, batch["image"][[3, 0]])
 
 
+def test_own_images_of_more_than_8_bits_have_the_white_of_the_run(data, tmp_path):
+  Image.fromarray(np.full(SHAPE[:2], 4095, np.uint16)).save(tmp_path / "a.png")
+  for white, seen in ((0, 16 / 255), (4095, 1)):
+    model = make(data, f"data.white={white}")
+    image = evaluation.own_images(model, [tmp_path / "a.png"], 1)["image"]
+    np.testing.assert_allclose(image, seen, rtol=1e-6)
+
+
 def test_own_images_that_are_none_are_named_and_passed_over_in_folders_only(data, tmp_path, capsys):
   model, folder = make(data), tmp_path / "own"
   folder.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
@@ -125,12 +126,19 @@ def evaluate(
     model = copy.copy(model)
     model.config = configuration.apply_overrides(model.config, [])
     sources.move(model.config.data, str(_folder(data_dir)))
+  for name, value, least in (
+    ("samples", samples, 0),
+    ("batch_size", batch_size, 1),
+    ("seed", seed, 0),
+    ("limit", limit, 0),
+  ):
+    _check_count(name, value, least)
   defaults = model.config.evaluation
   return score_split(
     model,
     model.config.data.test if split is None else split,
     samples=defaults.samples if samples is None else samples,
-    batch_size=batch_size or defaults.batch_size,
+    batch_size=defaults.batch_size if batch_size is None else batch_size,
     seed=seed,
     limit=limit,
   )
@@ -145,6 +153,13 @@ def _chosen(given: Any) -> ConfigDict:
       f"config is a {type(given).__name__}; give a name, or what vae_jax.config('mnist_vae') returns"
     )
   return configuration.apply_overrides(given, [])
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+  """Refuses an argument that is no integer from `least` on; None stands for the value of the config."""
+  whole = isinstance(value, Integral) and not isinstance(value, bool)
+  if value is not None and not (whole and least <= value < 2**31):
+    raise UserError(f"{name}={str(value)[:80]!r} must be an integer >= {least} and < 2**31")
 
 
 def _folder(place: Any) -> Path:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+from vae_jax.errors import UserError
 from vae_jax.types import Key
 
 GENERATOR = "threefry2x32"  # of each key made here; a batch of keys draws what each draws alone
@@ -27,10 +28,17 @@ def new_key(seed: int) -> Key:
 def own_key(key: Key) -> Key:
   """A key of our generator: the key itself, or one that is drawn from a key of another generator.
 
-  Legacy keys, raw uint32 of `jax.random.PRNGKey`, are of the generator that JAX is set to.
+  Legacy keys, raw uint32 of `jax.random.PRNGKey`, are of the generator that JAX is set to. Raises UserError for one of
+  another.
   """
   if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-    key = jax.random.wrap_key_data(key)
+    try:
+      key = jax.random.wrap_key_data(key)
+    except TypeError as error:
+      raise UserError(
+        f"key: uint32{list(key.shape)} is no legacy key of the generator that JAX is set to; give a typed key, such as "
+        "jax.random.key(0, impl='rbg')"
+      ) from error
   if str(jax.random.key_impl(key)) == GENERATOR:
     return key
   return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl=GENERATOR)

@@ -207,7 +207,7 @@ def _batches(model: TrainedVAE, source: pipeline.Source, batch_size: int) -> Ite
   batches = pipeline.batches(data, source, batch_size=size, training=False)
   for number, batch in enumerate(batches):
     if not number:
-      check_first_batch(batch, data, model.image_shape)
+      check_first_batch(batch, data, model.image_shape, trained=True)
     yield batch
 
 

@@ -322,6 +322,12 @@ def test_bad_first_batches(batch, values, words):
   assert words in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("image", [GREY[:, :7], GREY[..., :1]])
+def test_the_remedy_of_a_trained_model_is_other_data(image):
+  with pytest.raises(UserError, match="this run takes images of 8 x 6 x 3; give --data_dir of such images"):
+    prepare.check_first_batch({"image": image}, config(), (8, 6, 3), trained=True)
+
+
 @pytest.mark.parametrize("key", ["flip", "rotate"])
 @pytest.mark.parametrize("field", ["factors", "codes"])
 def test_images_that_move_away_from_their_factors_or_codes_are_refused(key, field):

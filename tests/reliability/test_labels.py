@@ -90,6 +90,7 @@ def test_labels_of_no_images_and_of_no_shape(model):
     (lambda: model.sample(key, 0, label=1), "^num = 0, .* must be at least 1"),
     (lambda: model.latents(key, -1, label=1), "^num = -1, .* must be at least 1"),
     (lambda: model.sample(key, 2, label=[[1], [1, 2]]), r"^label=.* must be one integer, or \[2\]"),
+    (lambda: model.sample(key, 2, label=[7, 7]), "^label=7 must be one of 0 to 3$"),
     (lambda: model.sample(key, 2, label=np.arange(3, 5)), "^label=3 to 4 must be one of 0 to 3$"),
     (lambda: model.decode(np.zeros((0, 2)), label=1), r"^latents of shape \(0, 2\)"),
   ):

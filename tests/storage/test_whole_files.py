@@ -34,15 +34,20 @@ def test_a_disk_without_fsync_and_chmod(tmp_path, monkeypatch, code):
   assert (tmp_path / "a").read_bytes() == b"whole" and os.listdir(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-def test_lost_data_are_an_error(tmp_path, monkeypatch, code):
+@pytest.mark.parametrize(
+  ("code", "remedy"),
+  [
+    (errno.EIO, "free some space"),
+    (errno.ENOSPC, "free some space"),
+    (errno.EACCES, "change its permissions"),
+  ],
+)
+def test_lost_data_are_an_error(tmp_path, monkeypatch, code, remedy):
   def fail(handle):
     raise OSError(code, os.strerror(code))
 
   (tmp_path / "a").write_bytes(b"before")
   monkeypatch.setattr(os, "fsync", fail)
-  with pytest.raises(
-    UserError, match=r"a: cannot be written \(.*\); free some space or choose another place"
-  ):
+  with pytest.raises(UserError, match=rf"a: cannot be written \(.*\); {remedy} or choose another place"):
     write_whole(tmp_path / "a", lambda file: file.write(b"after"))
   assert (tmp_path / "a").read_bytes() == b"before" and os.listdir(tmp_path) == ["a"]

@@ -846,6 +846,14 @@ def test_a_finished_run_is_extended(run, data, tmp_path, capsys):
     train(tiny(data), workdir)
 
 
+def test_a_run_that_continues_on_another_folder_says_so(run, data, tmp_path, capsys):
+  workdir = shutil.copytree(run[0], tmp_path / "copy")
+  other = shutil.copytree(data, tmp_path / "other")
+  config = tiny(other, "training.steps=18")
+  workdirs.check(config, workdir, Checkpoints(workdir / "checkpoints"))
+  assert f"was trained on data.dir={data} and continues on {other}; if these" in capsys.readouterr().out
+
+
 def test_a_config_of_an_extended_run_begins_another_that_is_not(data, tmp_path):
   config = tiny(data, "training.extended_at=12")
   workdirs.check(config, tmp_path, Checkpoints(tmp_path / "checkpoints"))

@@ -356,4 +356,7 @@ def _config_json(args: argparse.Namespace) -> str:
 def _runs() -> str:
   """A list, to append to an error, of the runs under runs/."""
   found = sorted(str(place.parent) for place in RUNS.glob("*/config.json"))
-  return f"; runs here: {', '.join(found)}" if found else "; train one first, there is none under runs/"
+  more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+  return (
+    f"; runs here: {', '.join(found[:8])}{more}" if found else "; train one first, there is none under runs/"
+  )

@@ -40,7 +40,12 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> None:
     train(args.config, args.workdir)
   if jax.process_index() == 0:
     scores = "python evaluate.py" if prog == SCRIPT else "vae-jax evaluate"
-    tell(f"trained: {args.workdir}; next: {scores} --workdir {shlex.quote(str(args.workdir))}")
+    tell(f"trained: {args.workdir}; next: {scores} --workdir{_word(str(args.workdir))}")
+
+
+def _word(value: str) -> str:
+  """A flag's value as a shell takes it; one that begins with "-" would be read as a flag, unless "=" precedes it."""
+  return f"{'=' if value.startswith('-') else ' '}{shlex.quote(value)}"
 
 
 def parse_train(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> argparse.Namespace:

@@ -138,26 +138,28 @@ def _bits16(key: Key, shape: tuple[int, ...]) -> Array:
 
 
 def check_first_batch(
-  batch: Batch, config_data: Mapping[str, Any], expected_shape: tuple[int, int, int]
+  batch: Batch, config_data: Mapping[str, Any], expected_shape: tuple[int, int, int], trained: bool = False
 ) -> None:
   """Refuses a host batch that the step would misread; call it once, before compiling.
 
-  expected_shape: (h, w, c) of the clean images that the model is built for. Raises UserError, one line.
+  expected_shape: (h, w, c) of the clean images that the model is built for. trained: the model is, so that another
+  size is no remedy. Raises UserError, one line.
   """
   if "image" not in batch:
     raise UserError(f"a batch of data.name={config_data['name']!r} has no 'image', only {sorted(batch)}")
   image = np.asarray(batch["image"])
   _check_images("image", image)
   size, *shape = image.shape
+  other = f"this run takes images of {' x '.join(map(str, expected_shape))}; give --data_dir of such images"
   if tuple(shape[:2]) != tuple(expected_shape[:2]):
     raise UserError(
       f"batch['image'] is {shape[0]} x {shape[1]} pixels, expected {expected_shape[0]} x "
-      f"{expected_shape[1]}; set data.size to the height and width wanted"
+      f"{expected_shape[1]}; {other if trained else 'set data.size to the height and width wanted'}"
     )
   if shape[2] != expected_shape[2]:
     raise UserError(
       f"batch['image'] has {shape[2]} channels, expected {expected_shape[2]}; "
-      "set data.channels to 1 or 3 to convert"
+      f"{other if trained else 'set data.channels to 1 or 3 to convert'}"
     )
   degraded_shape(config_data["degrade"], expected_shape)  # its settings are in range
   if "degraded" in batch:

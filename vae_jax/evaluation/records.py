@@ -169,7 +169,7 @@ def own_image(model: TrainedVAE, file: Path) -> np.ndarray:
   height, width, channels = model.input_shape
   if unread := why_unread(file.name):
     raise UserError(f"{file}: {unread}")
-  image = decode(file, channels)
+  image = decode(file, channels, white=model.config.data.white)
   return pipeline.fit({"image": image}, (height, width), "resize", None)["image"]
 
 

@@ -44,7 +44,7 @@ def score_split(
     source = pipeline.First(source, limit)
   placement = parallel.make_placement(jax.device_count())
   batch_size = -(-min(batch_size, len(source)) // placement.mesh.size) * placement.mesh.size
-  check_first_batch(next(stream(model, source, batch_size)), config.data, model.image_shape)
+  check_first_batch(next(stream(model, source, batch_size)), config.data, model.image_shape, trained=True)
   prepare, frozen = preparation(model)
   if (lpips := load_scoring_network(config.evaluation)) is not None:
     frozen["lpips"] = lpips

@@ -34,7 +34,9 @@ def as_key(key: Key | int) -> Key:
     return own_key(key)
   if isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.ndim == 1:  # of jax.random.PRNGKey
     return own_key(key)
-  raise UserError(f"key={str(key)[:80]!r}: give a seed (an integer >= 0) or a key, such as jax.random.key(0)")
+  raise UserError(
+    f"key={str(key)[:80]!r}: give a seed (an integer >= 0, < 2**31) or a key, such as jax.random.key(0)"
+  )
 
 
 class Base:
@@ -176,6 +178,7 @@ class Base:
       if not whole and not np.isfinite(array.astype(np.float64)).all():
         raise UserError(f"{name} has values that are not finite (nan or inf); give finite numbers")
       if name == "label" and not (array.min() >= 0 and array.max() < classes):
-        found = f"{value}" if np.ndim(value) == 0 else f"{array.min()} to {array.max()}"
+        low, high = array.min(), array.max()
+        found = f"{low}" if low == high else f"{low} to {high}"
         raise UserError(f"label={found} must be one of 0 to {classes - 1}")
     return jnp.broadcast_to(jnp.asarray(array, like.dtype), (num, *like.shape))

@@ -15,6 +15,7 @@ from vae_jax.errors import UserError
 
 # What a disk answers that has no such call; any other error of fsync means lost data.
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EROFS)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def write_whole(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
@@ -39,9 +40,8 @@ def write_whole(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
       raise
   except OSError as error:
     reason = error.strerror or error
-    raise UserError(
-      f"{path}: cannot be written ({reason}); free some space or choose another place"
-    ) from error
+    remedy = "change its permissions" if error.errno in _REFUSED else "free some space"
+    raise UserError(f"{path}: cannot be written ({reason}); {remedy} or choose another place") from error
 
 
 def _new_file(folder: Path) -> tuple[Path, int]:

@@ -92,6 +92,11 @@ def check(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> None:
     raise UserError(
       f"{workdir} holds a finished run of data.dir={there.data.dir}, not of {config.data.dir}; give another --workdir"
     )
+  if there.data.dir != config.data.dir and jax.process_index() == 0:
+    tell(
+      f"note: {printable(str(workdir))} was trained on data.dir={there.data.dir} and continues on {config.data.dir}; "
+      "if these are other images, give another --workdir"
+    )
 
 
 def _config_there(workdir: Path, checkpoints: Checkpoints) -> ConfigDict:
