@@ -257,7 +257,7 @@ def test_a_fault_given_by_name_to_restore(tmp_path, name):
 
 def test_every_fault_in_a_folder_to_score_or_reconstruct(tmp_path, capfd):
   reasons = faults(tmp_path / "in")
-  model = SimpleNamespace(input_shape=(16, 16, 3))
+  model = SimpleNamespace(input_shape=(16, 16, 3), config=base_config())
   assert evaluation.own_images(model, [tmp_path / "in"], 100)["image"].shape == (SOUND, 16, 16, 3)
   err = capfd.readouterr().err
   assert all(reason in err for reason in reasons.values()) and err.count("skipped: ") == len(reasons)
