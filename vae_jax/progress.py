@@ -151,7 +151,7 @@ class TrainingProgress:
     return left
 
   def images_per_second(self, step: int) -> float:
-    """Of the steps since the last call, without what came between them; 0 where there was no step."""
+    """Measures the steps since the last call, without what came between them; 0 where there was no step."""
     (before, then), now = self._row, self._clock()
     spent, self._row, self._row_paused = now - then - self._row_paused, (step, now), 0.0
     return (step - before) * self._batch_size / spent if spent > 0 else 0.0

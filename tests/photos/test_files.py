@@ -148,6 +148,20 @@ def test_depth_alpha_and_metadata_are_kept(tmp_path):
   np.testing.assert_allclose(got.pixels, given.pixels / 2, atol=1.01 / 65535)
 
 
+@pytest.mark.parametrize(("white", "seen"), [(0, 4095 / 65535), (4095, 1.0)])
+def test_grey_of_12_bits_has_the_white_of_the_run(tmp_path, white, seen):
+  Image.fromarray(np.full((6, 8), 4095, np.uint16)).save(tmp_path / "a.png")
+  found = []
+
+  def restore(image, *_):
+    found.append(image)
+    return image
+
+  restore_files(restore, tmp_path / "a.png", tmp_path / "out", factor=1, channels=1, white=white)
+  np.testing.assert_allclose(found[0], seen, rtol=1e-6)
+  np.testing.assert_allclose(open_photograph(tmp_path / "out" / "a.png").pixels, seen, atol=1e-5)
+
+
 def test_samples(tmp_path):
   source = write(tmp_path / "a b.png", RGB // 2)
   model = Model()

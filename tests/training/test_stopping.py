@@ -66,6 +66,8 @@ def test_progress_on_a_terminal_that_was_closed_is_lost(monkeypatch):
     files = FileProgress()
     files.update("a.png", 0, 2)
     os.close(ours)
+    with pytest.raises(OSError, match="Input/output error"):  # what the calls below meet
+      print("x", file=terminal, flush=True)
     for step in range(1, 11):
       time.sleep(0.02)
       progress.update(step, loss=1.0)
@@ -83,5 +85,8 @@ def test_a_closed_pipe_takes_no_more_output(monkeypatch):
   os.close(reader)
   with os.fdopen(writer, "w") as pipe:
     monkeypatch.setattr(sys, "stdout", pipe)
+    with pytest.raises(BrokenPipeError):  # what `tell` meets
+      os.write(writer, b"x")
     tell("lost")
+    assert os.write(writer, b"x") == 1  # goes nowhere from now on
     print("lost too", flush=True)

@@ -47,6 +47,7 @@ def restore_photographs(
     channels=model.input_shape[2],
     samples=samples,
     pixel_noise=lambda image: model.pixel_noise(image, tile=tile),
+    white=model.config.data.white,
   )
 
 
@@ -85,6 +86,7 @@ def benchmark_folder(
     draw=draw if samples else None,
     samples=samples,
     pixel_noise=lambda degraded: model.pixel_noise(degraded, tile=tile),
+    white=model.config.data.white,
   )
   write_json(output, scores)
   pictures.save_png(output.with_suffix(".png"), picture)

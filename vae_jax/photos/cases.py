@@ -44,6 +44,7 @@ class Task(NamedTuple):
   sigma: float | None  # of the noise, for the baselines; None: what was drawn for each image
   baselines: dict[str, Baseline]
   missing: list[str]  # packages of baselines that are not installed
+  white: int  # of grey images of more than 8 bits; 0: as the files say, else 65535
 
   @property
   def crop(self) -> int:
@@ -93,7 +94,7 @@ def list_unread(folder: Path) -> list[dict[str, str]]:
 
 
 def check_pairs(
-  cases: Sequence[Case], degrade: Mapping[str, Any], channels: int, skipped: list[dict[str, str]]
+  cases: Sequence[Case], degrade: Mapping[str, Any], channels: int, white: int, skipped: list[dict[str, str]]
 ) -> tuple[list[Case], int]:
   """Returns the pairs that can be decoded, and the one factor of all. The others go into `skipped`.
 
@@ -102,10 +103,11 @@ def check_pairs(
   sound, wanted = [], 0 if degrade["name"] == "identity" else factor_of(degrade)
   for case in cases:
     try:
-      (h, w), (low_h, low_w) = (decode(p, channels).shape[:2] for p in (case.high, case.low) if p is not None)
+      pair = [decode(path, channels, white=white) for path in (case.high, case.low) if path is not None]
     except UserError as error:
       skipped.append(skipped_entry(case, str(error)))
       continue
+    (h, w), (low_h, low_w) = (image.shape[:2] for image in pair)
     factor = wanted or max(1, h // low_h)
     if (h // factor, w // factor) != (low_h, low_w):
       raise UserError(
@@ -125,8 +127,8 @@ def skipped_entry(case: Case, reason: str) -> dict[str, str]:
 def open_case(case: Case, task: Task) -> tuple[np.ndarray, np.ndarray] | str:
   """Returns (clean [h, w, c], degraded [h', w', c]), both float32, or why there is nothing to score."""
   try:
-    clean = _opened(case.high, task.channels, case.name)
-    low = None if case.low is None else _opened(case.low, task.channels, case.low.name)
+    clean = _opened(case.high, task, case.name)
+    low = None if case.low is None else _opened(case.low, task, case.low.name)
   except UserError as error:
     return str(error)
   h, w = (n // task.factor * task.factor for n in clean.shape[:2])
@@ -147,9 +149,9 @@ def _key(seed: int, name: str) -> Array:
   )
 
 
-def _opened(path: Path, channels: int, name: str) -> np.ndarray:
+def _opened(path: Path, task: Task, name: str) -> np.ndarray:
   """float32 [h, w, c] in [0, 1]. A picture with transparency is scored as it is seen over white."""
-  return decode(path, channels, name=name, over=255).astype(np.float32) / 255
+  return decode(path, task.channels, name=name, over=255, white=task.white).astype(np.float32) / 255
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:

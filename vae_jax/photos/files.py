@@ -82,6 +82,7 @@ def restore_files(
   channels: int,
   samples: int = 0,
   pixel_noise: Callable[[np.ndarray], ArrayLike] | None = None,
+  white: int = 0,
 ) -> Report:
   """Restores photographs one after the other.
 
@@ -109,7 +110,7 @@ def restore_files(
       `progress(done, total)`. A UserError or MemoryError is that file's failure; any other exception ends the run.
     inputs: a file or folder, or several.
     output: a folder, made with the first file if it is not there, or a file.
-    factor: enlargement. channels: 1 or 3. samples: N.
+    factor: enlargement. channels: 1 or 3. samples: N. white: see `open_photograph`.
     pixel_noise: `image -> float32 [factor * h, factor * w, channels]`, the standard deviation that the random
       restorations leave out, see `total_deviation`.
 
@@ -121,11 +122,7 @@ def restore_files(
       output that is an input or cannot be made, and numbers out of range.
     ValueError: `restore` returns another shape.
   """
-  for name, value, least in (("factor", factor, 1), ("samples", samples, 0)):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-      raise UserError(f"{name}={value!r}: give an integer of at least {least}")
-  if channels not in (1, 3):
-    raise UserError(f"a model of {channels} channels cannot restore photographs; it needs 1 or 3")
+  _check_numbers(factor, samples, channels)
   jobs = _plan(inputs, output, samples)
   report = Report([], [], [], [], [])
   with FileProgress() as meter:
@@ -135,12 +132,22 @@ def restore_files(
       progress = functools.partial(meter.update, what, total=1 + samples)
       progress(0, note=_note(report))
       try:
-        _restore_one(restore, job, factor, channels, report, progress, pixel_noise)
+        _restore_one(
+          restore, job, _opened(job.source, white), factor, channels, report, progress, pixel_noise
+        )
       except UserError as error:
         report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
       except MemoryError:
         report.failed.append((job.source, "not enough memory; cut the picture into parts"))
   return report
+
+
+def _check_numbers(factor: int, samples: int, channels: int) -> None:
+  for name, value, least in (("factor", factor, 1), ("samples", samples, 0)):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+      raise UserError(f"{name}={value!r}: give an integer of at least {least}")
+  if channels not in (1, 3):
+    raise UserError(f"a model of {channels} channels cannot restore photographs; it needs 1 or 3")
 
 
 def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int) -> list[_Job]:
@@ -261,13 +268,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
   return status.st_dev, status.st_ino
 
 
-def _opened(path: Path) -> Photograph:
+def _opened(path: Path, white: int) -> Photograph:
   """The photograph, or UserError with the reason that its suffix gives, where it is of a kind that is not read."""
   reason = why_unread(path.name)
   if path.suffix.lower() in RAW:  # their content may open as a small preview
     raise UserError(reason)
   try:
-    return open_photograph(path)
+    return open_photograph(path, white)
   except UserError as error:
     raise UserError(reason or str(error)) from error
 
@@ -275,6 +282,7 @@ def _opened(path: Path) -> Photograph:
 def _restore_one(
   restore: Restore,
   job: _Job,
+  photograph: Photograph,
   factor: int,
   channels: int,
   report: Report,
@@ -282,7 +290,6 @@ def _restore_one(
   pixel_noise: Callable[[np.ndarray], ArrayLike] | None,
 ) -> None:
   note = _note(report)
-  photograph = _opened(job.source)
   pixels, alpha = photograph.pixels, photograph.alpha
   shape = factor * pixels.shape[0], factor * pixels.shape[1]
   for path in job.targets():

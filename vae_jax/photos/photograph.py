@@ -45,7 +45,7 @@ class Photograph(NamedTuple):
     return metadata.Metadata(self.icc, self.exif, self.dpi, self.xmp, self.comments, self.colour)
 
 
-def open_photograph(path: str | os.PathLike) -> Photograph:
+def open_photograph(path: str | os.PathLike, white: int = 0) -> Photograph:
   """Reads a photograph without losing anything of its pixels.
 
   PNG, JPEG, WebP, AVIF, TIFF, BMP, GIF, PPM, JPEG 2000; the first picture of several (`frames`). Grey or colour with 1
@@ -53,13 +53,15 @@ def open_photograph(path: str | os.PathLike) -> Photograph:
   is applied. CMYK becomes sRGB, through its colour profile if it has one. Floating-point grey in [0, 1] is taken as 16
   bits. Premultiplied colours are divided by alpha. Colour with over 8 bits is read with OpenCV (extra "photos16").
 
+  white: of grey images of more than 8 bits, whose files do not say it, as `config.data.white`; 0: 65535.
+
   Raises:
     UserError: missing, unreadable, empty, truncated or no image; damaged, as far as `integrity` finds out; above
       images.MAX_PIXELS; a kind of which bits would be lost; deep colour without OpenCV.
   """
   content = images.read_file(path)
   try:
-    return _read(content)
+    return _read(content, white)
   except MemoryError:
     raise
   except UserError as error:
@@ -69,7 +71,7 @@ def open_photograph(path: str | os.PathLike) -> Photograph:
     raise UserError(f"{path}: cannot be decoded as an image ({reason}); remove or replace it") from error
 
 
-def _read(content: bytes) -> Photograph:
+def _read(content: bytes, white: int) -> Photograph:
   if (header := deep.grey_alpha_header(content)) is not None:
     return _read_grey_alpha(content, header)
   image = images.open_image(content)
@@ -85,7 +87,7 @@ def _read(content: bytes) -> Photograph:
   else:
     if image.mode == "CMYK":
       image, about = _cmyk_to_srgb(image, about.icc), about._replace(icc=None)
-    values, bits, levels = _samples(image)
+    values, bits, levels = _samples(image, white)
   colours = values[..., : 1 if values.shape[2] < 3 else 3]
   pixels = colours.astype(np.float32) / np.float32(levels)
   alpha = values[..., -1:].astype(np.float32) / np.float32(levels) if values.shape[2] in (2, 4) else None
@@ -119,12 +121,12 @@ def _divided(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
   return np.minimum(pixels / np.where(alpha > 0, alpha, 1), np.float32(1))
 
 
-def _samples(image: Any) -> tuple[np.ndarray, int, int]:
+def _samples(image: Any, white: int) -> tuple[np.ndarray, int, int]:
   """A loaded image of at most 8 bits per channel, or of one channel -> [h, w, 1..4], bits, the value of white."""
   mode = image.mode
   if mode.startswith("I"):
     values = np.asarray(image).astype(np.int64)[..., None]
-    levels = images.white_level(image)
+    levels = images.white_level(image, white)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > levels:
       raise UserError(f"pixel values from {low} to {high}, outside 0..{levels}; store it with 8 or 16 bits")

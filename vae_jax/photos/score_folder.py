@@ -76,6 +76,7 @@ def benchmark(
   samples: int = 8,
   pixel_noise: Callable[[np.ndarray], ArrayLike] | None = None,
   sheet: int = 8,
+  white: int = 0,
 ) -> tuple[dict[str, Any], np.ndarray]:
   """Scores `restore` and the baselines (see `baselines`) on every image below `folder`.
 
@@ -92,6 +93,7 @@ def benchmark(
     pixel_noise: degraded -> the standard deviation that draws leave out, float32 [h, w, c], see
       `uncertainty.total_deviation`.
     sheet: rows of the picture, at least 1.
+    white: of grey images of more than 8 bits, as `config.data.white`.
 
   Returns:
     (scores, picture). The scores are described above. The picture, uint8 [H, W, 3]: see `contact_sheet`.
@@ -114,9 +116,13 @@ def benchmark(
   found = list_cases(folder)[: limit or None]
   skipped = list_unread(folder)
   paired = found[0].low is not None
-  cases, factor = check_pairs(found, degrade, channels, skipped) if paired else (found, factor_of(degrade))
+  cases, factor = (
+    check_pairs(found, degrade, channels, white, skipped) if paired else (found, factor_of(degrade))
+  )
   baselines, missing = make_baselines(degrade, factor, paired)
-  task = Task(degrade, degrade_image, channels, seed, paired, factor, sigma_of(degrade), baselines, missing)
+  task = Task(
+    degrade, degrade_image, channels, seed, paired, factor, sigma_of(degrade), baselines, missing, white
+  )
   watch = Stopwatch(("ours", *task.baselines))
   calibration = None if draw is None else Calibration(draw, samples, pixel_noise)
   entries, rows = _score_images(restore, cases, task, lpips, watch, calibration, sheet, skipped)
