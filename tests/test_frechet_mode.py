@@ -95,7 +95,8 @@ def test_samples_against_the_split(workdir, network, real, tmp_path, capsys):
   assert scores["real"] == "test of npz, clean images" and scores["seconds"] > 0
   lines = capsys.readouterr().out.splitlines()
   assert lines[0] == (
-    f"test: 11 samples against {NUM} images, checkpoint of step 2, squeezenet relu1, bilinear to 18 x 17"
+    f"11 samples against {NUM} images (test of npz, clean images), checkpoint of step 2, squeezenet relu1, "
+    "bilinear to 18 x 17"
   )
   assert lines[1].split() == ["frechet_squeezenet_relu1", f"{scores['frechet_squeezenet_relu1']:.4f}"]
   assert lines[2].split()[0] == "kernel_squeezenet_relu1" and "100 subsets of 11" in lines[2]
@@ -258,7 +259,7 @@ def test_only_inceptions_pool_with_trained_weights_is_called_fid_and_kid():
     "protocol": protocol,
     "notes": ["few"],
   }
-  scores |= {"split": "test", "n_fake": 9, "n_real": 8, "of": "samples", "step": 1}
+  scores |= {"real": "test of npz", "n_fake": 9, "n_real": 8, "of": "samples", "step": 1}
   scores |= {"kernel_subsets": 100, "kernel_subset_size": 1000}
   lines = image_sets.table(scores).splitlines()
   assert [line.split()[0] for line in lines[1:3]] == ["fid", "kid"] and lines[-1] == "  note: few"

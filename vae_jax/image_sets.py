@@ -169,7 +169,7 @@ def table(scores: dict[str, Any]) -> str:
   width = max(len(frechet), len(kernel))
   subsets = f"+- {s[f'{kernel}_std']:.4f}, {s['kernel_subsets']} subsets of {s['kernel_subset_size']}"
   images = (
-    f"{s['split']}: {s['n_fake']} {s['of']} against {s['n_real']} images, checkpoint of step {s['step']}"
+    f"{s['n_fake']} {s['of']} against {s['n_real']} images ({s['real']}), checkpoint of step {s['step']}"
   )
   lines = [
     f"{images}, {p['network']} {p['layer']}, {p['resize']}",

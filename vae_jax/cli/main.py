@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise UserError(f"vae-jax needs a command before {configs.show(name)}, such as {EXAMPLES[0]!r}")
   if name not in COMMANDS:
     hint = nearest(name, COMMANDS, what="commands")
-    raise UserError(f"vae-jax has no command {configs.show(name)}{hint}; vae-jax --help describes them")
+    raise UserError(f"vae-jax has no command {configs.show(name)}{hint}")
   prog = f"vae-jax {name}"
   if name == "train":
     train.main(rest, prog)
