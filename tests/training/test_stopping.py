@@ -12,6 +12,15 @@ from vae_jax.progress import FileProgress, TrainingProgress, tell
 from vae_jax.training.stopping import SIGNALS, Request
 
 
+@pytest.fixture(autouse=True)
+def as_started_by_a_shell():
+  """Signals act as usual, even where the tests themselves run under nohup."""
+  before = {number: signal.signal(number, signal.default_int_handler) for number in SIGNALS}
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_asks_and_its_repetition_changes_nothing(number, capsys):
   """A closed terminal sends SIGHUP, and its shell another."""
