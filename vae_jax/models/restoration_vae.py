@@ -27,11 +27,21 @@ from ml_collections import ConfigDict
 from vae_jax import distributions as dist
 from vae_jax.distributions import likelihoods
 from vae_jax.errors import UserError
-from vae_jax.keys import MIN_0, WIDEST, WIDTHS, Keys, between, counted
+from vae_jax.keys import MIN_0, WIDEST, WIDTHS, Keys, between, counted, one_of
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS, convolution, pixel_shuffle, pixel_unshuffle
 from vae_jax.models.contract import Mode, Output
-from vae_jax.models.ladder import Eps, Ladder, Layer, TargetEncoder, Trunk
+from vae_jax.models.ladder import Eps, Ladder, Layer, PixelHead, TargetEncoder, Trunk
+from vae_jax.models.noise_level import (
+  MODES,
+  NoiseEstimator,
+  local_sigma,
+  pooled,
+  spread_out,
+  surprise,
+  to_level,
+  to_sigma,
+)
 from vae_jax.models.restorer import LIKELIHOOD_KEYS, Restorer, enlargement
 from vae_jax.types import Array, ArrayLike, Batch, Key, Spec, image_shape, input_shape, seen
 
@@ -55,12 +65,18 @@ class RestorationVAE(Restorer):
     likelihood: p(x | y, z), of pixels around the ladder's image, in units of the spread; point_likelihood: of pixels
       around the restoration.
     image_channels: c.
+    noise_mode: what the network is told of the noise in the degraded image; none, uniform (one sigma a picture), local (a
+      sigma at each position). It is estimated from the picture where it is not given.
+    head_channels: channels at full resolution from which the last convolution makes the image; 0: the image is made at
+      the resolution of the trunk.
   """
 
   latent_channels: tuple[int, ...]
   latent_dim: int
   unshuffle: int
   point_likelihood: dist.Likelihood
+  noise_mode: str = "none"
+  head_channels: int = 0
   activation: str = "relu"
   remat: bool = False
   dtype: Any = jnp.float32
@@ -75,7 +91,8 @@ class RestorationVAE(Restorer):
 
   @property
   def terms(self) -> tuple[str, ...]:
-    return self.TERMS if self.latent_dim else Restorer.TERMS
+    terms = self.TERMS if self.latent_dim else Restorer.TERMS
+    return terms if self.noise_mode == "none" else (*terms, "noise")
 
   def setup(self):
     dtypes = {"activation": self.activation, "dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -86,10 +103,15 @@ class RestorationVAE(Restorer):
       self.ladder = Ladder(self.latent_channels, 1, latent_dim=self.latent_dim, **dtypes)
       self.latent_head = self._to_pixels(use_bias=False)  # a difference of two of its images has none
       self.spread_head = self._to_pixels()
+    if self.noise_mode != "none":
+      self.estimator = NoiseEstimator((32,), 0, stride=self.stride, **dtypes)
     self.log_scale = self._scale("log_scale", self.likelihood.has_scale)
     self.point_log_scale = self._scale("point_log_scale", self.latent_dim > 0)
 
-  def _to_pixels(self, use_bias: bool = True) -> nn.Conv:
+  def _to_pixels(self, use_bias: bool = True) -> nn.Module:
+    if self.head_channels:
+      widths, up = (self.head_channels, self.image_channels), self.factor * self.unshuffle
+      return PixelHead(widths, 0, self.activation, factor=up, param_dtype=self.param_dtype)
     # Starts at zero: the first restoration is the base, bicubic interpolation or the degraded image itself.
     features = self.image_channels * (self.factor * self.unshuffle) ** 2
     init = nn.initializers.zeros_init()
@@ -110,20 +132,55 @@ class RestorationVAE(Restorer):
     trunk = 2 * self.blocks * (sum(strides) + sum(strides[:-1])) + sum(strides[1:]) + 2 * strides[0]
     # Of the ladder, a scale: the residual block and the way up; then the head.
     ladder = 3 * sum(strides) if self.latent_dim else 0
-    return trunk + ladder + 2 * strides[-1] + 3
+    estimator = self.stride * (NoiseEstimator.LAYERS + 2) if self.noise_mode == "local" else 0
+    head = 2 if self.head_channels else 0
+    return trunk + ladder + 2 * strides[-1] + 3 + estimator + head
+
+  @property
+  def stride(self) -> int:
+    """Pixels between two estimates of the noise."""
+    return self.unshuffle * min(2, self.multiple // self.unshuffle)
 
   @property
   def units(self) -> int:
     """Latent channels, over all scales."""
     return self.latent_dim * len(self.channels)
 
-  def _pixels(self, head: nn.Conv, features: Array) -> Array:
-    return pixel_shuffle(head(features.astype(jnp.float32)), self.factor * self.unshuffle)
+  def _pixels(self, head: nn.Module, features: Array) -> Array:
+    pixels = head(features.astype(jnp.float32))
+    return pixels if self.head_channels else pixel_shuffle(pixels, self.factor * self.unshuffle)
 
-  def encode_degraded(self, degraded: Array) -> tuple[list[Array], Array]:
-    """Features of a padded degraded image, coarse to fine, and the trunk's image."""
-    scales = self.trunk(pixel_unshuffle(degraded.astype(self.dtype), self.unshuffle))
-    return scales, self._base(degraded) + self._pixels(self.head, scales[-1])
+  def noise_estimates(self, degraded: Array) -> Array:
+    """The level of the noise and its log precision, float32 [b, h, w, 2], from the picture: see `noise_level`."""
+    h, w = degraded.shape[1:3]
+    estimates = self.estimator(self._padded(jnp.asarray(degraded), self.multiple))
+    return jnp.repeat(jnp.repeat(estimates, self.stride, axis=1), self.stride, axis=2)[:, :h, :w]
+
+  def _levels(self, padded: Array, sigma: Array | None) -> Array | None:
+    """What the network is told of the noise, float32 [b, h, w, 1]. sigma: float32 [b]; None: estimated."""
+    if self.noise_mode == "none":
+      return None
+    shape = (*padded.shape[:3], 1)
+    if sigma is not None:
+      return jnp.broadcast_to(to_level(sigma)[:, None, None, None], shape)
+    estimates = jax.lax.stop_gradient(self.estimator(padded))
+    if self.noise_mode == "uniform":
+      return jnp.broadcast_to(pooled(estimates)[:, None, None, None], shape)
+    return spread_out(estimates[..., 0], self.stride)[..., None]
+
+  def encode_degraded(self, degraded: Array, levels: Array | None = None) -> tuple[list[Array], Array]:
+    """Features of a padded degraded image, coarse to fine, and the trunk's image.
+
+    levels: float32 [b, h, w, 1]. The trunk's image is as far from the degraded one as there is noise: none, no change.
+    """
+    x = pixel_unshuffle(degraded.astype(self.dtype), self.unshuffle)
+    if levels is None:
+      scales = self.trunk(x)
+      return scales, self._base(degraded) + self._pixels(self.head, scales[-1])
+    told = levels[:, :: self.unshuffle, :: self.unshuffle]
+    told = jnp.concatenate([told / 4, 4 * to_sigma(told)], axis=-1)
+    scales = self.trunk(jnp.concatenate([x, told.astype(self.dtype)], axis=-1))
+    return scales, degraded.astype(jnp.float32) + to_sigma(levels) * self._pixels(self.head, scales[-1])
 
   def _detail(
     self, scales: list[Array], targets: list[Array] | None, eps: Eps | None
@@ -135,18 +192,19 @@ class RestorationVAE(Restorer):
     """Between -7 and 0; at the beginning -3.5, some grey levels of 255."""
     return 3.5 * jnp.tanh(self._pixels(self.spread_head, scales[-1])) - 3.5
 
-  def _image(self, padded: Array, eps: Eps | None) -> Array:
-    scales, estimate = self.encode_degraded(padded)
+  def _image(self, padded: Array, eps: Eps | None, sigma: Array | None = None) -> Array:
+    scales, estimate = self.encode_degraded(padded, self._levels(padded, sigma))
     if eps is None or not self.latent_dim:
       return estimate
     away = self._detail(scales, None, eps)[1] - self._detail(scales, None, None)[1]
     return estimate + jnp.exp(self._log_spread(scales)) * away
 
-  def pixel_noise(self, degraded: ArrayLike) -> Array:
+  def pixel_noise(self, degraded: ArrayLike, sigma: Array | None = None) -> Array:
     """Standard deviation of p(x | y, z), float32 [b, factor * h, factor * w, c] in units of [0, 1]: how far pixels
     are from a draw, which `restore` leaves out."""
     h, w = degraded.shape[1:3]
-    scales, _ = self.encode_degraded(self._padded(jnp.asarray(degraded), self.multiple))
+    padded = self._padded(jnp.asarray(degraded), self.multiple)
+    scales, _ = self.encode_degraded(padded, self._levels(padded, sigma))
     spread = jnp.exp(self._log_spread(scales))[:, : self.factor * h, : self.factor * w]
     assert self.likelihood.deviation is not None  # gaussian or laplace, see `build`
     return spread * self.likelihood.deviation(self.log_scale)
@@ -176,13 +234,20 @@ class RestorationVAE(Restorer):
 
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     """Scores clean images given degraded ones, with `mode.samples` posterior draws."""
-    if not self.latent_dim:
-      return super().__call__(batch, keys, mode)
     image, degraded, samples = jnp.asarray(batch["image"]), seen(batch), mode.samples
     h, w = image.shape[1:3]
     padded = self._padded(degraded, self.multiple)
-    scales, estimate = self.encode_degraded(padded)
+    levels, noise = self._told(batch, padded, keys, mode)
+    scales, estimate = self.encode_degraded(padded, levels)
     n, restored = image.shape[0], estimate[:, :h, :w]
+    point = self._point_distortion(restored, image, levels)
+    if not self.latent_dim:
+      return Output(
+        terms={"distortion": point, "rate": jnp.zeros(n, jnp.float32), **noise},
+        reconstruction=self._mean(restored),
+        log_weight=jnp.broadcast_to(-point, (samples, n)),
+        latents={"mean": jnp.zeros((n, 0), jnp.float32)},  # 0 of 0 units are active
+      )
     # What the latents learn from, and do not change.
     scales, estimate = jax.lax.stop_gradient((scales, estimate))
     missing = [(0, n * self.factor - m) for n, m in zip(padded.shape[1:3], (h, w), strict=True)]
@@ -216,7 +281,6 @@ class RestorationVAE(Restorer):
     distortion = -self.likelihood.log_prob(away, deviation[:, :h, :w] + 0.5, self.log_scale)
     distortion = distortion + log_spread[None, :, :h, :w].sum(axis=(2, 3, 4))
 
-    point = self._distortion(self.point_likelihood, restored, image, self.point_log_scale)
     # Adds the gradient that trains the spread, and nothing to the value.
     point = point + (spread_distortion - jax.lax.stop_gradient(spread_distortion))
 
@@ -228,7 +292,7 @@ class RestorationVAE(Restorer):
     shift = jnp.concatenate([_centre(q.mean - p.mean) for p, q, _ in layers], axis=-1)
     rates = kl_units.reshape(n, len(layers), -1).sum(axis=-1)
     return Output(
-      terms={"distortion": distortion.mean(axis=0), "rate": rates.sum(axis=-1), "restoration": point},
+      terms={"distortion": distortion.mean(axis=0), "rate": rates.sum(axis=-1), "restoration": point, **noise},
       reconstruction=self._mean(restored),
       rates=rates,
       kl_units=kl_units,
@@ -237,17 +301,61 @@ class RestorationVAE(Restorer):
     )
 
 
+  def _told(
+    self, batch: Batch, padded: Array, keys: Key, mode: Mode
+  ) -> tuple[Array | None, dict[str, Array]]:
+    """What the network is told of the noise (`_levels`), and the term that trains the estimator."""
+    if self.noise_mode == "none":
+      return None, {}
+    image, degraded = jnp.asarray(batch["image"]), seen(batch)
+    difference = self._padded(degraded, self.multiple) - self._padded(image, self.multiple)
+    estimates = self.estimator(jax.lax.stop_gradient(padded))
+    if self.noise_mode == "local":
+      term = surprise(estimates, to_level(local_sigma(difference, self.stride)))
+      return self._levels(padded, None), {"noise": term}
+    true = batch["sigma"] if "sigma" in batch else jnp.sqrt(jnp.square(difference).mean(axis=(1, 2, 3)))
+    term = surprise(estimates, to_level(true)[:, None, None])
+    levels = self._levels(padded, None)
+    if mode.training:  # told by a person, or estimated
+      draw = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 99), 0.75))(keys)
+      levels = jnp.where(draw[:, None, None, None], self._levels(padded, true), levels)
+    return levels, {"noise": term}
+
+  def _point_distortion(self, restored: Array, image: Array, levels: Array | None) -> Array:
+    """-log p(clean | y, the prior's mean), nats [b]. Where the network is told of noise, the scale follows it."""
+    likelihood = self.point_likelihood if self.latent_dim else self.likelihood
+    log_scale = self.point_log_scale if self.latent_dim else self.log_scale
+    if levels is None:
+      return self._distortion(likelihood, restored, image, log_scale)
+    log_unit = SCALE_EXPONENT * levels[:, : image.shape[1], : image.shape[2]]
+    deviation = (image - restored) * jnp.exp(-log_unit)
+    density = likelihood.log_prob(jnp.zeros_like(deviation), deviation + 0.5, log_scale)
+    return image.shape[-1] * log_unit.sum(axis=(1, 2, 3)) - density
+
+
+# The error of a good denoiser grows about as this power of the noise.
+SCALE_EXPONENT = 0.7
+
 KEYS: Keys = {
   "model.latent_dim": ConfigKey(16, "latents at each position of each scale; 0: none", between(0, WIDEST)),
   "model.channels": ConfigKey((32, 64), "widths at 1, 1/2, 1/4, ... of the resolution it works at", WIDTHS),
   "model.blocks": ConfigKey(1, "residual blocks at each scale", between(0, 256)),
   "model.unshuffle": ConfigKey(1, "works at 1/this of the degraded image's resolution", counted(16)),
+  "model.noise": ConfigKey(
+    "none",
+    "what the network is told of the noise, estimated or given; uniform: one sigma a picture, local: a map of it",
+    one_of(*MODES),
+  ),
+  "model.head_channels": ConfigKey(
+    0, "channels at full resolution before the last convolution; 0: none", between(0, WIDEST)
+  ),
   **REMAT_KEYS,
   **ACTIVATION_KEYS,
   **LIKELIHOOD_KEYS,
   "objective.restoration": ConfigKey(
     1.0, "weight of the distortion at the prior's mean (Sohn et al. 2015)", MIN_0
   ),
+  "objective.noise": ConfigKey(1.0, "weight of the term that trains the estimate of the noise", MIN_0),
 }
 FAMILY = RestorationVAE
 
@@ -268,13 +376,21 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> RestorationV
       f"model.channels={','.join(map(str, model.channels))} with model.unshuffle={model.unshuffle} would pad "
       f"images of {given[0]} x {given[1]} to multiples of {multiple}; give fewer widths, or larger images"
     )
+  factor = enlargement(spec)
+  if model.noise != "none" and factor > 1:
+    raise UserError(
+      f"model.noise={model.noise} is for images that keep their size, and these become {factor} times as large; "
+      "set model.noise=none"
+    )
   return RestorationVAE(
     channels=tuple(model.channels),
     blocks=model.blocks,
     latent_channels=tuple(max(c // 3, 8) for c in model.channels),
     latent_dim=model.latent_dim,
-    factor=enlargement(spec),
+    factor=factor,
     unshuffle=model.unshuffle,
+    noise_mode=model.noise,
+    head_channels=model.head_channels,
     likelihood=likelihoods.make_likelihood(model.likelihood, shape[-1], model.sigma),
     point_likelihood=likelihoods.make_likelihood(model.likelihood, shape[-1]),
     image_channels=shape[-1],

@@ -75,8 +75,8 @@ class Restorer(Family):
     """Height and width of a degraded image are padded, by mirroring, to a multiple of this."""
     raise NotImplementedError
 
-  def _image(self, padded: Array, eps: Eps | None) -> Array:
-    """The restoration of a padded degraded image, not bounded."""
+  def _image(self, padded: Array, eps: Eps | None, sigma: Array | None = None) -> Array:
+    """The restoration of a padded degraded image, not bounded. sigma: of its noise, [b]; for models that are told."""
     raise NotImplementedError
 
   def _base(self, degraded: Array) -> Array:
@@ -95,15 +95,19 @@ class Restorer(Family):
     return -likelihood.log_prob(image - 0.5, clean, log_scale)
 
   def restore(
-    self, degraded: Float[ArrayLike, "b h w c"], eps: Eps | None = None
+    self,
+    degraded: Float[ArrayLike, "b h w c"],
+    eps: Eps | None = None,
+    sigma: Float[ArrayLike, " b"] | None = None,
   ) -> Float[Array, "b h2 w2 c"]:
     """The restoration, `factor` times as high and wide, in [0, 1].
 
     eps: None for the prior's means, the point estimate; else standard normal noise as from `noise`, for a draw of z
     from the prior: one of the images that the degraded one may have been.
+    sigma: standard deviation of the noise, in units of [0, 1], for models that are told; None: estimated.
     """
     h, w = degraded.shape[1:3]
-    image = self._image(self._padded(jnp.asarray(degraded), self.multiple), eps)
+    image = self._image(self._padded(jnp.asarray(degraded), self.multiple), eps, sigma)
     return self._mean(image[:, : self.factor * h, : self.factor * w])
 
   def reconstruct(self, batch: Batch) -> Float[Array, "b h2 w2 c"]:
@@ -112,7 +116,8 @@ class Restorer(Family):
 
   def generate(self, noise: Eps, condition: Batch, temperature: Any = 1.0) -> Float[Array, "b h2 w2 c"]:
     """Restorations of condition["degraded"], drawn with the noise."""
-    return self.restore(jnp.asarray(condition["degraded"]), tuple(temperature * eps for eps in noise))
+    eps = tuple(temperature * eps for eps in noise)
+    return self.restore(jnp.asarray(condition["degraded"]), eps, condition.get("sigma"))
 
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     """Scores clean images by the restoration of degraded ones. There are no latents, so all samples are alike."""

@@ -103,7 +103,7 @@ class TransformationNet(Restorer):
       stride /= factor
     return math.ceil(reach + 4 * stride) + (self.factor > 1)  # an output pixel lies between two input pixels
 
-  def _image(self, padded: Array, eps: Eps | None) -> Array:
+  def _image(self, padded: Array, eps: Eps | None, sigma: Array | None = None) -> Array:
     return self._base(padded) + self.head(self.body(padded.astype(self.dtype)).astype(jnp.float32))
 
 
