@@ -95,6 +95,11 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
     "default": None,
     "help": "restore, benchmark: mean over 8 orientations",
   },
+  "sigma": {
+    "type": number(float, 0),
+    "metavar": "S",
+    "help": "restore, benchmark: standard deviation of the noise, in grey levels of 255, for denoisers that estimate it",
+  },
   "network": {
     "choices": tuple(command("frechet").LAYERS),
     "metavar": "NAME",

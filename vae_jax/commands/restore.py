@@ -6,7 +6,7 @@ from typing import Any
 
 HELP = "restore your photographs (--input), of any size: enlarge or denoise, as the model was trained to"
 EXAMPLE = "--pretrained superres_x2 --input photo.jpg --output restored/"
-FLAGS = ("input", "output", "samples", "seed", "tile", "ensemble")
+FLAGS = ("input", "output", "samples", "seed", "tile", "ensemble", "sigma")
 NEEDS = "restore"
 OUTPUT = ""
 
@@ -18,6 +18,7 @@ def run(model: Any, args: Any) -> None:
 
   output = args.output or args.folder / "restored"
   how = {"samples": args.samples, "seed": args.seed, "tile": args.tile, "ensemble": args.ensemble}
+  how["sigma"] = None if args.sigma is None else args.sigma / 255
   report = evaluation.restore_photographs(model, args.input, output, **how)
   for path in report.written:
     print(f"wrote {printable(str(path))}")

@@ -27,17 +27,25 @@ def restore_photographs(
   seed: int = 0,
   tile: int = TILE,
   ensemble: bool = False,
+  sigma: float | None = None,
 ) -> Report:
-  """Restores a person's photographs, whole, into `output`: see `restoring.restore_files`."""
+  """Restores a person's photographs, whole, into `output`: see `photos.files.restore_files`.
+
+  sigma: standard deviation of the noise in units of [0, 1], for models that are told; None: estimated.
+  """
   model.require("restore")
+  if sigma is not None:
+    model.require_told(f"--sigma {255 * sigma:g}")
   if samples:
     model.require("draw")
   key = new_key(seed)
 
   def restore(image: np.ndarray, index: int | None, progress: Callable[[int, int], None]) -> np.ndarray:
     if index is None:
-      return model.restore_image(image, tile=tile, ensemble=ensemble, progress=progress)
-    return model.restore_image(image, jax.random.fold_in(key, index), tile=tile, progress=progress)
+      return model.restore_image(image, tile=tile, ensemble=ensemble, progress=progress, sigma=sigma)
+    return model.restore_image(
+      image, jax.random.fold_in(key, index), tile=tile, progress=progress, sigma=sigma
+    )
 
   return restore_files(
     restore,
@@ -46,7 +54,7 @@ def restore_photographs(
     factor=model.factor,
     channels=model.input_shape[2],
     samples=samples,
-    pixel_noise=lambda image: model.pixel_noise(image, tile=tile),
+    pixel_noise=lambda image: model.pixel_noise(image, tile=tile, sigma=sigma),
     white=model.config.data.white,
   )
 
@@ -61,22 +69,25 @@ def benchmark_folder(
   seed: int = 0,
   tile: int = TILE,
   ensemble: bool = False,
+  sigma: float | None = None,
 ) -> dict[str, Any]:
   """Scores a folder of clean photographs into `output` (.json), a contact sheet beside it (.png); returns the scores.
 
   See `benchmark.benchmark`. With samples >= 2, the scores also say how well the map of uncertainty predicts the error.
   """
   model.require("restore")
+  if sigma is not None:
+    model.require_told(f"--sigma {255 * sigma:g}")
   if samples:
     model.require("draw")
   key = new_key(seed)
 
   def draw(degraded: np.ndarray, num: int) -> np.ndarray:
     keys = [jax.random.fold_in(key, k) for k in range(num)]
-    return np.stack([model.restore_image(degraded, k, tile=tile) for k in keys])
+    return np.stack([model.restore_image(degraded, k, tile=tile, sigma=sigma) for k in keys])
 
   scores, picture = benchmark(
-    lambda degraded: model.restore_image(degraded, tile=tile, ensemble=ensemble),
+    lambda degraded: model.restore_image(degraded, tile=tile, ensemble=ensemble, sigma=sigma),
     folder,
     model.config.data.degrade,
     channels=model.input_shape[2],
@@ -85,7 +96,7 @@ def benchmark_folder(
     limit=limit,
     draw=draw if samples else None,
     samples=samples,
-    pixel_noise=lambda degraded: model.pixel_noise(degraded, tile=tile),
+    pixel_noise=lambda degraded: model.pixel_noise(degraded, tile=tile, sigma=sigma),
     white=model.config.data.white,
   )
   write_json(output, scores)

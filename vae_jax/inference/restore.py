@@ -15,6 +15,7 @@ from vae_jax.errors import UserError
 from vae_jax.generator import standard
 from vae_jax.inference.autoencode import Autoencodes
 from vae_jax.inference.base import PRIOR_STREAM, as_key
+from vae_jax.models.noise_level import pooled, to_sigma
 from vae_jax.photos.tiling import tiled
 from vae_jax.runs import Run
 from vae_jax.training.steps import example_keys
@@ -29,19 +30,65 @@ class Restores(Autoencodes):
   def __init__(self, run: Run):
     super().__init__(run)
     self._restore_draw = standard()(jit(self._restored_draw))
+    self._restore = self._method("restore")
     self._pixel_noise = self._method("pixel_noise")
+    self._noise_estimates = self._method("noise_estimates")
 
   @property
   def factor(self) -> int:
     """How many times larger than its input a restoration is, along each axis."""
     return -(-self.image_shape[0] // self.input_shape[0])
 
-  def _restored_draw(self, variables: Variables, images: Array, keys: Key, origin: Array) -> Any:
+  @property
+  def told(self) -> bool:
+    """Whether the model is told the noise of a picture, and estimates it where it is not given."""
+    return bool(getattr(self.module, "told", False))
+
+  def noise_sigma(self, image: ArrayLike, *, tile: int = TILE) -> float:
+    """The standard deviation of a picture's noise, in units of [0, 1], as the model estimates it.
+
+    Of a model with a map of the noise (model.noise=local), the mean level. image, tile: as for `restore_image`.
+    Raises UserError: the model is not told of noise.
+    """
+    self.require_told("noise_sigma")
+    inputs = self._photograph(image)
+    estimates = self._tiled(lambda x, origin: self._noise_estimates(self.variables, x[None])[0], inputs, tile)
+    return float(to_sigma(pooled(jnp.asarray(estimates)[None])[0]))
+
+  def require_told(self, what: str) -> None:
+    if not self.told:
+      raise UserError(
+        f"{what}: this run ({self.config.model.name}) is not told the noise of a picture; leave it out, or use a "
+        "model that is (model.noise=uniform or local)"
+      )
+
+  def _sigmas(self, sigma: float | ArrayLike | None, num: int) -> Array | None:
+    """float32 [num] of one sigma or one for each picture. Raises UserError: no model for it, or out of range."""
+    if sigma is None:
+      return None
+    self.require_told(f"sigma={sigma}")
+    given = np.asarray(sigma, np.float32)
+    if given.shape not in ((), (num,)) or not np.all((given >= 0) & (given <= 1)):
+      raise UserError(
+        f"sigma={sigma}: give the standard deviation of the noise for white = 1, from 0 to 1 (25 of 255 is 0.098)"
+      )
+    return jnp.broadcast_to(given, (num,))
+
+  def _restored_draw(
+    self, variables: Variables, images: Array, keys: Key, origin: Array, sigma: Array | None = None
+  ) -> Any:
     spec = {**self.spec, "degraded": jax.ShapeDtypeStruct(images.shape[1:], images.dtype)}
     eps = jax.vmap(lambda key: self.module.noise(key, spec, origin))(keys)
-    return self.module.apply(variables, eps, {"degraded": images}, method="generate")
+    condition = {"degraded": images} if sigma is None else {"degraded": images, "sigma": sigma}
+    return self.module.apply(variables, eps, condition, method="generate")
 
-  def restore(self, images: ArrayLike, key: Key | int | None = None, samples: int = 1) -> Array:
+  def restore(
+    self,
+    images: ArrayLike,
+    key: Key | int | None = None,
+    samples: int = 1,
+    sigma: float | ArrayLike | None = None,
+  ) -> Array:
     """Restores degraded images: denoises, enlarges or enhances them, as the run was trained to.
 
     Args:
@@ -50,17 +97,20 @@ class Restores(Autoencodes):
       key: None for the estimate, at the prior's mean. A key, or a seed, for draws from p(clean | degraded), without
         pixel noise.
       samples: how many draws.
+      sigma: standard deviation of the noise in units of [0, 1], one or one for each image, for models that are told
+        (`told`); None: estimated from the image.
 
     Returns:
       float32 in [0, 1]: [n, H, W, c] without a key, [samples, n, H, W, c] with one; H = factor * h.
     """
     inputs = self._images(images)
+    sigmas = self._sigmas(sigma, len(inputs))
     if key is None:
       if samples != 1:
         raise UserError(
           f"samples = {samples} without a key: they would all be the same; give key=jax.random.key(0)"
         )
-      return self._estimate(inputs)
+      return self._estimate(inputs, sigmas)
     self.require("draw")
     if samples < 1:
       raise UserError(f"samples = {samples}: must be at least 1")
@@ -68,7 +118,7 @@ class Restores(Autoencodes):
     draws = []
     for k in range(samples):
       keys = example_keys(jax.random.fold_in(key, k), PRIOR_STREAM, jnp.arange(len(inputs), dtype=jnp.int32))
-      draws.append(self._restore_draw(self.variables, inputs, keys, origin))
+      draws.append(self._restore_draw(self.variables, inputs, keys, origin, sigmas))
     return jnp.stack(draws)
 
   def restore_image(
@@ -79,6 +129,7 @@ class Restores(Autoencodes):
     tile: int = TILE,
     ensemble: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    sigma: float | None = None,
   ) -> np.ndarray:
     """One image of any size, in tiles: the result is that of the whole image, the memory that of a tile.
 
@@ -89,11 +140,14 @@ class Restores(Autoencodes):
       tile: rows and columns at a time.
       ensemble: mean of the results for the image's 8 orientations, turned back (Timofte et al. 2016); estimates only.
       progress: called with (tiles done, tiles in all) after each; all orientations count.
+      sigma: standard deviation of the noise in units of [0, 1], for models that are told; None: `noise_sigma` of the
+        whole image.
 
     Returns:
       float32 [factor * h, factor * w, c] in [0, 1], on the host.
     """
     inputs = self._photograph(image)
+    sigmas = self._one_sigma(inputs, sigma, tile)
     if key is not None:
       key = as_key(key)
       self.require("draw")
@@ -104,12 +158,13 @@ class Restores(Autoencodes):
         raise UserError(
           "ensemble turns images, for restoration_vae only: this run takes upright images; leave it out"
         )
-      return np.asarray(self._estimate(jnp.asarray(inputs[None])))[0]
+      return np.asarray(self._estimate(jnp.asarray(inputs[None]), sigmas))[0]
 
     def window(pixels: np.ndarray, origin: tuple[int, int]) -> Array:
       if key is None:
-        return self._reconstruct(self.variables, {"image": pixels[None]})[0]
-      return self._restore_draw(self.variables, pixels[None], key[None], jnp.asarray(origin, jnp.int32))[0]
+        return self._estimate(pixels[None], sigmas)[0]
+      place = jnp.asarray(origin, jnp.int32)
+      return self._restore_draw(self.variables, pixels[None], key[None], place, sigmas)[0]
 
     def whole(pixels: np.ndarray, turn: int = 0) -> np.ndarray:
       def show(done: int, total: int) -> None:
@@ -128,34 +183,45 @@ class Restores(Autoencodes):
         total = total + (back[:, ::-1] if mirror else back)
     return total / 8
 
-  def pixel_noise(self, image: ArrayLike, *, tile: int = TILE) -> np.ndarray:
+  def pixel_noise(self, image: ArrayLike, *, tile: int = TILE, sigma: float | None = None) -> np.ndarray:
     """How far pixels are from a draw of `restore_image`: the standard deviation of p(x | y, z) at each.
 
     With the variance of draws it makes that of p(x | y): deviation^2 = variance of draws + pixel_noise^2.
 
     Args:
-      image, tile: as for `restore_image`.
+      image, tile, sigma: as for `restore_image`.
 
     Returns:
       float32 [factor * h, factor * w, c] in units of [0, 1], on the host.
     """
     self.require("draw")
-    return self._tiled(
-      lambda x, origin: self._pixel_noise(self.variables, x[None])[0], self._photograph(image), tile
-    )
+    inputs = self._photograph(image)
+    sigmas = self._one_sigma(inputs, sigma, tile)
 
-  def _estimate(self, inputs: Array) -> Array:
+    def window(pixels: np.ndarray, origin: tuple[int, int]) -> Array:
+      given = () if sigmas is None else (sigmas,)
+      return self._pixel_noise(self.variables, pixels[None], *given)[0]
+
+    return self._tiled(window, inputs, tile)
+
+  def _one_sigma(self, inputs: np.ndarray, sigma: float | None, tile: int) -> Array | None:
+    """float32 [1]: given, or where one level is for the whole picture, estimated from all of it, not from a tile."""
+    if sigma is None and getattr(self.module, "noise_mode", "none") == "uniform":
+      sigma = min(self.noise_sigma(inputs, tile=tile), 1.0)
+    return self._sigmas(sigma, 1)
+
+  def _estimate(self, inputs: ArrayLike, sigmas: Array | None = None) -> Array:
     """What the model gives back of checked images. Raises UserError: it gives none, or needs more than images."""
     for field in sorted(self.module.conditions):
       raise UserError(
         f"this run ({self.config.model.name}) needs a {field} for each image, which restore does not take; use "
         f"reconstruct(images, {field}=...)"
       )
-    return (
-      self.reconstruct(inputs)
-      if not self.can("tile")
-      else self._reconstruct(self.variables, {"image": inputs})
-    )
+    if not self.can("tile"):
+      return self.reconstruct(inputs)
+    if sigmas is None:
+      return self._reconstruct(self.variables, {"image": inputs})
+    return self._restore(self.variables, inputs, None, sigmas)
 
   def _photograph(self, image: ArrayLike) -> np.ndarray:
     """float32 [h, w, c] of one image; grey is repeated for a model of colour."""

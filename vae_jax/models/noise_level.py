@@ -7,10 +7,10 @@ of a picture tell more than texture does.
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 from typing import ClassVar
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from vae_jax.models.blocks import ACTIVATIONS, pixel_unshuffle

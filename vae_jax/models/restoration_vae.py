@@ -121,6 +121,14 @@ class RestorationVAE(Restorer):
     )
 
   @property
+  def told(self) -> bool:
+    return self.noise_mode != "none"
+
+  @property
+  def last_kernel(self) -> tuple[str, ...]:
+    return ("head", "out", "kernel") if self.head_channels else ("head", "kernel")
+
+  @property
   def multiple(self) -> int:
     """Height and width of a degraded image are padded, by mirroring, to a multiple of this."""
     return self.unshuffle * 2 ** (len(self.channels) - 1)
@@ -156,16 +164,19 @@ class RestorationVAE(Restorer):
     estimates = self.estimator(self._padded(jnp.asarray(degraded), self.multiple))
     return jnp.repeat(jnp.repeat(estimates, self.stride, axis=1), self.stride, axis=2)[:, :h, :w]
 
-  def _levels(self, padded: Array, sigma: Array | None) -> Array | None:
-    """What the network is told of the noise, float32 [b, h, w, 1]. sigma: float32 [b]; None: estimated."""
+  def _levels(self, degraded: Array, sigma: ArrayLike | None = None) -> Array | None:
+    """What the network is told of the noise, float32 [b, h', w', 1] of the padded image; no gradient reaches the
+    estimator. sigma: float32 [b]; None: estimated."""
     if self.noise_mode == "none":
       return None
-    shape = (*padded.shape[:3], 1)
+    b, h, w, _ = degraded.shape
+    shape = (b, h + -h % self.multiple, w + -w % self.multiple, 1)
     if sigma is not None:
-      return jnp.broadcast_to(to_level(sigma)[:, None, None, None], shape)
-    estimates = jax.lax.stop_gradient(self.estimator(padded))
+      return jnp.broadcast_to(to_level(jnp.asarray(sigma, jnp.float32))[:, None, None, None], shape)
     if self.noise_mode == "uniform":
+      estimates = jax.lax.stop_gradient(self.noise_estimates(degraded))
       return jnp.broadcast_to(pooled(estimates)[:, None, None, None], shape)
+    estimates = jax.lax.stop_gradient(self.estimator(self._padded(degraded, self.multiple)))
     return spread_out(estimates[..., 0], self.stride)[..., None]
 
   def encode_degraded(self, degraded: Array, levels: Array | None = None) -> tuple[list[Array], Array]:
@@ -192,19 +203,21 @@ class RestorationVAE(Restorer):
     """Between -7 and 0; at the beginning -3.5, some grey levels of 255."""
     return 3.5 * jnp.tanh(self._pixels(self.spread_head, scales[-1])) - 3.5
 
-  def _image(self, padded: Array, eps: Eps | None, sigma: Array | None = None) -> Array:
-    scales, estimate = self.encode_degraded(padded, self._levels(padded, sigma))
+  def _image(self, degraded: Array, eps: Eps | None, sigma: ArrayLike | None = None) -> Array:
+    padded = self._padded(degraded, self.multiple)
+    scales, estimate = self.encode_degraded(padded, self._levels(degraded, sigma))
     if eps is None or not self.latent_dim:
       return estimate
     away = self._detail(scales, None, eps)[1] - self._detail(scales, None, None)[1]
     return estimate + jnp.exp(self._log_spread(scales)) * away
 
-  def pixel_noise(self, degraded: ArrayLike, sigma: Array | None = None) -> Array:
+  def pixel_noise(self, degraded: ArrayLike, sigma: ArrayLike | None = None) -> Array:
     """Standard deviation of p(x | y, z), float32 [b, factor * h, factor * w, c] in units of [0, 1]: how far pixels
     are from a draw, which `restore` leaves out."""
     h, w = degraded.shape[1:3]
-    padded = self._padded(jnp.asarray(degraded), self.multiple)
-    scales, _ = self.encode_degraded(padded, self._levels(padded, sigma))
+    degraded = jnp.asarray(degraded)
+    padded = self._padded(degraded, self.multiple)
+    scales, _ = self.encode_degraded(padded, self._levels(degraded, sigma))
     spread = jnp.exp(self._log_spread(scales))[:, : self.factor * h, : self.factor * w]
     assert self.likelihood.deviation is not None  # gaussian or laplace, see `build`
     return spread * self.likelihood.deviation(self.log_scale)
@@ -292,14 +305,18 @@ class RestorationVAE(Restorer):
     shift = jnp.concatenate([_centre(q.mean - p.mean) for p, q, _ in layers], axis=-1)
     rates = kl_units.reshape(n, len(layers), -1).sum(axis=-1)
     return Output(
-      terms={"distortion": distortion.mean(axis=0), "rate": rates.sum(axis=-1), "restoration": point, **noise},
+      terms={
+        "distortion": distortion.mean(axis=0),
+        "rate": rates.sum(axis=-1),
+        "restoration": point,
+        **noise,
+      },
       reconstruction=self._mean(restored),
       rates=rates,
       kl_units=kl_units,
       log_weight=jnp.stack(log_ratios).sum(axis=0).reshape(samples, n) - distortion,
       latents={"mean": shift.reshape(samples, n, -1).mean(axis=0)},
     )
-
 
   def _told(
     self, batch: Batch, padded: Array, keys: Key, mode: Mode
@@ -312,13 +329,14 @@ class RestorationVAE(Restorer):
     estimates = self.estimator(jax.lax.stop_gradient(padded))
     if self.noise_mode == "local":
       term = surprise(estimates, to_level(local_sigma(difference, self.stride)))
-      return self._levels(padded, None), {"noise": term}
+      return self._levels(degraded), {"noise": term}
     true = batch["sigma"] if "sigma" in batch else jnp.sqrt(jnp.square(difference).mean(axis=(1, 2, 3)))
     term = surprise(estimates, to_level(true)[:, None, None])
-    levels = self._levels(padded, None)
+    levels = pooled(jax.lax.stop_gradient(estimates))
     if mode.training:  # told by a person, or estimated
-      draw = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 99), 0.75))(keys)
-      levels = jnp.where(draw[:, None, None, None], self._levels(padded, true), levels)
+      draw = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, TOLD), 0.75))(keys)
+      levels = jnp.where(draw, to_level(true), levels)
+    levels = jnp.broadcast_to(levels[:, None, None, None], (*padded.shape[:3], 1))
     return levels, {"noise": term}
 
   def _point_distortion(self, restored: Array, image: Array, levels: Array | None) -> Array:
@@ -333,8 +351,8 @@ class RestorationVAE(Restorer):
     return image.shape[-1] * log_unit.sum(axis=(1, 2, 3)) - density
 
 
-# The error of a good denoiser grows about as this power of the noise.
-SCALE_EXPONENT = 0.7
+SCALE_EXPONENT = 0.7  # the error of a good denoiser grows about as this power of the noise
+TOLD = 99  # folded into the example's key: whether it is told, or estimated
 
 KEYS: Keys = {
   "model.latent_dim": ConfigKey(16, "latents at each position of each scale; 0: none", between(0, WIDEST)),

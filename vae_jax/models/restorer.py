@@ -63,6 +63,11 @@ class Restorer(Family):
   CAN: ClassVar[frozenset[str]] = frozenset({"bound", "restore", "tile"})
 
   @property
+  def told(self) -> bool:
+    """Whether the model is told the noise of a picture, and estimates it where it is not given."""
+    return False
+
+  @property
   def last_kernel(self) -> tuple[str, ...]:
     return ("head", "kernel")
 
@@ -75,8 +80,8 @@ class Restorer(Family):
     """Height and width of a degraded image are padded, by mirroring, to a multiple of this."""
     raise NotImplementedError
 
-  def _image(self, padded: Array, eps: Eps | None, sigma: Array | None = None) -> Array:
-    """The restoration of a padded degraded image, not bounded. sigma: of its noise, [b]; for models that are told."""
+  def _image(self, degraded: Array, eps: Eps | None, sigma: ArrayLike | None = None) -> Array:
+    """The restoration of a degraded image, at least; not bounded. sigma: of its noise, [b], if the model is told."""
     raise NotImplementedError
 
   def _base(self, degraded: Array) -> Array:
@@ -107,7 +112,7 @@ class Restorer(Family):
     sigma: standard deviation of the noise, in units of [0, 1], for models that are told; None: estimated.
     """
     h, w = degraded.shape[1:3]
-    image = self._image(self._padded(jnp.asarray(degraded), self.multiple), eps, sigma)
+    image = self._image(jnp.asarray(degraded), eps, sigma)
     return self._mean(image[:, : self.factor * h, : self.factor * w])
 
   def reconstruct(self, batch: Batch) -> Float[Array, "b h2 w2 c"]:
@@ -123,7 +128,7 @@ class Restorer(Family):
     """Scores clean images by the restoration of degraded ones. There are no latents, so all samples are alike."""
     image = jnp.asarray(batch["image"])
     n, h, w = image.shape[:3]
-    restored = self._image(self._padded(seen(batch), self.multiple), None)[:, :h, :w]
+    restored = self._image(seen(batch), None)[:, :h, :w]
     distortion = self._distortion(self.likelihood, restored, image, self.log_scale)
     return Output(
       terms={"distortion": distortion, "rate": jnp.zeros(n, jnp.float32)},

@@ -26,7 +26,7 @@ from vae_jax.keys import WIDTHS, Key, Keys, between
 from vae_jax.models.blocks import ACTIVATION_KEYS, ACTIVATIONS, REMAT_KEYS, convolution, pixel_shuffle
 from vae_jax.models.ladder import Convolutions, Eps
 from vae_jax.models.restorer import LIKELIHOOD_KEYS, Restorer, enlargement
-from vae_jax.types import Array, Spec, image_shape
+from vae_jax.types import Array, ArrayLike, Spec, image_shape
 
 DOWN = 2  # halvings before the blocks, for images of equal size
 
@@ -103,7 +103,8 @@ class TransformationNet(Restorer):
       stride /= factor
     return math.ceil(reach + 4 * stride) + (self.factor > 1)  # an output pixel lies between two input pixels
 
-  def _image(self, padded: Array, eps: Eps | None, sigma: Array | None = None) -> Array:
+  def _image(self, degraded: Array, eps: Eps | None, sigma: ArrayLike | None = None) -> Array:
+    padded = self._padded(degraded, self.multiple)
     return self._base(padded) + self.head(self.body(padded.astype(self.dtype)).astype(jnp.float32))
 
 
