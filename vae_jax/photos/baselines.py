@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_jax.data.degrade import DEGRADATIONS, bicubic_up
+from vae_jax.configuration.chains import parse_chain
+from vae_jax.data.degrade import bicubic_up
 
 Denoise = Callable[[np.ndarray, float], np.ndarray]  # (noisy [h, w, c], sigma) -> [h, w, c]
 
@@ -31,16 +32,15 @@ class Baseline(NamedTuple):
   restore: Denoise
 
 
-def factor_of(degrade: Mapping[str, Any]) -> int:
-  return int(degrade["factor"]) if "factor" in DEGRADATIONS[degrade["name"]][1] else 1
-
-
 def sigma_of(degrade: Mapping[str, Any]) -> float | None:
   """Returns the sigma that the baselines are given; None where it differs from image to image."""
   if degrade["name"] == "poisson_gaussian":
     return 1.0  # after stabilisation
   if degrade["name"] == "gaussian_noise":
     return None if degrade["sigma_max"] > degrade["sigma"] else float(degrade["sigma"])
+  if degrade["name"] == "chain":
+    adds_noise = any(step.name in ("noise", "camera") for step in parse_chain(degrade["chain"]))
+    return None if adds_noise else 0.0
   return 0.0
 
 

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vae_jax.data.degrade import Degrade
+from vae_jax.data.degrade import Degrade, factor_of
 from vae_jax.data.images import decode
 from vae_jax.data.plans import list_images
 from vae_jax.data.suffixes import PICTURES, why_unread
 from vae_jax.errors import UserError
 from vae_jax.generator import new_key
-from vae_jax.photos.baselines import Baseline, factor_of
+from vae_jax.photos.baselines import Baseline
 from vae_jax.types import Array
 
 LEAST_SIDE = 16  # pixels of a clean image

@@ -40,9 +40,9 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.data.degrade import make_degrade
+from vae_jax.data.degrade import factor_of, make_degrade
 from vae_jax.errors import UserError
-from vae_jax.photos.baselines import factor_of, make_baselines, sigma_of
+from vae_jax.photos.baselines import make_baselines, sigma_of
 from vae_jax.photos.calibration import Calibration, Draw
 from vae_jax.photos.cases import (
   Case,
