@@ -51,26 +51,35 @@ class TrainState:
     return {"params": self.params if self.ema is None else self.ema, **self.rest}
 
 
+ADAM_RATE = 0.05  # of Muon's learning rate: what Adam has beside it
+
+
 def _matrices(params: Params) -> Params:
-  """How Muon sees each parameter: kernels as matrices (inputs and window, outputs); None for biases and scales."""
+  """How Muon sees each parameter: kernels as matrices (inputs and window, outputs); None: Adam's.
 
-  def axes(p: Array) -> optax.contrib.MuonDimensionNumbers | None:
-    return optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1) if p.ndim > 1 else None
+  Adam's are biases and scales, and kernels of modules whose name ends in "head", which make the outputs.
+  """
 
-  return jax.tree.map(axes, params)
+  def axes(path: Any, p: Array) -> optax.contrib.MuonDimensionNumbers | None:
+    is_head = any(str(getattr(part, "key", "")).endswith("head") for part in path)
+    matrix = optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)
+    return matrix if p.ndim > 1 and not is_head else None
+
+  return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def _muon(config: ConfigDict) -> optax.GradientTransformation:
   # A rate of -1, because optax negates it, and the step scales by the learning rate.
-  return optax.contrib.muon(-1.0, eps=config.adam_eps, muon_weight_dimension_numbers=_matrices)
+  how = {"eps": config.adam_eps, "muon_weight_dimension_numbers": _matrices}
+  return optax.contrib.muon(-1.0, adam_learning_rate=-ADAM_RATE, **how)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   """Clipping, the optimiser, decoupled weight decay: gradients -> a direction that the step scales by -learning_rate.
 
   adam: Kingma & Ba 2015. muon: momentum orthogonalised by Newton-Schulz iterations (Jordan et al. 2024) for parameters
-  of two axes and more; for biases and scales Adam with Nesterov momentum (NAdam, Dozat 2016) at the same learning rate.
-  Muon costs a few products of each kernel with itself: it pays at large batches, and wants a learning rate near 0.02.
+  of two axes and more; for biases, scales and output layers Adam with Nesterov momentum (NAdam, Dozat 2016), at a
+  twentieth of the learning rate. Muon costs a few products of each kernel with itself, and wants a learning rate near 0.02.
 
   Weight decay (Loshchilov & Hutter 2019) reaches kernels alone: it would draw a likelihood's sigma towards 1, and
   scales and codes towards 0. `training.decayed` = "all" is the rule of older runs.
