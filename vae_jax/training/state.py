@@ -70,7 +70,11 @@ def _matrices(params: Params) -> Params:
 
 def _muon(config: ConfigDict) -> optax.GradientTransformation:
   # A rate of -1, because optax negates it, and the step scales by the learning rate.
-  how = {"eps": config.adam_eps, "muon_weight_dimension_numbers": _matrices}
+  how = {
+    "eps": config.adam_eps,
+    "weight_decay": config.weight_decay,
+    "muon_weight_dimension_numbers": _matrices,
+  }
   return optax.contrib.muon(-1.0, adam_learning_rate=-ADAM_RATE, **how)
 
 
@@ -79,7 +83,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
   adam: Kingma & Ba 2015. muon: momentum orthogonalised by Newton-Schulz iterations (Jordan et al. 2024) for parameters
   of two axes and more; for biases, scales and output layers Adam with Nesterov momentum (NAdam, Dozat 2016), at a
-  twentieth of the learning rate. Muon costs a few products of each kernel with itself, and wants a learning rate near 0.02.
+  twentieth of the learning rate. Muon costs a few products of each kernel with itself. Its updates have one size whatever
+  the gradient, so weights grow without weight decay, which reaches its own parameters alone: 0.1 to 0.3.
 
   Weight decay (Loshchilov & Hutter 2019) reaches kernels alone: it would draw a likelihood's sigma towards 1, and
   scales and codes towards 0. `training.decayed` = "all" is the rule of older runs.
@@ -87,7 +92,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   transforms = [_muon(config) if config.optimizer == "muon" else optax.scale_by_adam(eps=config.adam_eps)]
   if config.clip_norm > 0:
     transforms.insert(0, optax.clip_by_global_norm(config.clip_norm))
-  if config.weight_decay > 0:
+  if config.weight_decay > 0 and config.optimizer == "adam":
     transforms.append(
       optax.add_decayed_weights(config.weight_decay, _kernels if config.decayed == "kernels" else None)
     )
