@@ -467,6 +467,29 @@ def test_a_run_of_another_model_is_no_start(run, data, tmp_path):
   assert "\n" not in str(error.value) and not (tmp_path / "new").exists()
 
 
+def test_parts_that_only_one_run_has_start_anew_or_are_left_out(tmp_path, capsys):
+  """A network without latents gives its trunk to one with latents and another head."""
+  path = tmp_path / "data"
+  path.mkdir()
+  photos = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+  np.savez(path / "train.npz", image=photos)
+  words = "data.name=npz data.validation=train[:2] data.test=train[:2] data.degrade.name=bicubic_down model.channels=8 "
+  words += (
+    "model.blocks=1 training.batch_size=8 training.steps=1 evaluation.pictures=1 training.learning_rate=1e-30"
+  )
+  common = [f"data.dir={path}", *words.split()]
+  one = apply_overrides(base_config("restoration_vae"), [*common, "model.latent_dim=0"])
+  first = train(one, tmp_path / "one")
+  extra = [f"training.init_from={tmp_path / 'one'}", "model.latent_dim=2", "model.head_channels=4"]
+  two = apply_overrides(base_config("restoration_vae"), [*common, *extra])
+  capsys.readouterr()
+  second = train(two, tmp_path / "two")
+  assert same(second.params["trunk"], first.params["trunk"])
+  assert "log_scale" in capsys.readouterr().out
+  with pytest.raises(UserError, match=r"trunk.* is \[.*this model has \["):
+    train(apply_overrides(two, ["model.channels=9"]), tmp_path / "three")
+
+
 # --- restoration ---
 
 

@@ -98,7 +98,7 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
   "sigma": {
     "type": number(float, 0),
     "metavar": "S",
-    "help": "restore, benchmark: standard deviation of the noise, in grey levels of 255, for denoisers that estimate it",
+    "help": "restore, benchmark: std of the noise in grey levels of 255, for denoisers (default: estimated)",
   },
   "network": {
     "choices": tuple(command("frechet").LAYERS),

@@ -178,7 +178,9 @@ TRAINING: Keys = {
     "", "folder of a trained first stage (a run or an exported model), which stays frozen; '': none"
   ),
   "training.first_stage_digest": Key("", "sha256 of the first stage's weights; '': filled in at the start"),
-  "training.init_from": Key("", "run of the same model whose parameters training starts from; '': none"),
+  "training.init_from": Key(
+    "", "run, exported or pretrained model of the family whose parameters training starts from; '': none"
+  ),
   "training.seed": Key(0, "seed of initialisation, data order and noise", MIN_0),
   "training.steps_per_call": Key(50, "most optimiser steps in one compiled call", counted(10**5)),
   "training.log_every": Key(100, "steps between rows of metrics.jsonl", ABOVE_0),

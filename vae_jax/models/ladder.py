@@ -11,6 +11,7 @@ from vae_jax import distributions as dist
 from vae_jax.models.blocks import ACTIVATIONS, convolution, maybe_remat, pixel_shuffle, pixel_unshuffle
 from vae_jax.types import Array
 
+HE_NORMAL = nn.initializers.he_normal()
 Eps = tuple[Array, ...]  # standard normal noise, one array a scale, coarse first
 
 
@@ -32,7 +33,7 @@ class Convolutions(nn.Module):
     zero: bool = False,
     size: int = 3,
     stride: int = 1,
-    init: Any = nn.initializers.he_normal(),
+    init: Any = HE_NORMAL,
   ) -> Array:
     """A "SAME" convolution of size x size pixels; `zero`: its kernel starts at zero."""
     init = nn.initializers.zeros_init() if zero else init
@@ -43,9 +44,7 @@ class Convolutions(nn.Module):
       features, window, strides, kernel_init=init, name=name, conv_general_dilated=general, **dtypes
     )(x)
 
-  def mix(
-    self, x: Array, features: int, name: str, zero: bool = False, init: Any = nn.initializers.he_normal()
-  ) -> Array:
+  def mix(self, x: Array, features: int, name: str, zero: bool = False, init: Any = HE_NORMAL) -> Array:
     """A convolution of one pixel, as a matrix product: three times as fast on CPUs."""
     init = nn.initializers.zeros_init() if zero else init
     dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -90,7 +89,7 @@ def equal_kernels(factor: int) -> Any:
   """
 
   def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Array:
-    kernel = nn.initializers.he_normal()(key, (*shape[:-1], shape[-1] // factor**2), dtype)
+    kernel = HE_NORMAL(key, (*shape[:-1], shape[-1] // factor**2), dtype)
     return jnp.tile(kernel, (1,) * (len(shape) - 1) + (factor**2,))
 
   return init

@@ -1,8 +1,8 @@
 """How noisy a picture is, estimated from the picture, for networks that are told the level of the noise.
 
-A level is u = log(255 sigma + 1/2), with sigma the standard deviation of the noise in units of the [0, 1] range: linear
-in sigma below half a grey level, logarithmic above. The estimator gives u and its precision at each position; flat parts
-of a picture tell more than texture does.
+A level is u = log(255 sigma + 1/2), with sigma the standard deviation of the noise for white = 1: linear in sigma below
+half a grey level, logarithmic above. The estimator gives u and its precision at each position; flat parts of a picture
+tell more than texture does.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ class RestorationVAE(Restorer):
     likelihood: p(x | y, z), of pixels around the ladder's image, in units of the spread; point_likelihood: of pixels
       around the restoration.
     image_channels: c.
-    noise_mode: what the network is told of the noise in the degraded image; none, uniform (one sigma a picture), local (a
-      sigma at each position). It is estimated from the picture where it is not given.
+    noise_mode: what the network is told of the noise in the degraded image; none, uniform (one sigma a picture), local
+      (a sigma at each position). It is estimated from the picture where it is not given.
     head_channels: channels at full resolution from which the last convolution makes the image; 0: the image is made at
       the resolution of the trunk.
   """

@@ -20,8 +20,8 @@ from vae_jax.generator import RECORD, new_key
 from vae_jax.models import build, family
 from vae_jax.models.contract import Family
 from vae_jax.objectives import Objective, load_frozen, make_objective
+from vae_jax.progress import tell
 from vae_jax.storage.checkpoints import Checkpoints
-from vae_jax.storage.plain_paths import local_folder
 from vae_jax.training import parallel, scoring, state, steps
 from vae_jax.training import workdir as workdirs
 from vae_jax.training.opponents import Opponent, pixel_opponent
@@ -351,10 +351,14 @@ def start(parts: Parts) -> tuple[state.TrainState, list[Any]]:
       )
     return train_state, _unpacked(restored.get("window", {}))
   train_state = parts.init()
-  if parts.config.training.init_from:
-    source = Checkpoints(local_folder(parts.config.training.init_from) / "checkpoints")
-    where = jax.tree.map(lambda x: x.sharding, parts.like)
-    train_state = jax.device_put(state.start_from(train_state, source), where)
+  if name := parts.config.training.init_from:
+    train_state, new, left = state.start_from(train_state, runs.open_run(name).variables, name)
+    train_state = jax.device_put(train_state, jax.tree.map(lambda x: x.sharding, parts.like))
+    if new or left:
+      words = [
+        f"{', '.join(found)} {what}" for found, what in ((new, "start anew"), (left, "left out")) if found
+      ]
+      tell(f"training.init_from={name}: {'; '.join(words)}")
   return train_state, []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -12,8 +13,8 @@ import optax
 import optax.contrib
 from ml_collections import ConfigDict
 
+from vae_jax.errors import UserError
 from vae_jax.models.contract import Family, init_variables
-from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training.opponents import Opponent, OpponentState
 from vae_jax.types import Array, ArrayLike, Key, Params, Spec, Variables
 
@@ -83,8 +84,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
   adam: Kingma & Ba 2015. muon: momentum orthogonalised by Newton-Schulz iterations (Jordan et al. 2024) for parameters
   of two axes and more; for biases, scales and output layers Adam with Nesterov momentum (NAdam, Dozat 2016), at a
-  twentieth of the learning rate. Muon costs a few products of each kernel with itself. Its updates have one size whatever
-  the gradient, so weights grow without weight decay, which reaches its own parameters alone: 0.1 to 0.3.
+  twentieth of the learning rate. Muon costs a few products of each kernel with itself. Its updates have one size,
+  whatever the gradient, so weights grow without weight decay, which reaches its own parameters alone: 0.1 to 0.3.
 
   Weight decay (Loshchilov & Hutter 2019) reaches kernels alone: it would draw a likelihood's sigma towards 1, and
   scales and codes towards 0. `training.decayed` = "all" is the rule of older runs.
@@ -139,15 +140,48 @@ def init_state(
   return TrainState(zero(), params, averaged, tx.init(params), zero(), zero(), facing, rest)
 
 
-def start_from(state: TrainState, checkpoints: Checkpoints) -> TrainState:
-  """A fresh state with the (averaged) variables of another run's newest checkpoint; its optimiser starts anew.
+def start_from(state: TrainState, variables: Variables, name: str) -> tuple[TrainState, list[str], list[str]]:
+  """Returns a fresh state with another run's (averaged) variables, and the parts that are new and those left out.
 
-  Raises UserError: no such checkpoint, or one of another model.
+  Parts are the modules at the top of the parameters. Those that only one model has start fresh, or are left out; so a
+  network may get a ladder of latents, or another head. Those of both must agree in all shapes.
+
+  variables: {"params": ..., **rest} of the other run. name: of it, for messages. Raises UserError: a part of another
+  shape, or none in common.
   """
-  like = jax.eval_shape(lambda: state.params)
-  params, found = checkpoints.restore(like=like, only=("ema", "params"))
-  if state.rest:
-    rest, _ = checkpoints.restore(found["step"], like=jax.eval_shape(lambda: state.rest), only="rest")
-    state = dataclasses.replace(state, rest=rest)
+  fresh, given = {"params": state.params, **state.rest}, dict(variables)
+  tree: dict[str, Any] = {}
+  new, common = [], 0
+  for collection, parts in fresh.items():
+    tree[collection] = {}
+    for part, mine in parts.items():
+      theirs = given.get(collection, {}).get(part)
+      if theirs is None:
+        new.append(part)
+        theirs = mine
+      else:
+        common += 1
+        _check_alike(mine, theirs, f"training.init_from={name}: {part}")
+      tree[collection][part] = jax.tree.map(lambda x, y: jnp.asarray(y, x.dtype), mine, theirs)
+  if not common:
+    raise UserError(f"training.init_from={name}: has no part of this model; name a run of the same family")
+  left = [
+    part for collection, parts in given.items() for part in parts if part not in fresh.get(collection, {})
+  ]
+  params = tree.pop("params")
   averaged = None if state.ema is None else jax.tree.map(jnp.copy, params)
-  return dataclasses.replace(state, params=params, ema=averaged)
+  return dataclasses.replace(state, params=params, rest=tree, ema=averaged), new, left
+
+
+def _check_alike(mine: Any, theirs: Any, name: str) -> None:
+  """Raises UserError where two trees of arrays have other names or shapes."""
+  a, b = (
+    {jax.tree_util.keystr(k): x.shape for k, x in jax.tree_util.tree_leaves_with_path(t)}
+    for t in (mine, theirs)
+  )
+  for key in sorted(a.keys() | b.keys()):
+    if a.get(key) != b.get(key):
+      raise UserError(
+        f"{name}{key} is {list(b[key]) if key in b else 'not there'}, and this model has "
+        f"{list(a[key]) if key in a else 'none'}; use the same values of model.*, or train from the start"
+      )
