@@ -97,21 +97,25 @@ class RestorationVAE(Restorer):
   def setup(self):
     dtypes = {"activation": self.activation, "dtype": self.dtype, "param_dtype": self.param_dtype}
     self.trunk = Trunk(self.channels, self.blocks, remat=self.remat, **dtypes)
-    self.head = self._to_pixels()
+    self.head = self._to_pixels("head")
     if self.latent_dim:
       self.target_encoder = TargetEncoder(self.latent_channels, 1, **dtypes)
       self.ladder = Ladder(self.latent_channels, 1, latent_dim=self.latent_dim, **dtypes)
-      self.latent_head = self._to_pixels(use_bias=False)  # a difference of two of its images has none
-      self.spread_head = self._to_pixels()
+      self.latent_head = self._to_pixels(
+        "latent_head", use_bias=False
+      )  # a difference of two of its images has none
+      self.spread_head = self._to_pixels("spread_head")
     if self.noise_mode != "none":
       self.estimator = NoiseEstimator((32,), 0, stride=self.stride, **dtypes)
     self.log_scale = self._scale("log_scale", self.likelihood.has_scale)
     self.point_log_scale = self._scale("point_log_scale", self.latent_dim > 0)
 
-  def _to_pixels(self, use_bias: bool = True) -> nn.Module:
+  def _to_pixels(self, name: str, use_bias: bool = True) -> nn.Module:
     if self.head_channels:
       widths, up = (self.head_channels, self.image_channels), self.factor * self.unshuffle
-      return PixelHead(widths, 0, self.activation, factor=up, param_dtype=self.param_dtype)
+      return PixelHead(
+        widths, 0, self.activation, factor=up, param_dtype=self.param_dtype, name=f"fine_{name}"
+      )
     # Starts at zero: the first restoration is the base, bicubic interpolation or the degraded image itself.
     features = self.image_channels * (self.factor * self.unshuffle) ** 2
     init = nn.initializers.zeros_init()
@@ -126,7 +130,7 @@ class RestorationVAE(Restorer):
 
   @property
   def last_kernel(self) -> tuple[str, ...]:
-    return ("head", "out", "kernel") if self.head_channels else ("head", "kernel")
+    return ("fine_head", "out", "kernel") if self.head_channels else ("head", "kernel")
 
   @property
   def multiple(self) -> int:
