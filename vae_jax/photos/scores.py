@@ -75,7 +75,8 @@ def protocol(folder: Path, task: Task, scored: Mapping[str, float], lpips: Any) 
   words += f", factor {factor}" if factor > 1 else ""
   if not pairs:
     shown = {key: value for key, value in values.items() if key not in ("factor", "border") and value}
-    words += "".join(f", {key} {value:.4g}" for key, value in shown.items())
+    words += "".join(f", {key} {value:.4g}" for key, value in shown.items() if key != "chain")
+    words += f": {values['chain']}" if "chain" in values else ""
     words += ", border replicated" if values.get("border") == "replicate" else ""
   network = getattr(getattr(lpips, "extractor", None), "network", None)
   return {
