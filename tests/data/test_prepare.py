@@ -66,6 +66,26 @@ def test_no_flip_outside_training():
   np.testing.assert_allclose(batch["image"], image / 255.0, atol=1e-6)
 
 
+def test_exposure_clips_half_of_the_images_at_black_or_white():
+  image = np.tile(np.linspace(0, 1, 256, dtype=np.float32).reshape(1, 16, 16, 1), (4000, 1, 1, 1))
+  exposed = np.asarray(run(config(exposure=3.0), {"image": image})["image"]).reshape(4000, 256)
+  levels = image[0].ravel()
+  same = np.abs(exposed - levels).max(axis=1) < 1e-6
+  black, white = exposed[:, 128] < levels[128] - 1e-6, exposed[:, 128] > levels[128] + 1e-6
+  assert abs(same.mean() - 0.5) < 0.04 and abs(black.mean() - 0.25) < 0.04 and abs(white.mean() - 0.25) < 0.04
+  gain = exposed[white, 8] / levels[8]  # not clipped below 8 times
+  np.testing.assert_allclose(exposed[white], np.minimum(gain[:, None] * levels, 1), atol=1e-5)
+  gain = (1 - exposed[black, 247]) / (1 - levels[247])
+  np.testing.assert_allclose(1 - exposed[black], np.minimum(gain[:, None] * (1 - levels), 1), atol=1e-5)
+  # 2^u, u uniform in [0, 3]: half of the gains lie below 2^1.5
+  assert gain.min() >= 1 and gain.max() <= 8.001 and abs((gain < 2**1.5).mean() - 0.5) < 0.06
+  np.testing.assert_array_equal(
+    run(config(exposure=3.0), {"image": image[:2]}, training=False)["image"], image[:2]
+  )
+  with pytest.raises(UserError, match="set data.exposure=0"):
+    run(config(exposure=3.0), {"image": image[:2], "degraded": image[:2]})
+
+
 def test_turned_is_rot90():
   image = random_bytes(5, 5, 3)
   for turns in range(4):

@@ -72,6 +72,22 @@ def test_what_is_saved_is_read(folder):
   assert meta["sha256"] == digest
 
 
+def test_half_takes_half_the_space(tmp_path):
+  """float16 has 11 bits; scales and biases keep their 24."""
+  kernel, bias = np.random.default_rng(0).normal(size=(50, 60)).astype(np.float32), np.float32([1 / 3])
+  variables = {"params": {"layer": {"kernel": kernel, "bias": bias}}}
+  pretrained.save(tmp_path, variables, META, half=True)
+  found, meta, _ = pretrained.read(tmp_path)
+  assert meta["format_version"] == 3 and (tmp_path / pretrained.WEIGHTS).stat().st_size < 2.2 * kernel.size
+  layer = found["params"]["layer"]
+  assert layer["kernel"].dtype == np.float32 and np.array_equal(layer["bias"], bias)
+  np.testing.assert_array_equal(layer["kernel"], kernel.astype(np.float16).astype(np.float32))
+  with pytest.raises(UserError, match="layer/kernel' holds 70000, too large"):
+    pretrained.save(
+      tmp_path, {"params": {"layer": {"kernel": 70000 * np.ones((1, 1), np.float32)}}}, META, half=True
+    )
+
+
 def test_others_can_read_the_weights(folder):
   from safetensors.numpy import load_file
 
@@ -217,11 +233,11 @@ def test_a_description_that_is_none_is_refused(folder, text):
     refused(function, folder, r"config\.json: does not describe a model; fetch it again")
 
 
-@pytest.mark.parametrize("version", [3, 0, "1", None, True])
+@pytest.mark.parametrize("version", [4, 0, "1", None, True])
 def test_a_newer_version_is_refused(folder, version):
   meta = json.loads((folder / "config.json").read_text()) | {"format_version": version}
   (folder / "config.json").write_text(json.dumps(meta))
-  refused(pretrained.read, folder, "has format .*, this vae_jax reads 1 to 2; update vae_jax")
+  refused(pretrained.read, folder, "has format .*, this vae_jax reads 1 to 3; update vae_jax")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

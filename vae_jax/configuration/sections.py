@@ -45,6 +45,11 @@ DATA: Keys = {
   "data.rotate": Key(
     False, "turn training images by 0, 90, 180 or 270 degrees at random; for square data.size"
   ),
+  "data.exposure": Key(
+    0.0,
+    "half of the training images are made darker or brighter, by up to this many stops, and clipped; 0: off",
+    between(0, 8),
+  ),
   "data.binarize": Key(
     "none",
     "dynamic: Bernoulli(value) at each use; threshold: value > 0.5",

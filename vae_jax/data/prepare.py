@@ -1,7 +1,7 @@
 """From a host batch (uint8) to what the model sees (float32 in [0, 1]): a pure function of the compiled step.
 
-Order: mirror, turn, uint8 to float, binarise or dequantise, degrade. Randomness comes from one key per example, and
-each operation folds its own stream number into it, so an example's draws depend on its key alone: not on the
+Order: mirror, turn, uint8 to float, binarise or dequantise, expose, degrade. Randomness comes from one key per example,
+and each operation folds its own stream number into it, so an example's draws depend on its key alone: not on the
 batch around it, and not on which other operations are switched on.
 """
 
@@ -22,7 +22,7 @@ Prepare = Callable[..., Batch]  # (keys, batch, frozen) -> prepared batch
 
 BINARIZE = ("none", "dynamic", "threshold")
 # Folded into the example's key. Part of what makes a run repeatable: never renumber.
-FLIP, DYNAMIC, DEQUANTIZE, DEGRADE, ROTATE = range(5)
+FLIP, DYNAMIC, DEQUANTIZE, DEGRADE, ROTATE, EXPOSURE = range(6)
 
 
 def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
@@ -34,6 +34,7 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
 
   - `flip` (training only): with probability 1/2 mirrors left-right, `image` and a given `degraded` together.
   - `rotate` (training only): turns square images, both alike, by 0, 90, 180 or 270 degrees with equal probability.
+  - `exposure` (training only): see `exposed`.
   - `binarize`, `dequantize`: the clean image only; see `binarize_dynamic` and `dequantize`. threshold means
     value > 0.5.
   - `degrade`: `degraded` is made from the resulting clean image, unless the batch brings its own. With
@@ -43,6 +44,7 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
   Raises UserError for an unknown or contradictory setting.
   """
   flip, rotate = training and config_data["flip"], training and config_data["rotate"]
+  exposure = config_data.get("exposure", 0.0) if training else 0.0
   binarize, with_noise = config_data["binarize"], config_data["dequantize"]
   if binarize not in BINARIZE:
     raise UserError(f"data.binarize={binarize!r} is unknown{nearest(binarize, BINARIZE, what='values')}")
@@ -87,6 +89,12 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
       image = jax.vmap(dequantize)(stream(DEQUANTIZE), image)
     else:
       image = to_float(image)
+    if exposure:
+      if degraded is not None:
+        raise UserError(
+          "data.exposure changes clean images, and these bring their own degraded ones; set data.exposure=0"
+        )
+      image = jax.vmap(lambda key, x: exposed(key, x, exposure))(stream(EXPOSURE), image)
     result = {**batch, "image": image}
     if degraded is None and degrades:
       degraded = jax.vmap(degrade)(stream(DEGRADE), image)
@@ -102,6 +110,20 @@ def to_float(image: ArrayLike) -> Array:
   if image.dtype == np.uint8:
     return jnp.asarray(image, jnp.float32) / 255
   return jnp.asarray(image, jnp.float32)
+
+
+def exposed(key: Key, image: Array, stops: float) -> Array:
+  """Makes half of all images, float32 in [0, 1], brighter or darker, by 2^u with u ~ U[0, stops]; clipped.
+
+  Brighter: 2^u x, so that bright parts are white. Darker: the same of the negative, so that dark parts are black. What
+  denoises photographs learns from it what clipped noise looks like beside black and white.
+  """
+  happens, side, amount = jax.random.split(key, 3)
+  gain = jnp.exp2(jax.random.uniform(amount, (), jnp.float32, 0.0, stops))
+  brighter = jnp.minimum(gain * image, 1.0)
+  darker = 1.0 - jnp.minimum(gain * (1.0 - image), 1.0)
+  changed = jnp.where(jax.random.bernoulli(side, jnp.float32(0.5)), brighter, darker)
+  return jnp.where(jax.random.bernoulli(happens, jnp.float32(0.5)), changed, image)
 
 
 def turned(image: Array, turns: ArrayLike) -> Array:

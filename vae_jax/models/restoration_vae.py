@@ -334,7 +334,11 @@ class RestorationVAE(Restorer):
     if self.noise_mode == "local":
       term = surprise(estimates, to_level(local_sigma(difference, self.stride)))
       return self._levels(degraded), {"noise": term}
-    true = batch["sigma"] if "sigma" in batch else jnp.sqrt(jnp.square(difference).mean(axis=(1, 2, 3)))
+    true = (
+      jnp.asarray(batch["sigma"])
+      if "sigma" in batch
+      else jnp.sqrt(jnp.square(difference).mean(axis=(1, 2, 3)))
+    )
     term = surprise(estimates, to_level(true)[:, None, None])
     levels = pooled(jax.lax.stop_gradient(estimates))
     if mode.training:  # told by a person, or estimated

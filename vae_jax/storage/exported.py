@@ -75,13 +75,16 @@ def save(
       raise ValueError(f"{name!r} holds {max(np.min(x), np.max(x), key=abs)}, more than 32 bits")
     flat[name] = np.array(x, kind, order="C")  # in C order, because safetensors takes the memory as it lies
     if half and kind is np.float32 and np.ndim(x) > 1 and not name.startswith(f"{FIRST_STAGE}/"):
-      flat[name] = flat[name].astype(np.float16)
+      with np.errstate(over="ignore"):
+        flat[name] = flat[name].astype(np.float16)
       if not np.isfinite(flat[name]).all():
         raise UserError(f"{name!r} holds {np.abs(x).max():g}, too large for float16; export without --half")
   content = to_bytes(flat)
   meta = {**meta, **({FIRST_STAGE: below[1]} if below else {})}
   digest = hashlib.sha256(content).hexdigest()
-  text = json.dumps({"format_version": FORMAT_VERSION if half else 2, "sha256": digest, **meta}, indent=2, allow_nan=False)
+  text = json.dumps(
+    {"format_version": FORMAT_VERSION if half else 2, "sha256": digest, **meta}, indent=2, allow_nan=False
+  )
   write_whole(folder / WEIGHTS, lambda file: file.write(content))
   write_whole(folder / DESCRIPTION, lambda file: file.write(text.encode() + b"\n"))
 
@@ -142,7 +145,9 @@ def _content(path: Path, most: int) -> bytes:
 
 
 def _parse(content: bytes) -> Variables:
-  """The bytes of a safetensors file of float32, float16 and int32 -> nested dicts of float32 and int32. Raises whatever the damage may cause."""
+  """The bytes of a safetensors file of float32, float16 and int32 -> nested dicts of float32 and int32.
+
+  Raises whatever the damage may cause."""
   import numpy as np
   from safetensors import deserialize
 
