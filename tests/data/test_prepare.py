@@ -82,7 +82,7 @@ def test_exposure_clips_half_of_the_images_at_black_or_white():
   np.testing.assert_array_equal(
     run(config(exposure=3.0), {"image": image[:2]}, training=False)["image"], image[:2]
   )
-  with pytest.raises(UserError, match="set data.exposure=0"):
+  with pytest.raises(UserError, match=r"set data\.exposure=0"):
     run(config(exposure=3.0), {"image": image[:2], "degraded": image[:2]})
 
 

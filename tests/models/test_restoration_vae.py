@@ -13,12 +13,18 @@ import scipy.stats
 from families import score, shapes
 from flax import linen as nn
 
+from vae_jax import distributions as dist
 from vae_jax import models
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data.degrade import bicubic_weights
+from vae_jax.errors import UserError
+from vae_jax.models.blocks import pixel_shuffle
 from vae_jax.models.contract import init_variables
-from vae_jax.models.ladder import Ladder
+from vae_jax.models.ladder import Ladder, equal_kernels
+from vae_jax.models.noise_level import pooled, to_sigma
 from vae_jax.types import image_spec
+
+NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def make(*overrides, shape=(8, 8, 1), factor=1, dtype="float32", **values):
@@ -307,6 +313,9 @@ def test_the_weights_give_the_evidence_of_the_prior(small):
     pytest.param(1, {"channels": "4,4,4"}, marks=pytest.mark.slow),
     (2, {"unshuffle": 2, "likelihood": "laplace"}),
     (1, {"latent_dim": 0}),
+    (1, {"latent_dim": 0, "noise": "uniform"}),
+    pytest.param(1, {"noise": "local", "unshuffle": 2}, marks=pytest.mark.slow),
+    (2, {"latent_dim": 0, "head_channels": 4}),
   ],
 )
 def test_the_gradient_reaches_every_parameter(factor, values):
@@ -329,14 +338,15 @@ def test_the_gradient_reaches_every_parameter(factor, values):
     assert np.any(np.asarray(slope) != 0), f"{name} has no gradient"
 
   # At the beginning, with the zeros where they are: finite, and the heads can leave zero.
-  zeros = ("_b'", "prior", "head")
+  zeros = ("_b'", "prior", "out'" if model.head_channels else "head")
   fresh = jax.tree_util.tree_map_with_path(
     lambda path, x: jnp.zeros_like(x) if any(z in jax.tree_util.keystr(path) for z in zeros) else x, params
   )
   slopes = gradient(fresh)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
   for head in ("head", "latent_head") if model.latent_dim else ("head",):
-    assert np.any(np.asarray(slopes[head]["kernel"]) != 0)
+    kernel = slopes[f"fine_{head}"]["out"]["kernel"] if model.head_channels else slopes[head]["kernel"]
+    assert np.any(np.asarray(kernel) != 0)
 
 
 def test_latents_cost_the_estimate_nothing():
@@ -371,6 +381,81 @@ def test_latents_cost_the_estimate_nothing():
     jax.tree.map(close, of_whole[part], of_plain[part])
 
 
+# --- noise that the network is told ---
+
+
+@pytest.mark.parametrize("noise", ["uniform", "local"])
+def test_a_picture_without_noise_comes_back_as_it_is(noise):
+  """Told 0, and else as the level of the noise: half a level, half of the change."""
+  shape = (9, 8, 1)
+  model, low = make(shape=shape, noise=noise, latent_dim=0, unshuffle=2)
+  params, degraded = {"params": filled(model, shape, low)}, pixels(1, 2, *low)
+
+  @jax.jit
+  def restored(sigma):
+    return model.apply(params, degraded, None, sigma, method="restore")
+
+  np.testing.assert_array_equal(restored(jnp.zeros(2)), degraded)
+  changes = np.abs(restored(jnp.asarray([0.01, 0.1])) - degraded).max(axis=(1, 2, 3))
+  assert 0 < changes[0] < changes[1]
+  estimates = model.apply(params, degraded, method="noise_estimates")
+  assert estimates.shape == (2, 9, 8, 2)
+  with_own = model.apply(params, degraded, None, None, method="restore")
+  if noise == "uniform":
+    own = to_sigma(pooled(estimates))
+    np.testing.assert_allclose(restored(own), with_own, atol=2e-6)
+  else:
+    assert np.any(np.abs(with_own - degraded) > 1e-4)
+
+
+def test_the_estimate_of_the_noise_learns_from_its_own_term_alone():
+  """And no gradient of that term reaches the rest of the network."""
+  shape = (8, 8, 1)
+  model, low = make(shape=shape, noise="uniform", latent_dim=0)
+  params, image, degraded = filled(model, shape, low), pixels(0, 2, *shape), pixels(1, 2, *low)
+
+  def term(name):
+    return lambda params: score(model, params, image, keys(2), degraded).terms[name].mean()
+
+  of_pixels, of_noise = (jax.jit(jax.grad(term(name)))(params) for name in ("distortion", "noise"))
+  assert not any(np.any(x) for x in jax.tree.leaves(of_pixels["estimator"]))
+  assert all(np.any(x) for x in jax.tree.leaves(of_noise["estimator"]))
+  assert not any(np.any(x) for name in ("trunk", "head") for x in jax.tree.leaves(of_noise[name]))
+
+
+def test_the_scale_follows_the_noise():
+  """-log p(clean | y) by SciPy: a Laplace density of scale b (255 sigma + 1/2)^0.7."""
+  shape = (6, 4, 1)
+  model, low = make(shape=shape, noise="uniform", latent_dim=0, likelihood="laplace")
+  params, image, degraded = filled(model, shape, low), pixels(0, 2, *shape), pixels(1, 2, *low)
+  output = score(model, params, image, keys(2), degraded)
+  sigma = to_sigma(pooled(model.apply({"params": params}, degraded, method="noise_estimates")))
+  restored = np.asarray(output.reconstruction, np.float64)
+  log_scale = float(params["log_scale"])
+  unit = (255 * np.asarray(sigma, np.float64) + 0.5) ** 0.7
+  b = dist.laplace(1).deviation(log_scale) / np.sqrt(2)
+  for i in range(2):
+    density = scipy.stats.laplace.logpdf(image[i], restored[i], b * unit[i]).sum()
+    np.testing.assert_allclose(output.terms["distortion"][i], -density, rtol=1e-4)
+
+
+def test_noise_of_enlarged_pictures_is_refused():
+  with pytest.raises(UserError, match=r"model.noise=local .* 2 times as large; set model.noise=none"):
+    make(factor=2, noise="local")
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_pixels_of_a_block_start_alike(factor):
+  """No lattice at the beginning: a flat picture stays flat (Aitken et al. 2017)."""
+  x = jnp.ones((1, 5, 5, 3))
+  kernel = equal_kernels(factor)(jax.random.key(0), (3, 3, 3, 2 * factor**2))
+  enlarged = pixel_shuffle(
+    jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=NHWC), factor
+  )
+  np.testing.assert_allclose(enlarged, jnp.broadcast_to(enlarged[:, :1, :1], enlarged.shape), rtol=1e-6)
+  assert kernel.std() == pytest.approx(np.sqrt(2 / 27), rel=0.3)  # He et al. 2015
+
+
 # --- how far it sees ---
 
 
@@ -383,13 +468,15 @@ def test_latents_cost_the_estimate_nothing():
     (2, {"channels": "4,4"}),
     (1, {"channels": "4,4", "unshuffle": 2, "latent_dim": 0}),
     (3, {"channels": "4,4", "unshuffle": 2, "blocks": 2}),
+    (1, {"channels": "4", "latent_dim": 0, "noise": "local"}),
+    (4, {"channels": "4", "latent_dim": 0, "head_channels": 4}),
     pytest.param(1, {"channels": "4,4,4", "latent_dim": 1, "blocks": 0}, marks=pytest.mark.slow),
     pytest.param(1, {"channels": "4,4,4", "latent_dim": 1}, marks=pytest.mark.slow),
   ],
 )
 def test_the_radius_bounds_what_a_pixel_depends_on(factor, values, axis):
   """One input pixel changed, at each place relative to the strides: what is farther away stays, to the bit."""
-  if axis and (factor == 3 or values.get("blocks") == 0):
+  if axis and (factor > 2 or "noise" in values or values.get("blocks") == 0):
     pytest.skip("one axis is enough for these")
   # The model is built for small images, and used on a strip.
   model, low = make(shape=(4 * factor, 4 * factor, 1), factor=factor, **values)

@@ -46,7 +46,7 @@ class NoiseEstimator(Convolutions):
     x = act(self.conv(pixel_unshuffle(image.astype(self.dtype), self.stride), self.channels[0], "stem"))
     for i in range(self.LAYERS - 1):
       x = act(self.conv(x, self.channels[0], f"conv{i}"))
-    return self.mix(x, 2, "out", zero=True).astype(jnp.float32) + jnp.asarray([2.0, 0.0])
+    return self.mix(x, 2, "out", zero=True).astype(jnp.float32) + jnp.float32([2.0, 0.0]).reshape(1, 1, 1, 2)
 
 
 def pooled(estimates: Array) -> Array:

@@ -162,7 +162,7 @@ class RestorationVAE(Restorer):
     pixels = head(features.astype(jnp.float32))
     return pixels if self.head_channels else pixel_shuffle(pixels, self.factor * self.unshuffle)
 
-  def noise_estimates(self, degraded: Array) -> Array:
+  def noise_estimates(self, degraded: ArrayLike) -> Array:
     """The level of the noise and its log precision, float32 [b, h, w, 2], from the picture: see `noise_level`."""
     h, w = degraded.shape[1:3]
     estimates = self.estimator(self._padded(jnp.asarray(degraded), self.multiple))
