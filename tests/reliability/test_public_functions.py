@@ -92,6 +92,7 @@ LOSSES = {
 }
 METRICS = {
   "bits_per_dim": [(lambda nats: metrics.bits_per_dim(nats, 12, True), (rows()[0],))],
+  "lattice_peak": [(lambda x: metrics.lattice_peak(x, 2), (uniform(24, 26, 3),))],
   "mae": [(metrics.mae, TWO)],
   "ms_ssim": [(metrics.ms_ssim, (uniform(1, 176, 176, 1), uniform(1, 176, 176, 1, seed=1)))],
   "mse": [(metrics.mse, TWO)],

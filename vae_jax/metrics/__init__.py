@@ -13,6 +13,7 @@ from vae_jax.metrics.fidelity import mae, mse, psnr_rgb, psnr_y
 from vae_jax.metrics.fidelity import psnr_rgb as psnr
 from vae_jax.metrics.frechet import fid, frechet_distance
 from vae_jax.metrics.kernel import kernel_distance, kernel_distance_subsets, kid
+from vae_jax.metrics.lattice import lattice_peak
 from vae_jax.metrics.statistics_files import load_features, load_statistics, save_statistics
 from vae_jax.metrics.structure import ms_ssim, ssim, ssim_y
 from vae_jax.metrics.underwater import uciqe, uicm, uiconm, uiqm, uism
@@ -33,6 +34,7 @@ __all__ = [
   "kernel_distance",
   "kernel_distance_subsets",
   "kid",
+  "lattice_peak",
   "load_features",
   "load_statistics",
   "mae",
