@@ -47,7 +47,7 @@ def test_demosaicking_pixel_by_pixel(corner):
   expected = np.zeros((7, 6, 3))
   for y, x, c in np.ndindex(expected.shape):
     expected[y, x, c] = np.sum(weights_at(y, x, c, corner) * values[y : y + 5, x : x + 5])
-  np.testing.assert_allclose(noise.demosaic(values, *corner), expected, rtol=0, atol=1e-6)
+  np.testing.assert_allclose(jax.jit(noise.demosaic)(values, *corner), expected, rtol=0, atol=1e-6)
   image = np.random.default_rng(1).random((5, 6, 3), dtype=np.float32)
   seen = [[image[y, x, colour_at(y, x, corner)] for x in range(6)] for y in range(5)]
   np.testing.assert_array_equal(noise.mosaic(image, *corner), seen)
@@ -109,10 +109,10 @@ def test_camera_noise_of_grey_images_is_white(key):
 def test_camera_noise_can_be_blurred(key):
   image = np.random.default_rng(0).uniform(0.2, 0.9, (20, 24, 3)).astype(np.float32)
   light = np.asarray(degrade.srgb_to_linear(image), np.float64)
-  fine, coarse = (
-    np.asarray(degrade.srgb_to_linear(degrade.camera_noise(key, image, 0.03, 0.01, blur))) - light
-    for blur in (0.0, 0.8)
+  run = jax.jit(
+    jax.vmap(lambda blur: degrade.srgb_to_linear(degrade.camera_noise(key, image, 0.03, 0.01, blur, 1.0)))
   )
+  fine, coarse = np.asarray(run(jnp.asarray([0.0, 0.8])), np.float64) - light
   expected = scipy.ndimage.gaussian_filter(fine, 0.8, mode="reflect", radius=4, axes=(0, 1))
   np.testing.assert_allclose(coarse, expected, rtol=0, atol=2e-5)
 
@@ -154,7 +154,7 @@ def test_gamma_is_a_power_with_a_straight_toe(power):
   "curve", [degrade.srgb_to_linear, degrade.linear_to_srgb, lambda x: degrade.gamma(x, 0.4)]
 )
 def test_slopes_are_finite_and_right(curve):
-  slope = jax.vmap(jax.grad(curve))
+  slope = jax.jit(jax.vmap(jax.grad(curve)))
   assert np.isfinite(slope(jnp.asarray([0.0, -0.0, 1e-30, -2.0, 0.04045, 0.0031308]))).all()
   x, step = np.array([-0.7, 0.002, 0.02, 0.3, 0.9], np.float32), 1e-4
   middle = (np.asarray(curve(x + step), np.float64) - np.asarray(curve(x - step), np.float64)) / (2 * step)
