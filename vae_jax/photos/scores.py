@@ -67,6 +67,13 @@ def without_nonfinite(value: Any, where: str, bad: list[str]) -> Any:
   return value
 
 
+def _stored(name: str, factor: int, pairs: bool) -> str:
+  """In which form methods are given the degraded images, in words."""
+  if pairs or factor > 1:
+    return "as stored" if pairs else "rounded to 8 bits"
+  return "as the chain leaves them" if name == "chain" else "not clipped, not rounded"
+
+
 def protocol(folder: Path, task: Task, scored: Mapping[str, float], lpips: Any) -> dict[str, Any]:
   """Returns what is compared, and how, in words and numbers. scored: the metrics that there are."""
   degrade, factor, pairs = task.config, task.factor, task.paired
@@ -86,7 +93,7 @@ def protocol(folder: Path, task: Task, scored: Mapping[str, float], lpips: Any) 
     "pairs": pairs,
     "factor": factor,
     "clean": f"cut at the bottom and right to a multiple of {factor}" if factor > 1 else "whole",
-    "degraded": "as stored" if pairs else "rounded to 8 bits" if factor > 1 else "not clipped, not rounded",
+    "degraded": _stored(degrade["name"], factor, pairs),
     "outputs": "clipped to [0, 1] and rounded to 8 bits before every score",
     "crop": task.crop,
     "channels": task.channels,
