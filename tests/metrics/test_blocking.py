@@ -203,7 +203,9 @@ def test_blockiness_of_jpeg():
     )
     assert score(clean, factor) == pytest.approx(1, abs=0.05)
     assert score(large, factor) > 1.4
-    assert score(large.crop((4 * factor, 4 * factor, 180 * factor, 180 * factor)), factor) < 1.2  # another grid
+    assert (
+      score(large.crop((4 * factor, 4 * factor, 180 * factor, 180 * factor)), factor) < 1.2
+    )  # another grid
 
 
 def test_bad_input_is_named():

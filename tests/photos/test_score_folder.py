@@ -47,7 +47,7 @@ def test_super_resolution_by_hand(tmp_path, channels):
   expected = {"ours": eight_bits(1.02 * large - 0.015), "bicubic": eight_bits(large)}
   (entry,) = scores["images"]
   assert (entry["name"], entry["height"], entry["width"]) == ("a.png", 44, 38)
-  assert list(scores["mean"]) == ["ours", "bicubic"]
+  assert list(scores["mean"])[:2] == ["ours", "bicubic"]
   for method, output in expected.items():
     found = entry[method]
     assert list(found) == (["psnr_rgb", "psnr_y", "ssim_y"] if channels == 3 else ["psnr_y", "ssim_y"])

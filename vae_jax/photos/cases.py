@@ -42,6 +42,7 @@ class Task(NamedTuple):
   paired: bool  # the folder has the degraded images
   factor: int
   sigma: float | None  # of the noise, for the baselines; None: what was drawn for each image
+  block: int  # side of JPEG's blocks in the output, in pixels; 0: no JPEG
   baselines: dict[str, Baseline]
   missing: list[str]  # packages of baselines that are not installed
   white: int  # of grey images of more than 8 bits; 0: as the files say, else 65535
