@@ -21,13 +21,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_jax.data.degrade import DEGRADATIONS, bicubic_up
+from vae_jax.configuration.chains import Step, parse_chain
+from vae_jax.data.degrade import bicubic_up, factor_of
 from vae_jax.photos import classical
 from vae_jax.photos.classical import Denoise
 
 NAMES = {  # where a person reads them
   "bm3d": "BM3D",
   "nlm": "NLM",
+  "wiener": "Wiener",
   "lanczos": "Lanczos (Pillow)",
   "bicubic_pillow": "bicubic (Pillow)",
   "unsharp": "bicubic, unsharp mask (Pillow)",
@@ -36,6 +38,7 @@ NAMES = {  # where a person reads them
 }
 UNTOUCHED = ("noisy", "input")  # the degraded image itself
 JPEG_BLOCK = 8
+NOISE = ("noise", "camera")  # steps of chains
 
 
 # (degraded [h', w', c], sigma, clean [h, w, c]) -> [h, w, c]. Only a best sigma is chosen by the clean image.
@@ -88,23 +91,35 @@ BEST = (
 )
 
 
-def factor_of(degrade: Mapping[str, Any]) -> int:
-  return int(degrade["factor"]) if "factor" in DEGRADATIONS[degrade["name"]][1] else 1
-
-
 def sigma_of(degrade: Mapping[str, Any]) -> float | None:
   """Returns the sigma that the baselines are given; None where it differs from image to image."""
   if degrade["name"] == "poisson_gaussian":
     return 1.0  # after stabilisation
   if degrade["name"] == "gaussian_noise":
     return None if degrade["sigma_max"] > degrade["sigma"] else float(degrade["sigma"])
-  return 0.0
+  noise = [step for step in steps_of(degrade) if step.name in NOISE]
+  if not noise:
+    return 0.0
+  first, level = noise[0], noise[0].values[0]
+  fixed = first.name == "noise" and first.probability == 1 and len(level) == 1  # neither a range nor a choice
+  return float(level[0]) / 255 if fixed and len(noise) == 1 else None
 
 
 def block_of(degrade: Mapping[str, Any]) -> int:
-  """Returns the side of JPEG's blocks in pixels of the restored image; 0 where the degradation has no JPEG."""
-  del degrade
-  return 0
+  """Returns the side of JPEG's blocks in pixels of the restored image; 0 where the degradation has no JPEG.
+
+  The last JPEG counts. What comes before the image is made smaller has blocks of 8 pixels of the restored image.
+  """
+  names = [step.name for step in steps_of(degrade)]
+  if "jpeg" not in names:
+    return 0
+  last = len(names) - names[::-1].index("jpeg")
+  return JPEG_BLOCK * (factor_of(degrade) if "down" in names[:last] else 1)
+
+
+def steps_of(degrade: Mapping[str, Any]) -> tuple[Step, ...]:
+  """Returns the steps of a chain; none of other degradations."""
+  return parse_chain(degrade["chain"]) if degrade["name"] == "chain" else ()
 
 
 def make_baselines(
@@ -118,6 +133,8 @@ def make_baselines(
     return {**found, "input": _untouched("the degraded image itself")}, missing
   if degrade["name"] == "identity":
     return {}, []
+  if degrade["name"] == "chain" and sigma_of(degrade) == 0:
+    return {"input": _untouched("the degraded image itself")}, []
   noisy = _untouched("the noisy image itself")
   if sigma_of(degrade) == 0:
     return {"noisy": noisy}, []  # there is nothing to remove

@@ -44,10 +44,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_jax.data.degrade import make_degrade
+from vae_jax.data.degrade import factor_of, make_degrade
 from vae_jax.errors import UserError
 from vae_jax.photos import baselines
-from vae_jax.photos.baselines import Baseline, block_of, factor_of, make_baselines, sigma_of
+from vae_jax.photos.baselines import Baseline, block_of, make_baselines, sigma_of
 from vae_jax.photos.calibration import Calibration, Draw
 from vae_jax.photos.cases import (
   Case,

@@ -82,21 +82,15 @@ def protocol(folder: Path, task: Task, scored: Mapping[str, float], lpips: Any) 
   """Returns what is compared, and how, in words and numbers. scored: the metrics that there are."""
   degrade, factor, pairs = task.config, task.factor, task.paired
   values = degrade_values(degrade)
-  words = "pairs" if pairs else degrade["name"]
-  words += f", factor {factor}" if factor > 1 else ""
-  if not pairs:
-    shown = {key: value for key, value in values.items() if key not in ("factor", "border") and value}
-    words += "".join(f", {key} {value:.4g}" for key, value in shown.items())
-    words += ", border replicated" if values.get("border") == "replicate" else ""
   network = getattr(getattr(lpips, "extractor", None), "network", None)
   return {
     "folder": str(folder),
-    "degradation": words,
+    "degradation": "pairs" + (f", factor {factor}" if factor > 1 else "") if pairs else _in_words(degrade["name"], values),
     "degrade": {"name": degrade["name"], **values},
     "pairs": pairs,
     "factor": factor,
     "clean": f"cut at the bottom and right to a multiple of {factor}" if factor > 1 else "whole",
-    "degraded": "as stored" if pairs else "rounded to 8 bits" if factor > 1 else "not clipped, not rounded",
+    "degraded": "as stored" if pairs else "rounded to 8 bits" if task.in_8_bits else "not clipped, not rounded",
     "outputs": "clipped to [0, 1] and rounded to 8 bits before every score",
     "crop": task.crop,
     **({"block": task.block} if task.block else {}),
@@ -111,3 +105,13 @@ def protocol(folder: Path, task: Task, scored: Mapping[str, float], lpips: Any) 
     "metrics": {name: words for name, words in METRICS.items() if name in scored},
     **({"lpips_network": network} if network else {}),
   }
+
+
+def _in_words(name: str, values: Mapping[str, Any]) -> str:
+  """Describes a degradation: a chain as it is written, others by name and values."""
+  if name == "chain":
+    return values["chain"]
+  words = f"{name}, factor {values['factor']}" if values.get("factor", 1) > 1 else name
+  shown = {key: value for key, value in values.items() if key not in ("factor", "border") and value}
+  words += "".join(f", {key} {value:.4g}" for key, value in shown.items())
+  return words + (", border replicated" if values.get("border") == "replicate" else "")
