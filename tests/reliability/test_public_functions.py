@@ -131,8 +131,27 @@ DISTRIBUTIONS = {
   ],
 }
 DEGRADE = {
+  "anisotropic_blur": [
+    (lambda x: degrade.anisotropic_blur(x, 1.0, 2.0, 0.5), TWO[:1]),
+    (lambda x, s, t: degrade.anisotropic_blur(x, s, 2.0, t, 2.0), (TWO[0], jnp.float32(1), jnp.float32(0.5))),
+  ],
   "bicubic_down": [(lambda x: degrade.bicubic_down(KEY, x, 2), TWO[:1])],
   "bicubic_up": [(lambda x: degrade.bicubic_up(x, 2), TWO[:1])],
+  "camera_noise": [(lambda x, s: degrade.camera_noise(KEY, x, s, 0.02, 0.5), (TWO[0][0], jnp.float32(0.05)))],
+  "chain": [
+    (
+      lambda x: degrade.chain(KEY, x, "blur 0..1 @0.5; down 2 box|lanczos; noise 0..9; jpeg 9..95 420|444"),
+      (TWO[0][0],),
+    )
+  ],
+  "down": [(lambda x: degrade.down(x, 2, "lanczos"), TWO[:1])],
+  "gamma": [(degrade.gamma, (TWO[0], jnp.float32(2.2)))],
+  "jpeg": [(lambda x, q: degrade.jpeg(x, q), (TWO[0][0], jnp.float32(50)))],
+  "linear_to_srgb": [(degrade.linear_to_srgb, TWO[:1])],
+  "motion_blur": [(lambda x, n: degrade.motion_blur(x, n, 0.5, 3.0), (TWO[0], jnp.float32(2)))],
+  "round_to_8_bits": [(degrade.round_to_8_bits, TWO[:1])],
+  "sharpen": [(lambda x, a: degrade.sharpen(x, a), (TWO[0], jnp.float32(1)))],
+  "srgb_to_linear": [(degrade.srgb_to_linear, TWO[:1])],
   "blur_down": [(lambda x: degrade.blur_down(KEY, x, 2, border="replicate"), TWO[:1])],
   "gaussian_blur": [(lambda x: degrade.gaussian_blur(x, 1.0), TWO[:1])],
   "gaussian_noise": [(lambda x: degrade.gaussian_noise(KEY, x, 0.1, 0.2), TWO[:1])],
@@ -166,6 +185,8 @@ ON_THE_HOST = {
       "degrade_values",
       "make_degrade",
       "degraded_shape",
+      "factor_of",
+      "noise_sigma",
     ),
     *("bicubic_weights", "gaussian_weights", "can", "require"),
   ],
@@ -236,11 +257,7 @@ def public(part):
       "slerp"
     }
   if part == "degrade":
-    own = inspect.getmembers(degrade, inspect.isfunction)
-    return {name for name, value in own if value.__module__ == degrade.__name__ and name[0] != "_"} | {
-      "bicubic_weights",
-      "gaussian_weights",
-    }
+    return {name for name in degrade.__all__ if name[0].islower()}
   module = {"losses": losses, "metrics": metrics, "distributions": dist, "perceptual": perceptual}[part]
   return {name for name in module.__all__ if not name.isupper() or name == "LPIPS"}
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from vae_jax.configuration.chains import parse_chain
 from vae_jax.configuration.sections import LATENT, LPIPS_NETWORKS, OBJECTIVE, RATE
 from vae_jax.configuration.values import as_config, brief, keys_of, show, to_values
 from vae_jax.errors import UserError
@@ -49,6 +50,13 @@ def _data_faults(config: ConfigDict) -> Iterator[str]:
     yield f"data.binarize={data.binarize} must be none for model.likelihood={likelihood}"
   if 0 < degrade.sigma_max < degrade.sigma:
     yield f"data.degrade.sigma_max={degrade.sigma_max} must be 0 or >= sigma={degrade.sigma}"
+  if degrade.chain and degrade.name != "chain":
+    yield f"data.degrade.chain is for data.degrade.name=chain, not {degrade.name}; set one of the two"
+  if degrade.name == "chain":
+    try:
+      parse_chain(degrade.chain)
+    except UserError as error:
+      yield str(error)
   if data.rotate and (tuple(data.size) == (0, 0) or data.size[0] != data.size[1]):
     yield f"data.rotate=true needs a square data.size, such as 64,64, not {show(data.size)}"
 

@@ -20,7 +20,7 @@ from vae_jax.keys import (
 )
 
 BORDERS = ("mirror", "replicate")
-DEGRADATIONS = one_of("identity", "gaussian_noise", "poisson_gaussian", "blur_down", "bicubic_down")
+DEGRADATIONS = one_of("identity", "gaussian_noise", "poisson_gaussian", "blur_down", "bicubic_down", "chain")
 NETWORKS = one_of("vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "alexnet", "resnet50", "squeezenet")
 LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
 
@@ -57,6 +57,11 @@ DATA: Keys = {
   "data.workers": Key(2, "threads that decode images of larger data sets", counted(1024)),
   "data.max_bad": Key(10, "images that may fail to decode (named, skipped) before the run is refused", MIN_0),
   "data.degrade.name": Key("identity", "what the encoder sees in place of the clean image", DEGRADATIONS),
+  "data.degrade.chain": Key(
+    "",
+    "chain: steps such as 'blur 0.2..2 @0.5; down 2 bicubic|box; noise 0..10; jpeg 30..95; round' "
+    "(docs/degradations.md)",
+  ),
   "data.degrade.sigma": Key(
     0.1, "gaussian_noise, poisson_gaussian: std of the noise, for white = 1", between(0, 100)
   ),

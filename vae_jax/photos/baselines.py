@@ -97,12 +97,13 @@ def sigma_of(degrade: Mapping[str, Any]) -> float | None:
     return 1.0  # after stabilisation
   if degrade["name"] == "gaussian_noise":
     return None if degrade["sigma_max"] > degrade["sigma"] else float(degrade["sigma"])
-  noise = [step for step in steps_of(degrade) if step.name in NOISE]
-  if not noise:
+  steps = steps_of(degrade)
+  noisy = [i for i, step in enumerate(steps) if step.name in NOISE]
+  if not noisy:
     return 0.0
-  first, level = noise[0], noise[0].values[0]
-  fixed = first.name == "noise" and first.probability == 1 and len(level) == 1  # neither a range nor a choice
-  return float(level[0]) / 255 if fixed and len(noise) == 1 else None
+  step, after = steps[noisy[0]], {step.name for step in steps[noisy[0] + 1 :]}
+  fixed = step.name == "noise" and step.probability == 1 and len(step.values[0]) == 1  # no range, no choice
+  return float(step.values[0][0]) / 255 if fixed and after <= {"round"} else None
 
 
 def block_of(degrade: Mapping[str, Any]) -> int:

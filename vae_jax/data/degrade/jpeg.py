@@ -1,0 +1,165 @@
+"""JPEG as libjpeg writes and reads it, baseline: a function of arrays that can be compiled and differentiated.
+
+It repeats libjpeg's steps with their rounding (its accurate integer DCT but for the rounding between its two passes),
+so that the result is what a decoder gives, within a grey level. Sources: ITU-T T.81, annex K, for tables; for the rest
+jcparam.c, jccolor.c, jcsample.c, jfdctint.c, jdsample.c and jdcolor.c of the Independent JPEG Group's library.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax.configuration.chains import SUBSAMPLINGS
+from vae_jax.data.degrade.base import float_image
+from vae_jax.data.degrade.light import straight_through
+from vae_jax.errors import UserError, nearest
+from vae_jax.types import Array, ArrayLike
+
+LUMA = np.array(
+  [
+    [16, 11, 10, 16, 24, 40, 51, 61],
+    [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77],
+    [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101],
+    [72, 92, 95, 98, 112, 100, 103, 99],
+  ],
+  np.int32,
+)
+CHROMA = np.array(
+  [
+    [17, 18, 24, 47, 99, 99, 99, 99],
+    [18, 21, 26, 66, 99, 99, 99, 99],
+    [24, 26, 56, 99, 99, 99, 99, 99],
+    [47, 66, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+  ],
+  np.int32,
+)
+_TO_YCC = np.array(
+  [[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]], np.float32
+)
+
+
+def jpeg(image: ArrayLike, quality: float | Array, subsampling: str = "420") -> Array:
+  """What comes back when an image is stored as a JPEG of this quality (1 to 100, rounded): multiples of 1/255.
+
+  subsampling: "444", or "420", which halves the resolution of colour. The image is clipped and rounded to 8 bits first,
+  as files of it are. Images that are not of three channels are stored channel by channel, as grey ones. The gradient
+  passes straight through what is rounded and clipped: it is that of the chain of linear maps.
+  image: [h, w, c]; same shape out. Raises UserError for another subsampling.
+  """
+  if subsampling not in SUBSAMPLINGS:
+    raise UserError(
+      f"subsampling={subsampling!r} is unknown{nearest(subsampling, SUBSAMPLINGS, what='ones')}"
+    )
+  levels = _levels(255 * float_image(image))
+  quality = jnp.clip(jnp.floor(jnp.asarray(quality, jnp.float32) + 0.5), 1, 100).astype(jnp.int32)
+  luma = quantisation_table(LUMA, quality)
+  if levels.shape[-1] != 3:
+    return jnp.moveaxis(_coded(jnp.moveaxis(levels, -1, 0), luma), 0, -1) / 255
+  ycc = jnp.einsum("kc,hwc->khw", _TO_YCC, levels, precision=jax.lax.Precision.HIGHEST)
+  brightness, colour = _rounded(ycc[:1]), _rounded(ycc[1:] + 128)
+  chroma = quantisation_table(CHROMA, quality)
+  brightness = _coded(brightness, luma)
+  colour = _coded(colour, chroma) if subsampling == "444" else _coded_at_half(colour, chroma)
+  return _to_rgb(brightness[0], *(colour - 128)) / 255
+
+
+def quantisation_table(base: np.ndarray, quality: int | Array) -> Array:
+  """A table of annex K, int [8, 8], scaled as libjpeg's `jpeg_set_quality` does for a baseline file; int32 [8, 8]."""
+  quality = jnp.asarray(quality, jnp.int32)
+  percent = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+  return jnp.clip((base * percent + 50) // 100, 1, 255)
+
+
+def _coded(planes: Array, table: Array) -> Array:
+  """Planes [k, h, w] of grey levels after transform, quantisation and back; the edge fills the last blocks."""
+  k, h, w = planes.shape
+  planes = _extended(planes, 8, 8) - 128
+  rows, columns = planes.shape[1] // 8, planes.shape[2] // 8
+  blocks = planes.reshape(k, rows, 8, columns, 8).transpose(0, 1, 3, 2, 4).reshape(-1, 64)
+  steps = table.reshape(1, 64).astype(jnp.float32)
+  eighths = _rounded(jnp.matmul(blocks, 8 * _DCT, precision=jax.lax.Precision.HIGHEST))
+  quotients = eighths / (8 * steps)
+  whole = jnp.sign(quotients) * jnp.floor(jnp.abs(quotients) + 0.5)
+  coefficients = straight_through(quotients, whole) * steps
+  values = jnp.matmul(coefficients, _DCT.T, precision=jax.lax.Precision.HIGHEST) + 128
+  planes = _levels(values).reshape(k, rows, columns, 8, 8).transpose(0, 1, 3, 2, 4)
+  return planes.reshape(k, 8 * rows, 8 * columns)[:, :h, :w]
+
+
+def _coded_at_half(planes: Array, table: Array) -> Array:
+  """Planes [k, h, w] made smaller by averages of 2 x 2, coded, and enlarged by the triangle filter of libjpeg."""
+  h, w = planes.shape[1:]
+  wide = _extended(
+    planes, 2, 16
+  )  # libjpeg fills blocks to the right before, and those below after it averages
+  fours = wide[:, ::2, ::2] + wide[:, 1::2, ::2] + wide[:, ::2, 1::2] + wide[:, 1::2, 1::2]
+  bias = 1 + np.arange(fours.shape[2], dtype=np.float32) % 2  # rounds halves up and down in turn
+  small = _coded(_floor((fours + bias[None, None]) / 4), table)[:, : -(-h // 2), : -(-w // 2)]
+  if small.shape[2] <= 2:  # too narrow for libjpeg's filter
+    return jnp.repeat(jnp.repeat(small, 2, 1), 2, 2)[:, :h, :w]
+  padded = jnp.pad(small, ((0, 0), (1, 1), (1, 1)), mode="edge")
+  middle = 3 * padded[:, 1:-1]
+  tall = _alternating(middle + padded[:, :-2], middle + padded[:, 2:], 1)
+  middle = 3 * tall[:, :, 1:-1]
+  left, right = middle + tall[:, :, :-2] + 8, middle + tall[:, :, 2:] + 7
+  return _floor(_alternating(left, right, 2) / 16)[:, :h, :w]
+
+
+def _alternating(first: Array, second: Array, axis: int) -> Array:
+  """The entries of two arrays in turn along an axis."""
+  shape = list(first.shape)
+  shape[axis] *= 2
+  return jnp.stack([first, second], axis + 1).reshape(shape)
+
+
+def _extended(planes: Array, rows: int, columns: int) -> Array:
+  """Planes [k, h, w] with sides of whole multiples, filled with the edge."""
+  h, w = planes.shape[1:]
+  return jnp.pad(planes, ((0, 0), (0, -h % rows), (0, -w % columns)), mode="edge")
+
+
+def _to_rgb(brightness: Array, blue: Array, red: Array) -> Array:
+  green = _floor(-0.344136286 * blue - 0.714136286 * red + 0.5)
+  return _levels(
+    jnp.stack(
+      [
+        brightness + _rounded(1.402 * red),
+        brightness + green,
+        brightness + _rounded(1.772 * blue),
+      ],
+      axis=-1,
+    )
+  )
+
+
+def _levels(values: Array) -> Array:
+  """Whole numbers from 0 to 255."""
+  return straight_through(values, jnp.clip(jnp.floor(values + 0.5), 0, 255))
+
+
+def _rounded(values: Array) -> Array:
+  return straight_through(values, jnp.floor(values + 0.5))
+
+
+def _floor(values: Array) -> Array:
+  return straight_through(values, jnp.floor(values))
+
+
+def _dct_matrix() -> np.ndarray:
+  """The orthonormal DCT-II of a block of 8 x 8, float32 [64, 64]: flat block @ matrix -> flat coefficients."""
+  u, x = np.arange(8)[:, None], np.arange(8)
+  line = np.cos(np.pi * (2 * x + 1) * u / 16) * np.where(u == 0, np.sqrt(1 / 8), 0.5)
+  return np.kron(line, line).T.astype(np.float32)
+
+
+_DCT = _dct_matrix()
