@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scored_folders import BICUBIC, IDENTITY, NOISE, Recorder, decibels, enlarge, photo, save, soften
 
+from vae_jax.photos import baselines
 from vae_jax.photos.score_folder import benchmark
 from vae_jax.photos.score_table import table
 
@@ -120,6 +121,56 @@ def test_pairs_of_one_size_have_denoisers_at_their_best_sigma(tmp_path, monkeypa
   assert picture.shape[1] == 12 + 4 * 268  # input, BM3D, ours, original
 
 
+@pytest.mark.parametrize(
+  ("chain", "sigma"),
+  [
+    ("noise 25", 25 / 255),
+    ("blur 1; noise 25; round", 25 / 255),
+    ("noise 0; round", 0.0),
+    ("jpeg 30", 0.0),
+    ("noise 5..50", None),
+    ("noise 5|50", None),
+    ("noise 25 @0.5", None),
+    ("noise 25; noise 5", None),
+    ("linear; noise 25; srgb", None),  # not as strong everywhere
+    ("noise 25; jpeg 30", None),
+    ("camera 5 2", None),
+  ],
+)
+def test_sigma_of_a_chain(chain, sigma):
+  """None: of each image, the root mean square of what was added."""
+  assert baselines.sigma_of({"name": "chain", "chain": chain}) == sigma
+
+
+@pytest.mark.parametrize(
+  ("chain", "block"),
+  [
+    ("noise 9", 0),
+    ("jpeg 9", 8),
+    ("down 2 box; jpeg 9", 16),
+    ("jpeg 9; down 2 box", 8),
+    ("jpeg 9; down 4 box; jpeg 9", 32),
+  ],
+)
+def test_blocks_of_a_chain(chain, block):
+  assert baselines.block_of({"name": "chain", "chain": chain}) == block
+
+
+def test_noise_of_a_chain_in_8_bits(tmp_path, monkeypatch):
+  calls = fake_bm3d(monkeypatch)
+  pixels = photo(24, 24, 1)
+  pixels[:12] = 0
+  scores, _ = benchmark(
+    soften, save(tmp_path, {"a.png": pixels}), {"name": "chain", "chain": "noise 50; round"}, channels=1
+  )
+  ((_, noisy, sigma),) = calls
+  assert sigma == 50 / 255 and 0.3 < (noisy[:12] == 0).mean() < 0.7
+  np.testing.assert_allclose(noisy * 255, np.rint(noisy * 255), atol=1e-4)
+  assert list(scores["mean"]) == ["ours", "bm3d", "wiener", "noisy"]
+  assert scores["protocol"]["degradation"] == "noise 50; round"
+  assert scores["protocol"]["degraded"] == "rounded to 8 bits"
+
+
 def test_a_baseline_that_fails_is_reported_and_loses_no_other(tmp_path, monkeypatch):
   def denoise(noisy, sigma):
     if noisy.shape[1] == 26:
@@ -138,7 +189,7 @@ def test_a_baseline_that_fails_is_reported_and_loses_no_other(tmp_path, monkeypa
   assert all(None not in scores["mean"][name].values() for name in ("ours", "wiener", "noisy"))
   assert scores["seconds"]["bm3d"]["images"][1:] == [None] * 3 and scores["seconds"]["bm3d"]["median"] >= 0
   lines = table(scores).splitlines()
-  assert "  BM3D failed on 26.png: MemoryError: no space" in lines and "differences to wiener" in table(
+  assert "  BM3D failed on 26.png: MemoryError: no space" in lines and "differences to Wiener" in table(
     scores
   )
   assert picture.shape[1] == 12 + 4 * 268  # with the filter that did not fail

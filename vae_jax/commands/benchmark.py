@@ -19,7 +19,13 @@ def run(model: Any, args: Any) -> None:
   from vae_jax.photos.score_table import table
 
   output = Path(args.output or args.folder / f"benchmark{evaluation.suffix(args.asked)}.json")
-  how = {"degrade": args.degrade, "samples": args.samples, "seed": args.seed, "tile": args.tile, "ensemble": args.ensemble}
+  how = {
+    "degrade": args.degrade,
+    "samples": args.samples,
+    "seed": args.seed,
+    "tile": args.tile,
+    "ensemble": args.ensemble,
+  }
   scores = evaluation.benchmark_folder(model, args.input[0], output, limit=args.num or 0, **how)
   print(f"{table(scores)}\nwrote {output} and {output.with_suffix('.png').name}")
   if scores["skipped"]:

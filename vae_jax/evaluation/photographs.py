@@ -100,7 +100,7 @@ def benchmark_folder(
 
 
 def _chain(text: str, factor: int, folder: Path) -> dict[str, str]:
-  """Returns `data.degrade` of a chain. Raises UserError where its factor is not the model's, or the folder has pairs."""
+  """Returns `data.degrade` of a chain. Raises UserError where its factor is not the model's, and for pairs."""
   degrade = {"name": "chain", "chain": text}
   if (found := factor_of(degrade)) != factor:
     remedy = f"write 'down {factor} bicubic' as its step" if factor > 1 else "leave out the step 'down'"

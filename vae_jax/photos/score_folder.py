@@ -42,6 +42,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from vae_jax.data.degrade import factor_of, make_degrade
@@ -123,17 +124,11 @@ def benchmark(
     raise UserError(
       f"samples={samples}: the uncertainty needs at least 2 draws; raise it, or use 0 to leave the uncertainty out"
     )
-  degrade_image, degrade = make_degrade(degrade), dict(degrade)
+  make_degrade(degrade)  # raises where a value is wrong
   folder = Path(folder).expanduser()
   found = list_cases(folder)[: limit or None]
   lost = Lost(list_unread(folder), [])
-  paired = found[0].low is not None
-  cases, factor = (
-    check_pairs(found, degrade, channels, white, lost.skipped) if paired else (found, factor_of(degrade))
-  )
-  methods, missing = make_baselines(degrade, factor, paired)
-  sigma, block = sigma_of(degrade), 0 if paired else block_of(degrade)
-  task = Task(degrade, degrade_image, channels, seed, paired, factor, sigma, block, methods, missing, white)
+  cases, task = _make_task(found, dict(degrade), channels, seed, white, lost.skipped)
   watch = Stopwatch(("ours", *task.baselines))
   calibration = None if draw is None else Calibration(draw, samples, pixel_noise)
   entries, details = _score_images(restore, cases, task, lpips, watch, calibration, sheet, lost)
@@ -145,6 +140,29 @@ def benchmark(
     )
   scores = _summary(folder, task, lpips, entries, watch, calibration, lost)
   return scores, make_sheet(details, scores["mean"], channels, task.crop)
+
+
+def _make_task(
+  cases: Sequence[Case],
+  degrade: Mapping[str, Any],
+  channels: int,
+  seed: int,
+  white: int,
+  skipped: list[dict[str, str]],
+) -> tuple[Sequence[Case], Task]:
+  """Returns the cases that can be scored, and what is done to them. Adds to `skipped`."""
+  paired = cases[0].low is not None
+  factor = factor_of(degrade)
+  if paired:
+    cases, factor = check_pairs(cases, degrade, channels, white, skipped)
+  function = make_degrade(degrade)
+  if degrade["name"] == "chain":
+    function = jax.jit(function)  # many small operations: one by one they take ten times as long to compile
+  block = 0 if paired else block_of(degrade)
+  methods, missing = make_baselines(degrade, factor, paired)
+  return cases, Task(
+    degrade, function, channels, seed, paired, factor, sigma_of(degrade), block, methods, missing, white
+  )
 
 
 def _score_images(

@@ -85,12 +85,18 @@ def protocol(folder: Path, task: Task, scored: Mapping[str, float], lpips: Any) 
   network = getattr(getattr(lpips, "extractor", None), "network", None)
   return {
     "folder": str(folder),
-    "degradation": "pairs" + (f", factor {factor}" if factor > 1 else "") if pairs else _in_words(degrade["name"], values),
+    "degradation": "pairs" + (f", factor {factor}" if factor > 1 else "")
+    if pairs
+    else _in_words(degrade["name"], values),
     "degrade": {"name": degrade["name"], **values},
     "pairs": pairs,
     "factor": factor,
     "clean": f"cut at the bottom and right to a multiple of {factor}" if factor > 1 else "whole",
-    "degraded": "as stored" if pairs else "rounded to 8 bits" if task.in_8_bits else "not clipped, not rounded",
+    "degraded": "as stored"
+    if pairs
+    else "rounded to 8 bits"
+    if task.in_8_bits
+    else "not clipped, not rounded",
     "outputs": "clipped to [0, 1] and rounded to 8 bits before every score",
     "crop": task.crop,
     **({"block": task.block} if task.block else {}),
