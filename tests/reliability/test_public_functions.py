@@ -37,6 +37,7 @@ def rows(d=512, seed=0):
   return uniform(16, d, seed=seed)
 
 
+BIG = uniform(40, 40, 3)  # one image of more than 4,096 values
 TWO, THREE = (images(), images(seed=1)), (rows(), rows(seed=1), rows(seed=2))
 FEATURES = (uniform(4, 8, 8, 32), uniform(4, 8, 8, 32, seed=1))
 GAUSSIANS = dist.Gaussian(rows(), rows(seed=1)), dist.Gaussian(rows(seed=2), rows(seed=3))
@@ -137,16 +138,16 @@ DEGRADE = {
   ],
   "bicubic_down": [(lambda x: degrade.bicubic_down(KEY, x, 2), TWO[:1])],
   "bicubic_up": [(lambda x: degrade.bicubic_up(x, 2), TWO[:1])],
-  "camera_noise": [(lambda x, s: degrade.camera_noise(KEY, x, s, 0.02, 0.5), (TWO[0][0], jnp.float32(0.05)))],
+  "camera_noise": [(lambda x, s: degrade.camera_noise(KEY, x, s, 0.02, 0.5), (BIG, jnp.float32(0.05)))],
   "chain": [
     (
       lambda x: degrade.chain(KEY, x, "blur 0..1 @0.5; down 2 box|lanczos; noise 0..9; jpeg 9..95 420|444"),
-      (TWO[0][0],),
+      (BIG,),
     )
   ],
   "down": [(lambda x: degrade.down(x, 2, "lanczos"), TWO[:1])],
   "gamma": [(degrade.gamma, (TWO[0], jnp.float32(2.2)))],
-  "jpeg": [(lambda x, q: degrade.jpeg(x, q), (TWO[0][0], jnp.float32(50)))],
+  "jpeg": [(lambda x, q: degrade.jpeg(x, q), (BIG, jnp.float32(50)))],
   "linear_to_srgb": [(degrade.linear_to_srgb, TWO[:1])],
   "motion_blur": [(lambda x, n: degrade.motion_blur(x, n, 0.5, 3.0), (TWO[0], jnp.float32(2)))],
   "round_to_8_bits": [(degrade.round_to_8_bits, TWO[:1])],

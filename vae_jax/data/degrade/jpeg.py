@@ -61,7 +61,7 @@ def jpeg(image: ArrayLike, quality: float | Array, subsampling: str = "420") -> 
       f"subsampling={subsampling!r} is unknown{nearest(subsampling, SUBSAMPLINGS, what='ones')}"
     )
   levels = _levels(255 * float_image(image))
-  quality = jnp.clip(jnp.floor(jnp.asarray(quality, jnp.float32) + 0.5), 1, 100).astype(jnp.int32)
+  quality = _within(jnp.floor(jnp.asarray(quality, jnp.float32) + 0.5), 1, 100)
   luma = quantisation_table(LUMA, quality)
   if levels.shape[-1] != 3:
     return jnp.moveaxis(_coded(jnp.moveaxis(levels, -1, 0), luma), 0, -1) / 255
@@ -73,11 +73,20 @@ def jpeg(image: ArrayLike, quality: float | Array, subsampling: str = "420") -> 
   return _to_rgb(brightness[0], *(colour - 128)) / 255
 
 
-def quantisation_table(base: np.ndarray, quality: int | Array) -> Array:
-  """A table of annex K, int [8, 8], scaled as libjpeg's `jpeg_set_quality` does for a baseline file; int32 [8, 8]."""
-  quality = jnp.asarray(quality, jnp.int32)
-  percent = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-  return jnp.clip((base * percent + 50) // 100, 1, 255)
+def quantisation_table(base: np.ndarray, quality: float | Array) -> Array:
+  """A table of annex K, int [8, 8], scaled as libjpeg's `jpeg_set_quality` does for a baseline file.
+
+  quality: a whole number from 1 to 100. float32 [8, 8], whole numbers from 1 to 255.
+  """
+  quality = jnp.asarray(quality, jnp.float32)
+  # Halves keep quotients of whole numbers clear of the next whole number, whatever the rounding of the division.
+  percent = jnp.where(quality < 50, jnp.floor(5000.5 / quality), 200 - 2 * quality)
+  return _within(jnp.floor((base.astype(np.float32) * percent + 50.5) / 100), 1, 255)
+
+
+def _within(values: Array, low: float, high: float) -> Array:
+  """Clips, and keeps NaN, which `jnp.clip` may lose on CPUs."""
+  return jnp.where(values < low, low, jnp.where(values > high, high, values))
 
 
 def _coded(planes: Array, table: Array) -> Array:
@@ -86,7 +95,7 @@ def _coded(planes: Array, table: Array) -> Array:
   planes = _extended(planes, 8, 8) - 128
   rows, columns = planes.shape[1] // 8, planes.shape[2] // 8
   blocks = planes.reshape(k, rows, 8, columns, 8).transpose(0, 1, 3, 2, 4).reshape(-1, 64)
-  steps = table.reshape(1, 64).astype(jnp.float32)
+  steps = table.reshape(1, 64)
   eighths = _rounded(jnp.matmul(blocks, 8 * _DCT, precision=jax.lax.Precision.HIGHEST))
   quotients = eighths / (8 * steps)
   whole = jnp.sign(quotients) * jnp.floor(jnp.abs(quotients) + 0.5)
