@@ -177,6 +177,8 @@ def test_blockiness_by_hand():
   assert blockiness(large, 24) == pytest.approx(
     2 * 23 / 7, rel=1e-3
   )  # of 23 pairs within a block, 16 are equal
+  image[3, 3] = np.inf
+  assert np.isnan(blockiness(image))
   for level in (0.0, 0.5, 1.0):
     assert blockiness(np.full((16, 16, 3), level, np.float32)) == 1
 

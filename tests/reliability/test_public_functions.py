@@ -91,6 +91,7 @@ LOSSES = {
   "total_variation": [(losses.total_variation, TWO[:1])],
 }
 METRICS = {
+  "blockiness": [(metrics.blockiness, TWO[:1])],
   "bits_per_dim": [(lambda nats: metrics.bits_per_dim(nats, 12, True), (rows()[0],))],
   "mae": [(metrics.mae, TWO)],
   "ms_ssim": [(metrics.ms_ssim, (uniform(1, 176, 176, 1), uniform(1, 176, 176, 1, seed=1)))],

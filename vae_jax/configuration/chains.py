@@ -74,7 +74,9 @@ def parse_chain(text: str) -> tuple[Step, ...]:
   """The steps of a chain. Raises UserError, one line that names the step, the value and what is allowed."""
   parts = text.split(";")
   if not text.strip():
-    raise UserError(f"data.degrade.name=chain needs steps in {KEY}; set it, for instance to 'noise 0..25; round'")
+    raise UserError(
+      f"data.degrade.name=chain needs steps in {KEY}; set it, for instance to 'noise 0..25; round'"
+    )
   if len(parts) > LONGEST:
     raise UserError(f"{KEY} has {len(parts)} steps; at most {LONGEST} are allowed")
   steps = tuple(_step(part, f"{KEY}: step {i}, {_quoted(part)}") for i, part in enumerate(parts, 1))

@@ -67,7 +67,8 @@ def blockiness(image: ArrayLike, block: int = 8, factor: int = 1) -> Array:
   _check_block("blockiness", image.shape, block * factor if block > 1 else block)
   means = _neighbours(image, block * factor, jnp.abs, factor)
   edges, others = (jnp.mean(one, axis=-1) for one in means)
-  return (edges + DIFFERENCE_FLOOR) / (others + DIFFERENCE_FLOOR)
+  ratio = (edges + DIFFERENCE_FLOOR) / (others + DIFFERENCE_FLOOR)
+  return jnp.where(jnp.isfinite(others), ratio, jnp.nan)  # a number over infinity would be 0
 
 
 def _check_block(name: str, shape: tuple[int, ...], block: int) -> None:
