@@ -33,6 +33,7 @@ class Batch(TypedDict, total=False):
 
   image: the clean target. uint8 [b, h, w, c] from disk; float32 in [0, 1] inside the step.
   degraded: what the encoder sees where it is not the image itself (noisy, low-resolution); [b, h', w', c].
+  sigma: float32 [b], the noise that was drawn for `degraded`, in units of white; see `degrade.noise_sigma`.
   label: int32 [b], where the data set has one.
   factors: float32 [b, f], what an image was rendered from.
   text: int32 [b, n], the tokens of a caption; 0 is padding.
@@ -44,6 +45,7 @@ class Batch(TypedDict, total=False):
 
   image: ArrayLike
   degraded: ArrayLike
+  sigma: ArrayLike
   label: ArrayLike
   factors: ArrayLike
   text: ArrayLike

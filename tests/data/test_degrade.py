@@ -151,13 +151,33 @@ def test_bicubic_weights_by_hand():
   np.testing.assert_array_equal(degrade.bicubic_weights(20, 10, 0.5)[0, :5] * 256, [140, 102, 26, -9, -3])
 
 
-@pytest.mark.parametrize("factor", [2, 3])
-def test_bicubic_down_agrees_with_pillow_away_from_borders(key, factor):
+@pytest.mark.parametrize("name", ["nearest", "box", "bilinear", "bicubic", "lanczos"])
+def test_down_agrees_with_pillow_away_from_borders(name):
   image = random_image(48, 60, 1)
-  pillow = Image.fromarray(image[..., 0]).resize((60 // factor, 48 // factor), Image.Resampling.BICUBIC)
-  result = degrade.bicubic_down(key, image, factor)[..., 0]
-  inside = (slice(3, -3), slice(3, -3))  # Pillow cuts the kernel off at the border, MATLAB mirrors
-  np.testing.assert_allclose(result[inside], np.asarray(pillow)[inside], rtol=0, atol=1e-5)
+  inside = slice(4, -4)  # Pillow cuts the kernel off at the border, MATLAB mirrors
+  for factor in (2, 3, 4):
+    pillow = Image.fromarray(image[..., 0]).resize(
+      (60 // factor, 48 // factor), Image.Resampling[name.upper()]
+    )
+    result = degrade.down(image, factor, name)[..., 0]
+    np.testing.assert_allclose(result[inside, inside], np.asarray(pillow)[inside, inside], rtol=0, atol=1e-5)
+
+
+def test_where_the_pixels_of_each_filter_lie(key):
+  """On a slope, each pixel has the value of its place: (i + 0.5) * factor - 0.5, of nearest the one at or after it."""
+  slope = np.broadcast_to(np.arange(60, dtype=np.float32)[:, None, None] / 60, (60, 7, 1))
+  for factor in (2, 3, 4):
+    places = (np.arange(60 // factor) + 0.5) * factor - 0.5
+    for name in ("box", "bilinear", "bicubic", "lanczos"):
+      result = degrade.down(slope, factor, name)[4:-4, 0, 0]
+      np.testing.assert_allclose(result, places[4:-4] / 60, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+      degrade.down(slope, factor, "nearest")[:, 0, 0], np.ceil(places) / 60, rtol=1e-6
+    )
+  image = random_image(13, 10, 2)
+  np.testing.assert_array_equal(degrade.down(image, 3, "bicubic"), degrade.bicubic_down(key, image, 3))
+  with pytest.raises(UserError, match="filter='cubic' is unknown; did you mean 'bicubic'"):
+    degrade.down(image, 2, "cubic")
 
 
 def test_resize_keeps_the_image_at_its_own_size_and_leading_axes(key):
@@ -205,6 +225,7 @@ def test_constant_images_stay_constant(key, value, size):
     degrade.resize_bicubic(image, 7, 9),
     degrade.blur_down(key, image, 2, 1.5),
     degrade.gaussian_blur(image, 2.0),
+    *(degrade.down(image, 3, name) for name in ("nearest", "box", "bilinear", "lanczos")),
   ):
     np.testing.assert_allclose(result, value, rtol=0, atol=1e-6)
 
@@ -282,6 +303,7 @@ ALL = [
   {"name": "poisson_gaussian"},
   {"name": "blur_down", "factor": 3},
   {"name": "bicubic_down"},
+  {"name": "chain", "chain": "blur 0.2..1 1..2 @0.5; down 2 box|lanczos; camera 0..5 2 0..1"},
 ]
 
 

@@ -3,7 +3,7 @@
   blur 0.2..2 @0.5; down 2 bicubic|box|lanczos; noise 0..10; jpeg 30..95 420|444 @0.7; round
 
 Steps are separated by ";", words by spaces: NAME VALUE... [@P]. A VALUE is a number, a range LO..HI (uniform) or a
-choice A|B|C (equal chances). With @P the step happens with probability P. `vae_jax/data/degrade/chain.py` runs it.
+choice A|B|C (equal chances). With @P the step happens with probability P. `vae_jax/data/degrade/chains.py` runs it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.data.degrade import degraded_shape, make_degrade
+from vae_jax.data.degrade import degraded_shape, make_degrade, noise_sigma
 from vae_jax.errors import UserError, nearest
 from vae_jax.types import FIELDS, NO_FROZEN, Array, ArrayLike, Batch, Frozen, Key
 
@@ -37,7 +37,8 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
   - `binarize`, `dequantize`: the clean image only; see `binarize_dynamic` and `dequantize`. threshold means
     value > 0.5.
   - `degrade`: `degraded` is made from the resulting clean image, unless the batch brings its own. With
-    identity there is no `degraded` entry: the model sees the image.
+    identity there is no `degraded` entry: the model sees the image. `sigma` is the noise that was drawn for it, where
+    `degrade.noise_sigma` has it.
 
   Raises UserError for an unknown or contradictory setting.
   """
@@ -50,6 +51,7 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
       f"data.binarize={binarize!r} with data.dequantize=True: binary pixels take no noise; drop one"
     )
   degrade = make_degrade(config_data["degrade"])  # also for identity: its settings are checked at the door
+  sigma_of = noise_sigma(config_data["degrade"])
   degrades = config_data["degrade"]["name"] != "identity"
 
   def prepare(keys: Key, batch: Batch, frozen: Frozen = NO_FROZEN) -> Batch:
@@ -85,9 +87,11 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
       image = jax.vmap(dequantize)(stream(DEQUANTIZE), image)
     else:
       image = to_float(image)
+    result = {**batch, "image": image}
     if degraded is None and degrades:
       degraded = jax.vmap(degrade)(stream(DEGRADE), image)
-    result = {**batch, "image": image}
+      if sigma_of is not None:
+        result["sigma"] = jax.vmap(sigma_of)(stream(DEGRADE))
     return cast(Batch, result if degraded is None else {**result, "degraded": degraded})
 
   return prepare

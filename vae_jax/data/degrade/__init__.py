@@ -25,8 +25,8 @@ from vae_jax.data.degrade.blur import (
   motion_blur,
   sharpen,
 )
-from vae_jax.data.degrade.chain import chain, chain_factor, chain_sigma
-from vae_jax.data.degrade.jpeg import jpeg
+from vae_jax.data.degrade.chains import chain, chain_factor, chain_sigma
+from vae_jax.data.degrade.compression import jpeg
 from vae_jax.data.degrade.light import gamma, linear_to_srgb, round_to_8_bits, srgb_to_linear
 from vae_jax.data.degrade.noise import camera_noise, gaussian_noise, poisson_gaussian
 from vae_jax.data.degrade.resize import (

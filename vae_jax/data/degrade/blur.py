@@ -91,7 +91,7 @@ def motion_blur(image: ArrayLike, length: Number, angle: Number, most: float | N
   """
   image = float_image(image)
   most = float(length) if most is None else most
-  radius, samples = math.ceil(most / 2) + 1, 4 * math.ceil(most) + 1
+  radius, samples = math.ceil(most / 2) + 1, 16 * math.ceil(most) + 1
   along = length * ((np.arange(samples, dtype=np.float32) + 0.5) / samples - 0.5)
   pixels = np.arange(-radius, radius + 1, dtype=np.float32)
 

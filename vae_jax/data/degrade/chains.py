@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from vae_jax.configuration.chains import Range, Step, Value, parse_chain
 from vae_jax.data.degrade.base import float_image
 from vae_jax.data.degrade.blur import anisotropic_blur, gaussian_blur, motion_blur, sharpen
-from vae_jax.data.degrade.jpeg import jpeg
+from vae_jax.data.degrade.compression import jpeg
 from vae_jax.data.degrade.light import gamma, linear_to_srgb, round_to_8_bits, srgb_to_linear
 from vae_jax.data.degrade.noise import camera_noise
 from vae_jax.data.degrade.resize import down

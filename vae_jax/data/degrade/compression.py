@@ -1,8 +1,8 @@
 """JPEG as libjpeg writes and reads it, baseline: a function of arrays that can be compiled and differentiated.
 
-It repeats libjpeg's steps with their rounding (its accurate integer DCT but for the rounding between its two passes),
-so that the result is what a decoder gives, within a grey level. Sources: ITU-T T.81, annex K, for tables; for the rest
-jcparam.c, jccolor.c, jcsample.c, jfdctint.c, jdsample.c and jdcolor.c of the Independent JPEG Group's library.
+It repeats libjpeg's steps with their rounding, so that the result is what a decoder gives. Sources: ITU-T T.81, annex
+K, for tables; for the rest jcparam.c, jccolor.c, jcsample.c, jfdctint.c, jidctint.c, jdsample.c and jdcolor.c of the
+Independent JPEG Group's library.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ CHROMA = np.array(
   ],
   np.int32,
 )
-_TO_YCC = np.array(
-  [[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]], np.float32
-)
+# libjpeg's conversion of colours, in units of 1/65536. Its sums stay below 2**24: float32 holds them exactly.
+_TO_YCC = np.array([[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]], np.float32)
+_TO_RGB = np.array([[0, 91881], [-22554, -46802], [116130, 0]], np.float32)
 
 
 def jpeg(image: ArrayLike, quality: float | Array, subsampling: str = "420") -> Array:
@@ -65,12 +65,12 @@ def jpeg(image: ArrayLike, quality: float | Array, subsampling: str = "420") -> 
   luma = quantisation_table(LUMA, quality)
   if levels.shape[-1] != 3:
     return jnp.moveaxis(_coded(jnp.moveaxis(levels, -1, 0), luma), 0, -1) / 255
-  ycc = jnp.einsum("kc,hwc->khw", _TO_YCC, levels, precision=jax.lax.Precision.HIGHEST)
-  brightness, colour = _rounded(ycc[:1]), _rounded(ycc[1:] + 128)
+  ycc = _mixed(_TO_YCC, jnp.moveaxis(levels, -1, 0))
+  brightness, colour = _rounded(ycc[:1]), _floor(ycc[1:] + 32767 / 65536) + 128  # halves of colour go down
   chroma = quantisation_table(CHROMA, quality)
   brightness = _coded(brightness, luma)
   colour = _coded(colour, chroma) if subsampling == "444" else _coded_at_half(colour, chroma)
-  return _to_rgb(brightness[0], *(colour - 128)) / 255
+  return jnp.moveaxis(_levels(brightness + _rounded(_mixed(_TO_RGB, colour - 128))), 0, -1) / 255
 
 
 def quantisation_table(base: np.ndarray, quality: float | Array) -> Array:
@@ -95,12 +95,13 @@ def _coded(planes: Array, table: Array) -> Array:
   planes = _extended(planes, 8, 8) - 128
   rows, columns = planes.shape[1] // 8, planes.shape[2] // 8
   blocks = planes.reshape(k, rows, 8, columns, 8).transpose(0, 1, 3, 2, 4).reshape(-1, 64)
+  coefficients = _descaled(blocks, _ROWS, 11)
+  coefficients = _descaled(coefficients, _COLUMNS, 15)  # 8 times the orthonormal DCT
   steps = table.reshape(1, 64)
-  eighths = _rounded(jnp.matmul(blocks, 8 * _DCT, precision=jax.lax.Precision.HIGHEST))
-  quotients = eighths / (8 * steps)
+  quotients = coefficients / (8 * steps)
   whole = jnp.sign(quotients) * jnp.floor(jnp.abs(quotients) + 0.5)
-  coefficients = straight_through(quotients, whole) * steps
-  values = jnp.matmul(coefficients, _DCT.T, precision=jax.lax.Precision.HIGHEST) + 128
+  values = _descaled(straight_through(quotients, whole) * steps, _COLUMNS.T, 11)
+  values = _descaled(values, _ROWS.T, 18) + 128
   planes = _levels(values).reshape(k, rows, columns, 8, 8).transpose(0, 1, 3, 2, 4)
   return planes.reshape(k, 8 * rows, 8 * columns)[:, :h, :w]
 
@@ -137,18 +138,9 @@ def _extended(planes: Array, rows: int, columns: int) -> Array:
   return jnp.pad(planes, ((0, 0), (0, -h % rows), (0, -w % columns)), mode="edge")
 
 
-def _to_rgb(brightness: Array, blue: Array, red: Array) -> Array:
-  green = _floor(-0.344136286 * blue - 0.714136286 * red + 0.5)
-  return _levels(
-    jnp.stack(
-      [
-        brightness + _rounded(1.402 * red),
-        brightness + green,
-        brightness + _rounded(1.772 * blue),
-      ],
-      axis=-1,
-    )
-  )
+def _mixed(matrix: np.ndarray, planes: Array) -> Array:
+  """Planes [k, h, w] times a matrix [m, k] of multiples of 1/65536: [m, h, w]."""
+  return jnp.einsum("mk,khw->mhw", matrix, planes, precision=jax.lax.Precision.HIGHEST) / 65536
 
 
 def _levels(values: Array) -> Array:
@@ -164,11 +156,36 @@ def _floor(values: Array) -> Array:
   return straight_through(values, jnp.floor(values))
 
 
+def _descaled(blocks: Array, matrix: np.ndarray, bits: int) -> Array:
+  """Flat blocks [n, 64] times a matrix of fixed-point numbers, brought down by `bits` and rounded."""
+  return _rounded(jnp.matmul(blocks, matrix, precision=jax.lax.Precision.HIGHEST) / 2**bits)
+
+
 def _dct_matrix() -> np.ndarray:
-  """The orthonormal DCT-II of a block of 8 x 8, float32 [64, 64]: flat block @ matrix -> flat coefficients."""
-  u, x = np.arange(8)[:, None], np.arange(8)
-  line = np.cos(np.pi * (2 * x + 1) * u / 16) * np.where(u == 0, np.sqrt(1 / 8), 0.5)
-  return np.kron(line, line).T.astype(np.float32)
+  """The DCT of 8 values as libjpeg's integers make it, 8,192 * sqrt(8) times the orthonormal one; [8, 8], to `@` with.
+
+  Loeffler, Ligtenberg and Moschytz (1989); names as in jfdctint.c.
+  """
+  x = np.eye(8, dtype=int)
+  sums, (tmp7, tmp6, tmp5, tmp4) = x[:4] + x[:3:-1], x[:4] - x[:3:-1]
+  tmp10, tmp13, tmp11, tmp12 = sums[0] + sums[3], sums[0] - sums[3], sums[1] + sums[2], sums[1] - sums[2]
+  z1, z2 = -7373 * (tmp4 + tmp7), -20995 * (tmp5 + tmp6)
+  z5 = 9633 * (tmp4 + tmp5 + tmp6 + tmp7)
+  z3, z4 = z5 - 16069 * (tmp4 + tmp6), z5 - 3196 * (tmp5 + tmp7)
+  even = 4433 * (tmp12 + tmp13)
+  lines = [
+    8192 * (tmp10 + tmp11),
+    12299 * tmp7 + z1 + z4,
+    even + 6270 * tmp13,
+    25172 * tmp6 + z2 + z3,
+    8192 * (tmp10 - tmp11),
+    16819 * tmp5 + z2 + z4,
+    even - 15137 * tmp12,
+    2446 * tmp4 + z1 + z3,
+  ]
+  return np.stack(lines, axis=1)
 
 
-_DCT = _dct_matrix()
+# Of flat blocks: the transform of their rows, and of their columns.
+_ROWS = np.kron(np.eye(8), _dct_matrix()).astype(np.float32)
+_COLUMNS = np.kron(_dct_matrix(), np.eye(8)).astype(np.float32)
