@@ -181,6 +181,8 @@ def test_evaluate_flags(workdir):
   args = parse("--mode benchmark --input configs --lpips squeezenet --output x.JSON")
   assert (args.num, args.samples, args.lpips, args.output) == (None, 0, "squeezenet", "x.JSON")
   assert parse("--mode benchmark --input configs --num 2 --seed 4").num == 2
+  words = ["--workdir", "runs/a", "--mode", "benchmark", "--input", "configs", "--degrade"]
+  assert cli.parse_evaluate([*words, " noise  25;round "]).degrade == "noise 25; round"
   assert parse("--mode export --output x").output == "x"
 
 
@@ -234,6 +236,14 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     (
       "--workdir runs/a --mode benchmark --input configs --output x.png",
       "'x.png' must be the name of a .json",
+    ),
+    (
+      "--workdir runs/a --mode benchmark --input configs --degrade nois",
+      "--degrade: step 1, 'nois': 'nois' is not",
+    ),
+    (
+      "--workdir runs/a --mode sample --degrade round",
+      "--degrade has no effect in --mode sample, only in benchmark",
     ),
     ("--workdir runs/a --mode restore --input no", "--input no does not exist"),
     ("--workdir runs/a --mode restore --input configs --tile 15", "--tile: '15' must be an integer >= 16"),

@@ -21,6 +21,7 @@ from vae_jax.errors import UserError
     ({"checkpoint": 2000}, "_step-2000"),
     ({"checkpoint": "best", "lpips": "vgg16"}, "_best_lpips-vgg16"),
     ({"samples": 10, "batch_size": 7, "output": "x"}, "_samples-10"),
+    ({"degrade": "noise 25; round"}, "_degrade-noise-25-round-a509b2"),
     ({"ensemble": True, "temperature": 0.5}, "_ensemble_temperature-0.5"),
   ],
 )

@@ -1,5 +1,6 @@
-"""PSNR-B against a loop in float64 written from the paper, and against recorded values of torchmetrics."""
+"""PSNR-B and blockiness against loops in float64, PSNR-B against recorded values of torchmetrics, JPEG of Pillow."""
 
+import io
 import json
 import math
 import pathlib
@@ -8,32 +9,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from vae_jax.metrics.blocking import psnr_b
+from vae_jax.metrics.blocking import blockiness, psnr_b
 from vae_jax.metrics.fidelity import psnr_rgb
 
 score = jax.jit(psnr_b, static_argnums=2)
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "blocking.json").read_text())
 
 
-def mse_b(prediction, target, block, counts="pairs"):
-  """MSE + BEF of one channel, [h, w]. counts="torchmetrics" divides as that package does."""
-  prediction, target = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
-  height, width = prediction.shape
+def differences(image, block):
+  """Differences of neighbours of one channel, [h, w]: across block edges, and all others."""
+  image = np.asarray(image, np.float64)
+  height, width = image.shape
   edge, other = [], []
   for i in range(height):
     for j in range(width - 1):
-      (edge if j % block == block - 1 else other).append((prediction[i, j] - prediction[i, j + 1]) ** 2)
+      (edge if j % block == block - 1 else other).append(image[i, j] - image[i, j + 1])
   for i in range(height - 1):
     for j in range(width):
-      (edge if i % block == block - 1 else other).append((prediction[i, j] - prediction[i + 1, j]) ** 2)
+      (edge if i % block == block - 1 else other).append(image[i, j] - image[i + 1, j])
+  return np.array(edge), np.array(other)
+
+
+def mse_b(prediction, target, block, counts="pairs"):
+  """MSE + BEF of one channel, [h, w]. counts="torchmetrics" divides as that package does."""
+  height, width = np.shape(prediction)
+  edge, other = differences(prediction, block)
   edges, others = len(edge), len(other)
   if counts == "torchmetrics":
     edges = height * width / block - 1 + width * height / block - 1
     others = height * (width - 1) + width * (height - 1) - edges
-  excess = sum(edge) / edges - sum(other) / others
+  excess = (edge**2).sum() / edges - (other**2).sum() / others
   eta = math.log2(block) / math.log2(min(height, width)) if excess > 0 else 0
-  return ((prediction - target) ** 2).mean() + eta * excess
+  return ((np.float64(prediction) - target) ** 2).mean() + eta * excess
 
 
 def decibels(error):
@@ -144,6 +153,63 @@ def test_types_shapes_and_transformations():
   assert psnr_b(prediction.astype(jnp.bfloat16), target.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
+@pytest.mark.parametrize(("height", "width", "block"), [(24, 40, 8), (21, 13, 8), (5, 6, 2)])
+def test_blockiness_against_loops_over_pairs(height, width, block):
+  image, _ = blocky(height, width, block)
+  pairs = [differences(image[..., c], block) for c in range(3)]
+  edge, other = (np.mean([np.abs(pair[k]).mean() for pair in pairs]) for k in range(2))
+  assert edge / other > 1.5
+  np.testing.assert_allclose(blockiness(image, block), edge / other, rtol=1e-4)
+  np.testing.assert_allclose(blockiness(image[None].repeat(2, 0), block), [edge / other] * 2, rtol=1e-4)
+
+
+def test_blockiness_by_hand():
+  """A ramp has none; with twice the step at each edge it has 2; each pixel repeated, the grid is as much wider."""
+  steps = np.where(np.arange(1, 32) % 8 == 0, 2.0, 1.0)
+  line = np.concatenate([[0], np.cumsum(steps)]) / 64
+  image = (line[:, None] + line)[..., None].astype(np.float32) / 2
+  assert blockiness(image) == pytest.approx(2, rel=1e-4)
+  assert blockiness(image[4:]) < 1.6  # the grid starts at the upper left corner
+  ramp = np.add.outer(np.arange(24), np.arange(24))[..., None].astype(np.float32) / 64
+  assert blockiness(ramp) == pytest.approx(1, rel=1e-4)
+  large = image.repeat(3, 0).repeat(3, 1)
+  assert blockiness(large, factor=3) == pytest.approx(2, rel=1e-3)
+  assert blockiness(large, 24) == pytest.approx(
+    2 * 23 / 7, rel=1e-3
+  )  # of 23 pairs within a block, 16 are equal
+  image[3, 3] = np.inf
+  assert np.isnan(blockiness(image))
+  for level in (0.0, 0.5, 1.0):
+    assert blockiness(np.full((16, 16, 3), level, np.float32)) == 1
+
+
+def test_blockiness_of_jpeg():
+  """libjpeg by Pillow; enlarged after it by a factor, the blocks are as much larger."""
+  random = np.random.default_rng(0)
+  noise = Image.fromarray(random.integers(0, 256, (19, 19), dtype=np.uint8))
+  smooth = noise.resize((192, 192), Image.Resampling.BICUBIC)
+
+  def coded(quality):
+    file = io.BytesIO()
+    smooth.save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+  def score(image, factor=1):
+    return float(blockiness(np.asarray(image, np.float32)[..., None] / 255, factor=factor))
+
+  found = [score(smooth), *(score(coded(quality)) for quality in (90, 50, 10))]
+  assert found[0] == pytest.approx(1, abs=0.05) and found == sorted(found) and found[-1] > 1.5
+  for factor in (2, 3):
+    clean, large = (
+      one.resize((192 * factor, 192 * factor), Image.Resampling.BICUBIC) for one in (smooth, coded(10))
+    )
+    assert score(clean, factor) == pytest.approx(1, abs=0.05)
+    assert score(large, factor) > 1.4
+    assert (
+      score(large.crop((4 * factor, 4 * factor, 180 * factor, 180 * factor)), factor) < 1.2
+    )  # another grid
+
+
 def test_bad_input_is_named():
   for shape in ((8, 16, 3), (16, 8, 3), (1, 1, 3)):
     with pytest.raises(ValueError, match=f"{shape[0]} x {shape[1]}"):
@@ -151,5 +217,14 @@ def test_bad_input_is_named():
   for block in (1, 0, -8):
     with pytest.raises(ValueError, match=f"block {block}"):
       psnr_b(np.zeros((16, 16, 3)), np.zeros((16, 16, 3)), block)
+    with pytest.raises(ValueError, match=f"blockiness .* block {block}"):
+      blockiness(np.zeros((16, 16, 3)), block)
+  with pytest.raises(ValueError, match="block 16, images 16 x 16"):
+    blockiness(np.zeros((16, 16, 3)), factor=2)
+  with pytest.raises(ValueError, match="factor=0"):
+    blockiness(np.zeros((16, 16, 3)), factor=0)
+  for image, message in ((np.zeros((16, 16)), "give images"), (np.zeros((16, 16, 3), np.uint8), "uint8")):
+    with pytest.raises(ValueError, match=message):
+      blockiness(image)
   with pytest.raises(ValueError, match="must be equal"):
     psnr_b(np.zeros((16, 16, 3)), np.zeros((16, 16, 1)))

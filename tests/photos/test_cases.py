@@ -59,10 +59,11 @@ def test_hidden_colours_are_not_scored_and_what_is_not_read_is_named(tmp_path):
   ]
 
 
-def test_pairs_of_one_size(tmp_path):
+def test_pairs_of_one_size(tmp_path, no_packages):
   images = {"a_LR.png": photo(24, 24), "a.png": photo(24, 24, seed=1)}
   scores, picture = benchmark(Recorder(), save(tmp_path, images), IDENTITY, channels=3)
   assert list(scores["mean"]) == ["ours", "input"] and scores["mean"]["ours"] == scores["mean"]["input"]
+  assert scores["protocol"]["missing"] == ["bm3d", "scikit-image"]
   assert scores["protocol"]["crop"] == 0 and picture.shape[1] == 12 + 3 * 268
   benchmark(Recorder(), tmp_path, NOISE, channels=3)  # of the same size: they may stand for noise
 

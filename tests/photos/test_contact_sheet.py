@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scored_folders import BICUBIC, NOISE, Recorder, enlarge, photo, save, soften
 
+from vae_jax.photos.classical import lanczos
 from vae_jax.photos.contact_sheet import find_detail
 from vae_jax.photos.score_folder import benchmark
 from vae_jax.pictures import BACKGROUND
@@ -16,7 +17,7 @@ def test_sheet_shows_the_detail_of_each(tmp_path):
   flat = np.full((150, 170, 3), 90, np.uint8)
   flat[14:, 36:] = photo(136, 134)  # the telling part
   ours = Recorder(enlarge)
-  _, picture = benchmark(ours, save(tmp_path, {"a.png": flat}), BICUBIC, channels=3)
+  scores, picture = benchmark(ours, save(tmp_path, {"a.png": flat}), BICUBIC, channels=3)
   assert picture.dtype == np.uint8 and picture.shape == (36 + 298 + 34, 12 + 4 * 268, 3)
   top, left, height, width = find_detail(flat / np.float32(255), 2)
   assert top and left and (height, width) == (128, 128) and top % 2 == left % 2 == 0
@@ -24,8 +25,12 @@ def test_sheet_shows_the_detail_of_each(tmp_path):
   detail = np.s_[top : top + 128, left : left + 128]
   np.testing.assert_array_equal(shown[3], flat[detail].repeat(2, 0).repeat(2, 1))
   large = np.uint8(np.rint(np.clip(enlarge(ours.seen[0]), 0, 1) * np.float32(255))[detail])
+  np.testing.assert_array_equal(shown[2], large.repeat(2, 0).repeat(2, 1))
+  assert scores["mean"]["lanczos"]["psnr_y"] > max(  # so it is the one that is shown
+    scores["mean"][other]["psnr_y"] for other in ("bicubic", "bicubic_pillow", "unsharp")
+  )
+  large = np.uint8(np.rint(lanczos(ours.seen[0], 2) * np.float32(255))[detail])
   np.testing.assert_array_equal(shown[1], large.repeat(2, 0).repeat(2, 1))
-  np.testing.assert_array_equal(shown[2], shown[1])
   low = np.uint8(np.rint(255 * ours.seen[0][top // 2 : top // 2 + 64, left // 2 : left // 2 + 64]))
   np.testing.assert_array_equal(shown[0], low.repeat(4, 0).repeat(4, 1))
   # Words stand above and below each, and between the cells there is nothing.
@@ -38,9 +43,9 @@ def test_sheet_shows_the_detail_of_each(tmp_path):
 def test_sheet_of_different_sizes(tmp_path, no_packages):
   images = {"a" * 120 + ".png": photo(24, 40, 1), "b.png": photo(200, 16, 1), "c.png": photo(24, 24, 1)}
   scores, picture = benchmark(soften, save(tmp_path, images), NOISE, channels=1, sheet=2)
-  assert scores["count"] == 3 and picture.shape == (36 + 144 + 42 + 256 + 42 + 34, 12 + 3 * 268, 3)
+  assert scores["count"] == 3 and picture.shape == (36 + 144 + 42 + 256 + 42 + 34, 12 + 4 * 268, 3)
   assert (picture[..., 0] == picture[..., 2]).all()  # grey
-  last = picture[36:, 12 + 2 * 268 : 12 + 3 * 268, 0]
+  last = picture[36:, 12 + 3 * 268 : 12 + 4 * 268, 0]
   first, second = (image[..., 0] for image in list(images.values())[:2])
   np.testing.assert_array_equal(last[:144, 8 : 8 + 240], first.repeat(6, 0).repeat(6, 1))  # in the middle
   top, *_ = find_detail(second[..., None] / np.float32(255), 1)

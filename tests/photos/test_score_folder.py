@@ -1,5 +1,6 @@
 """The protocol of a comparison, number by number: how images are degraded, cropped and rounded; what is reported."""
 
+import io
 import json
 import math
 
@@ -47,7 +48,7 @@ def test_super_resolution_by_hand(tmp_path, channels):
   expected = {"ours": eight_bits(1.02 * large - 0.015), "bicubic": eight_bits(large)}
   (entry,) = scores["images"]
   assert (entry["name"], entry["height"], entry["width"]) == ("a.png", 44, 38)
-  assert list(scores["mean"]) == ["ours", "bicubic"]
+  assert list(scores["mean"])[:2] == ["ours", "bicubic"]
   for method, output in expected.items():
     found = entry[method]
     assert list(found) == (["psnr_rgb", "psnr_y", "ssim_y"] if channels == 3 else ["psnr_y", "ssim_y"])
@@ -65,6 +66,48 @@ def test_super_resolution_by_hand(tmp_path, channels):
   )
   assert protocol["degraded"] == "rounded to 8 bits"
   assert list(protocol["metrics"]) == list(entry["ours"])
+
+
+@pytest.mark.parametrize(("chain", "factor"), [("jpeg 10 444", 1), ("down 2 box; jpeg 10 444", 2)])
+def test_blocks_of_jpeg(tmp_path, chain, factor):
+  """PSNR-B and blockiness by the grid of 8 pixels of the JPEG; those of the degraded image by Pillow's JPEG."""
+  pixels = photo(64, 48)
+  degrade = {"name": "chain", "chain": chain}
+  enlarged = (lambda x: x.repeat(2, 0).repeat(2, 1)) if factor == 2 else (lambda x: x)
+  ours = Recorder(enlarged)
+  folder = save(tmp_path, {"a.png": pixels, "b.png": photo(16, 40)})  # no larger than a block of 16
+  scores, _ = benchmark(ours, folder, degrade, channels=3)
+  small = Image.fromarray(pixels).reduce(factor)  # what a person makes smaller with
+  file = io.BytesIO()
+  small.save(file, "JPEG", quality=10, subsampling=0)
+  coded = np.asarray(Image.open(file), np.float64) / 255
+  off = np.abs(ours.seen[0] - coded)
+  assert (
+    (off < 1.01 / 255).mean() > 0.99 if factor == 1 else off.mean() < 0.3 / 255
+  )  # `reduce` rounds before it
+  found, output = scores["images"][0]["ours"], ours.seen[0].astype(np.float64)
+  y = luma(output)[..., 0]
+  steps = [np.abs(np.diff(y, axis=k)).swapaxes(0, k) for k in (0, 1)]
+  across = np.concatenate([s[7::8].ravel() for s in steps])
+  within = np.concatenate([np.delete(s, np.s_[7::8], 0).ravel() for s in steps])
+  assert (
+    found["blockiness"] == pytest.approx(across.mean() / within.mean(), rel=1e-3)
+    and across.mean() > 1.3 * within.mean()
+  )
+  large, clean = enlarged(output), pixels / 255.0
+  block = 8 * factor
+  squares = [np.square(np.diff(large, axis=k)).swapaxes(0, k) for k in (0, 1)]
+  across = np.concatenate([s[block - 1 :: block].reshape(-1, 3) for s in squares]).mean(0)
+  within = np.concatenate([np.delete(s, np.s_[block - 1 :: block], 0).reshape(-1, 3) for s in squares]).mean(
+    0
+  )
+  effect = np.maximum(across - within, 0).mean() * math.log(block) / math.log(48)
+  expected = -10 * math.log10(((large - clean) ** 2).mean() + effect)
+  assert found["psnr_b"] == pytest.approx(expected, abs=2e-3) and expected < found["psnr_rgb"] - 0.5
+  assert scores["protocol"]["block"] == block and scores["psnr_b_images"] == (2 if factor == 1 else 1)
+  assert list(scores["mean"])[:2] == ["ours", "input" if factor == 1 else "bicubic"]
+  titles = table(scores).splitlines()[1]
+  assert "PSNR-B" in titles and "blockiness" in titles
 
 
 def test_ssim_is_that_of_scikit_image(tmp_path):

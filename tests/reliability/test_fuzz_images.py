@@ -58,6 +58,7 @@ PAIRS = {
   "logistic_mixture_nll": lambda a, b: losses.logistic_mixture_nll(_mixture(a), b, 1),
 }
 SINGLES = {
+  "blockiness": metrics.blockiness,
   "total_variation": losses.total_variation,
   "uicm": metrics.uicm,
   "uism": metrics.uism,

@@ -91,6 +91,7 @@ LOSSES = {
   "total_variation": [(losses.total_variation, TWO[:1])],
 }
 METRICS = {
+  "blockiness": [(metrics.blockiness, TWO[:1])],
   "bits_per_dim": [(lambda nats: metrics.bits_per_dim(nats, 12, True), (rows()[0],))],
   "lattice_peak": [(lambda x: metrics.lattice_peak(x, 2), (uniform(40, 40, 3),))],
   "mae": [(metrics.mae, TWO)],

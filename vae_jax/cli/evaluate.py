@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_jax import configuration as configs
-from vae_jax.cli.flags import Parser, checkpoint, number, path, print_and_exit
+from vae_jax.cli.flags import Parser, chain, checkpoint, number, path, print_and_exit
 from vae_jax.cli.train import RUNS
 from vae_jax.commands import MODES, command
 from vae_jax.data.suffixes import DRAWINGS, PICTURES
@@ -47,6 +47,12 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
     "nargs": "+",
     "metavar": "PATH",
     "help": "your image files or folders; benchmark: one folder",
+  },
+  "degrade": {
+    "type": chain,
+    "metavar": "STEPS",
+    "help": "benchmark: what is done to the clean images, in place of the run's data.degrade, such as "
+    "'noise 25; round' or 'down 2 bicubic; jpeg 75' (docs/degradations.md)",
   },
   "output": {
     "type": path,

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from vae_jax.configuration import by_last_word
+from vae_jax.configuration.chains import KEY, parse_chain
 from vae_jax.errors import UserError
 
 NO_ANSWERS: Mapping[str, str] = MappingProxyType({})
@@ -104,6 +105,16 @@ def checkpoint(text: str) -> str | int:
     return number(int, 0)(text)
   except argparse.ArgumentTypeError:
     raise argparse.ArgumentTypeError(f"{cut(text)} must be newest, best or a step") from None
+
+
+def chain(text: str) -> str:
+  """An argparse type: a chain of degradations (`configuration.chains`), its spaces made regular."""
+  text = "; ".join(" ".join(step.split()) for step in text.split(";"))
+  try:
+    parse_chain(text)
+  except UserError as error:
+    raise UserError(str(error).replace(KEY, "--degrade")) from None
+  return text
 
 
 def cut(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 HELP = "score a folder of clean photographs (--input), degraded and restored, beside baselines: PSNR, SSIM"
 EXAMPLE = "--pretrained superres_x2 --input photographs/ --output scores.json"
-FLAGS = ("input", "num", "samples", "seed", "ensemble", "lpips", "output", "tile", "sigma")
+FLAGS = ("input", "degrade", "num", "samples", "seed", "ensemble", "lpips", "output", "tile", "sigma")
 NEEDS = "restore"
 OUTPUT = ".json"
 
@@ -19,8 +19,14 @@ def run(model: Any, args: Any) -> None:
   from vae_jax.photos.score_table import table
 
   output = Path(args.output or args.folder / f"benchmark{evaluation.suffix(args.asked)}.json")
-  how = {"samples": args.samples, "seed": args.seed, "tile": args.tile, "ensemble": args.ensemble}
-  how["sigma"] = None if args.sigma is None else args.sigma / 255
+  how = {
+    "degrade": args.degrade,
+    "samples": args.samples,
+    "seed": args.seed,
+    "tile": args.tile,
+    "ensemble": args.ensemble,
+    "sigma": None if args.sigma is None else args.sigma / 255,
+  }
   scores = evaluation.benchmark_folder(model, args.input[0], output, limit=args.num or 0, **how)
   print(f"{table(scores)}\nwrote {output} and {output.with_suffix('.png').name}")
   if scores["skipped"]:

@@ -10,10 +10,13 @@ import jax
 import numpy as np
 
 from vae_jax import pictures
+from vae_jax.data.degrade import factor_of
+from vae_jax.errors import UserError
 from vae_jax.evaluation.results import write_json
 from vae_jax.generator import new_key
 from vae_jax.inference import TILE, TrainedVAE
 from vae_jax.objectives import load_scoring_network
+from vae_jax.photos.cases import list_cases
 from vae_jax.photos.files import Report, restore_files
 from vae_jax.photos.score_folder import benchmark
 
@@ -70,14 +73,17 @@ def benchmark_folder(
   tile: int = TILE,
   ensemble: bool = False,
   sigma: float | None = None,
+  degrade: str | None = None,
 ) -> dict[str, Any]:
   """Scores a folder of clean photographs into `output` (.json), a contact sheet beside it (.png); returns the scores.
 
   See `benchmark.benchmark`. With samples >= 2, the scores also say how well the map of uncertainty predicts the error.
+  degrade: a chain (`configuration.chains`) in place of the model's own degradation, of the same factor; not for pairs.
   """
   model.require("restore")
   if sigma is not None:
     model.require_told(f"--sigma {255 * sigma:g}")
+  degradation = model.config.data.degrade if degrade is None else _chain(degrade, model.factor, folder)
   if samples:
     model.require("draw")
   key = new_key(seed)
@@ -89,7 +95,7 @@ def benchmark_folder(
   scores, picture = benchmark(
     lambda degraded: model.restore_image(degraded, tile=tile, ensemble=ensemble, sigma=sigma),
     folder,
-    model.config.data.degrade,
+    degradation,
     channels=model.input_shape[2],
     seed=seed,
     lpips=load_scoring_network(model.config.evaluation),
@@ -102,3 +108,14 @@ def benchmark_folder(
   write_json(output, scores)
   pictures.save_png(output.with_suffix(".png"), picture)
   return scores
+
+
+def _chain(text: str, factor: int, folder: Path) -> dict[str, str]:
+  """Returns `data.degrade` of a chain. Raises UserError where its factor is not the model's, and for pairs."""
+  degrade = {"name": "chain", "chain": text}
+  if (found := factor_of(degrade)) != factor:
+    remedy = f"write 'down {factor} bicubic' as its step" if factor > 1 else "leave out the step 'down'"
+    raise UserError(f"degrade {text!r} has a factor of {found}, the model has {factor}; {remedy}")
+  if list_cases(folder)[0].low is not None:
+    raise UserError(f"degrade {text!r} has no effect on {folder}, which has pairs of images; leave it out")
+  return degrade

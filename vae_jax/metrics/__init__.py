@@ -4,7 +4,7 @@ from typing import Any
 
 from vae_jax.errors import missing
 from vae_jax.metrics.accumulators import ActiveUnits, CodeUsage, Mean
-from vae_jax.metrics.blocking import psnr_b
+from vae_jax.metrics.blocking import blockiness, psnr_b
 from vae_jax.metrics.class_score import ClassStatistics, class_score, inception_score
 from vae_jax.metrics.colour import rgb_to_y
 from vae_jax.metrics.density import bits_per_dim
@@ -27,6 +27,7 @@ __all__ = [
   "Mean",
   "Protocol",
   "bits_per_dim",
+  "blockiness",
   "class_score",
   "fid",
   "frechet_distance",

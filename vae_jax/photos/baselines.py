@@ -1,35 +1,94 @@
-"""The classical methods that a restoration model is compared with: bicubic, BM3D, non-local means, the image itself.
+"""The classical methods that a restoration model is compared with, by what was done to the images.
 
-Small images have `bicubic` (MATLAB's imresize). Noisy ones have `bm3d` (PyPI bm3d, for non-commercial use) and `nlm`
-(scikit-image's non-local means) where they are installed, and `noisy`, the image as it came. Both denoisers are given
-the true sigma: that of the config, or the root mean square of the noise drawn where it differs from image to image.
-Photon noise is brought to unit variance for them, and back (`stabilised`). Pairs of one size have `input`.
+- Small images: `bicubic` (MATLAB's imresize), and what a person has at hand: Pillow's `lanczos`, `bicubic_pillow` and
+  `unsharp`, from 8 bits to 8 bits.
+- Noisy images: `bm3d` (PyPI bm3d, for non-commercial use), `nlm` and `wavelet` (scikit-image) where they are installed,
+  `wiener` (SciPy), and `noisy`, the image as it came. They are given the true sigma: of the config, or the root mean
+  square of the noise drawn where it differs from image to image. Photon noise is brought to unit variance for them, and
+  back (`classical.stabilised`).
+- Pairs of one size, whose noise nobody knows: `bm3d` and `nlm` at the best sigma for each image, chosen by the clean
+  one, and `input`.
+- Images with other faults, such as JPEG's: `input`.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_jax.configuration.chains import parse_chain
-from vae_jax.data.degrade import bicubic_up
+from vae_jax.configuration.chains import Step, parse_chain
+from vae_jax.data.degrade import bicubic_up, factor_of
+from vae_jax.photos import classical
+from vae_jax.photos.classical import Denoise
 
-Denoise = Callable[[np.ndarray, float], np.ndarray]  # (noisy [h, w, c], sigma) -> [h, w, c]
+NAMES = {  # where a person reads them
+  "bm3d": "BM3D",
+  "nlm": "NLM",
+  "wiener": "Wiener",
+  "lanczos": "Lanczos (Pillow)",
+  "bicubic_pillow": "bicubic (Pillow)",
+  "unsharp": "bicubic, unsharp mask (Pillow)",
+  "bm3d_best": "BM3D, best sigma",
+  "nlm_best": "NLM, best sigma",
+}
+UNTOUCHED = ("noisy", "input")  # the degraded image itself
+JPEG_BLOCK = 8
+NOISE = ("noise", "camera")  # steps of chains
 
-NAMES = {"bm3d": "BM3D", "nlm": "NLM"}  # where a person reads them
+
+# (degraded [h', w', c], sigma, clean [h, w, c]) -> [h, w, c]. Only a best sigma is chosen by the clean image.
+Restore = Callable[[np.ndarray, float | None, np.ndarray], np.ndarray]
 
 
 class Baseline(NamedTuple):
   """A method, and what it is in the words of the protocol."""
 
   words: str
-  restore: Denoise
+  restore: Restore
+
+
+class Denoiser(NamedTuple):
+  """A denoiser, the packages that it needs, each with the module to import, and its settings in words."""
+
+  denoise: Denoise
+  packages: Mapping[str, str]
+  settings: str
+
+
+SKIMAGE = {"scikit-image": "skimage.restoration"}
+DENOISERS = {  # the strongest first
+  "bm3d": Denoiser(classical.bm3d, {"bm3d": "bm3d"}, "profile 'np'"),
+  "nlm": Denoiser(
+    classical.nlm, SKIMAGE, "fast non-local means, patch_size=5, patch_distance=6, h=0.8*sigma"
+  ),
+  "wavelet": Denoiser(
+    classical.wavelet,
+    {**SKIMAGE, "PyWavelets": "pywt"},
+    "denoise_wavelet, method='BayesShrink', mode='soft', wavelet 'db1', colour in YCbCr",
+  ),
+  "wiener": Denoiser(
+    classical.wiener,
+    {"scipy": "scipy.signal"},
+    f"signal.wiener, the local filter for noise of known variance, {classical.WINDOW} x {classical.WINDOW}, "
+    "mirrored at the border",
+  ),
+}
+ENLARGERS = {
+  "lanczos": (classical.lanczos, "resize, LANCZOS"),
+  "bicubic_pillow": (classical.bicubic_pillow, "resize, BICUBIC"),
+  "unsharp": (classical.unsharp, "resize, BICUBIC, then ImageFilter.UnsharpMask() with its defaults"),
+}
+SEARCHED = ("bm3d", "nlm")  # at their best sigma, where sigma is unknown
+LEVELS = ", ".join(f"{255 * sigma:.0f}" for sigma in classical.GRID)
+BEST = (
+  f"at the best sigma of {LEVELS} grey levels for each image, chosen by PSNR against the clean image, which nobody has "
+  "for a new photograph; seconds are of the search"
+)
 
 
 def sigma_of(degrade: Mapping[str, Any]) -> float | None:
@@ -38,47 +97,103 @@ def sigma_of(degrade: Mapping[str, Any]) -> float | None:
     return 1.0  # after stabilisation
   if degrade["name"] == "gaussian_noise":
     return None if degrade["sigma_max"] > degrade["sigma"] else float(degrade["sigma"])
-  if degrade["name"] == "chain":
-    adds_noise = any(step.name in ("noise", "camera") for step in parse_chain(degrade["chain"]))
-    return None if adds_noise else 0.0
-  return 0.0
+  steps = steps_of(degrade)
+  noisy = [i for i, step in enumerate(steps) if step.name in NOISE]
+  if not noisy:
+    return 0.0
+  step, after = steps[noisy[0]], {step.name for step in steps[noisy[0] + 1 :]}
+  fixed = step.name == "noise" and step.probability == 1 and len(step.values[0]) == 1  # no range, no choice
+  return float(step.values[0][0]) / 255 if fixed and after <= {"round"} else None
+
+
+def block_of(degrade: Mapping[str, Any]) -> int:
+  """Returns the side of JPEG's blocks in pixels of the restored image; 0 where the degradation has no JPEG.
+
+  The last JPEG counts. What comes before the image is made smaller has blocks of 8 pixels of the restored image.
+  """
+  names = [step.name for step in steps_of(degrade)]
+  if "jpeg" not in names:
+    return 0
+  last = len(names) - names[::-1].index("jpeg")
+  return JPEG_BLOCK * (factor_of(degrade) if "down" in names[:last] else 1)
+
+
+def steps_of(degrade: Mapping[str, Any]) -> tuple[Step, ...]:
+  """Returns the steps of a chain; none of other degradations."""
+  return parse_chain(degrade["chain"]) if degrade["name"] == "chain" else ()
 
 
 def make_baselines(
   degrade: Mapping[str, Any], factor: int, paired: bool
 ) -> tuple[dict[str, Baseline], list[str]]:
-  """Returns the baselines by name, the strongest first, and the packages that would give more."""
+  """Returns the baselines by name, the usual reference first, and the packages that would give more."""
   if factor > 1:
-    words = "MATLAB's imresize(x, factor, 'bicubic') of a double image"
-    return {"bicubic": Baseline(words, lambda low, _: np.asarray(bicubic_up(low, factor)))}, []
+    return _enlargers(factor), []
   if paired:
-    return {"input": Baseline("the degraded image itself", lambda degraded, _: degraded)}, []
+    found, missing = _denoisers(SEARCHED, _at_best_sigma, BEST, "_best")
+    return {**found, "input": _untouched("the degraded image itself")}, missing
   if degrade["name"] == "identity":
     return {}, []
-  noisy = Baseline("the noisy image itself", lambda noisy, _: noisy)
+  if degrade["name"] == "chain" and sigma_of(degrade) == 0:
+    return {"input": _untouched("the degraded image itself")}, []
+  noisy = _untouched("the noisy image itself")
   if sigma_of(degrade) == 0:
     return {"noisy": noisy}, []  # there is nothing to remove
-  found, missing = {}, []
-  wrap, given = _untouched, "sigma given"
+  adapt, given = _at_given_sigma, "sigma given"
   if sigma_of(degrade) is None:
     given = "given the root mean square of the noise of each image as sigma"
   if degrade["name"] == "poisson_gaussian":
-    wrap = functools.partial(stabilised, peak=degrade["peak"], sigma=degrade["sigma"])
+    adapt = functools.partial(_after_stabilising, degrade["peak"], degrade["sigma"])
     given = "after the generalised Anscombe transform, then its exact unbiased inverse (Makitalo & Foi 2013)"
-  nlm = "fast non-local means, patch_size=5, patch_distance=6, h=0.8*sigma"
-  for name, module, package, denoise, words in (
-    ("bm3d", "bm3d", "bm3d", _bm3d, "profile 'np'"),
-    ("nlm", "skimage.restoration", "scikit-image", _nlm, nlm),
-  ):
-    if _installed(module):
-      found[name] = Baseline(f"{package} {_version(package)}: {words}, {given}", wrap(denoise))
-    else:
-      missing.append(package)
+  found, missing = _denoisers(tuple(DENOISERS), adapt, given)
   return {**found, "noisy": noisy}, missing
 
 
-def _untouched(denoise: Denoise) -> Denoise:
-  return denoise
+def _untouched(words: str) -> Baseline:
+  return Baseline(words, lambda degraded, sigma, clean: degraded)
+
+
+def _enlargers(factor: int) -> dict[str, Baseline]:
+  def enlarge(function: Callable[[np.ndarray, int], np.ndarray]) -> Restore:
+    return lambda low, sigma, clean: function(low, factor)
+
+  words = "MATLAB's imresize(x, factor, 'bicubic') of a double image"
+  pillow = f"Pillow {_version('pillow')}, from 8-bit pixels to 8-bit pixels"
+  return {
+    "bicubic": Baseline(words, lambda low, sigma, clean: np.asarray(bicubic_up(low, factor))),
+    **{name: Baseline(f"{pillow}: {how}", enlarge(function)) for name, (function, how) in ENLARGERS.items()},
+  }
+
+
+def _denoisers(
+  names: Sequence[str], adapt: Callable[[Denoise], Restore], given: str, ending: str = ""
+) -> tuple[dict[str, Baseline], list[str]]:
+  """Returns the denoisers that are installed, their names with `ending`, and the packages that are missing."""
+  found, missing = {}, dict[str, None]()
+  for name in names:
+    denoise, packages, settings = DENOISERS[name]
+    absent = [package for package, module in packages.items() if not _installed(module)]
+    missing |= dict.fromkeys(absent)
+    if not absent:
+      versions = ", ".join(f"{package} {_version(package)}" for package in packages)
+      found[name + ending] = Baseline(f"{versions}: {settings}, {given}", adapt(denoise))
+  return found, list(missing)
+
+
+def _at_given_sigma(denoise: Denoise) -> Restore:
+  return lambda noisy, sigma, clean: denoise(noisy, sigma) if sigma else noisy
+
+
+def _after_stabilising(peak: float, read: float, denoise: Denoise) -> Restore:
+  return _at_given_sigma(classical.stabilised(denoise, peak, read))
+
+
+def _at_best_sigma(denoise: Denoise) -> Restore:
+  def restore(degraded: np.ndarray, sigma: float | None, clean: np.ndarray) -> np.ndarray:
+    error = float(np.sqrt(np.mean(np.square(degraded - clean, dtype=np.float64))))
+    return classical.best_sigma(denoise, degraded, clean, error)
+
+  return restore
 
 
 def _installed(module: str) -> bool:
@@ -94,51 +209,3 @@ def _version(package: str) -> str:
     return version(package)
   except PackageNotFoundError:
     return "of unknown version"
-
-
-def _bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
-  """Denoises by BM3D (Dabov et al. 2007; colour: by luminance), of Tampere University's package."""
-  import bm3d
-
-  noisy = noisy.astype(np.float64)
-  if np.ptp(noisy) == 0:
-    return noisy  # the package would divide by the range
-  if noisy.shape[-1] == 1:
-    return bm3d.bm3d(noisy[..., 0], sigma_psd=sigma)[..., None]
-  return bm3d.bm3d_rgb(noisy, sigma_psd=sigma)
-
-
-def _nlm(noisy: np.ndarray, sigma: float) -> np.ndarray:
-  """Denoises by non-local means (Buades et al. 2005), with the h that scikit-image's documentation recommends."""
-  from skimage.restoration import denoise_nl_means
-
-  denoised = denoise_nl_means(
-    noisy,
-    patch_size=5,
-    patch_distance=6,
-    h=0.8 * sigma,
-    sigma=sigma,
-    fast_mode=True,
-    preserve_range=True,
-    channel_axis=-1,
-  )
-  return denoised.reshape(noisy.shape)  # it drops a single channel
-
-
-def stabilised(denoise: Denoise, peak: float, sigma: float) -> Denoise:
-  """Adapts `denoise`, made for white Gaussian noise, to the noise of `degrade.poisson_gaussian`.
-
-  The generalised Anscombe transform brings photon and read noise to about unit variance, whatever the brightness;
-  `denoise` is given sigma 1; the closed form of the exact unbiased inverse goes back (Makitalo & Foi 2013).
-  """
-  read = (peak * sigma) ** 2
-
-  def restore(noisy: np.ndarray, level: float) -> np.ndarray:
-    counts = peak * noisy.astype(np.float64)
-    d = denoise(2 * np.sqrt(np.maximum(counts + 3 / 8 + read, 0)), level)
-    d = np.maximum(d, 2 * math.sqrt(3 / 8))  # where the inverse is 0 without read noise; it diverges below
-    a = math.sqrt(3 / 2)
-    mean = d**2 / 4 + a / (4 * d) - 11 / (8 * d**2) + 5 * a / (8 * d**3) - 1 / 8 - read
-    return np.maximum(mean, 0) / peak
-
-  return restore

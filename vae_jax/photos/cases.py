@@ -17,7 +17,7 @@ from vae_jax.data.plans import list_images
 from vae_jax.data.suffixes import PICTURES, why_unread
 from vae_jax.errors import UserError
 from vae_jax.generator import new_key
-from vae_jax.photos.baselines import Baseline
+from vae_jax.photos.baselines import Baseline, steps_of
 from vae_jax.types import Array
 
 LEAST_SIDE = 16  # pixels of a clean image
@@ -42,6 +42,7 @@ class Task(NamedTuple):
   paired: bool  # the folder has the degraded images
   factor: int
   sigma: float | None  # of the noise, for the baselines; None: what was drawn for each image
+  block: int  # side of JPEG's blocks in the output, in pixels; 0: no JPEG
   baselines: dict[str, Baseline]
   missing: list[str]  # packages of baselines that are not installed
   white: int  # of grey images of more than 8 bits; 0: as the files say, else 65535
@@ -49,6 +50,12 @@ class Task(NamedTuple):
   @property
   def crop(self) -> int:
     return self.factor if self.factor > 1 else 0
+
+  @property
+  def in_8_bits(self) -> bool:
+    """Whether the degraded images are what an 8-bit file holds: small ones, and those of chains that end so."""
+    ends = steps_of(self.config)[-1:]
+    return self.factor > 1 or any(step.name in ("round", "jpeg") and step.probability == 1 for step in ends)
 
   def sigma_for(self, clean: np.ndarray, degraded: np.ndarray) -> float | None:
     """Returns the sigma of an image, for the baselines: the root mean square of its noise where `sigma` is None."""

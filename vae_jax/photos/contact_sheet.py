@@ -1,4 +1,4 @@
-"""The contact sheet of a comparison: a detail of each image as input, baseline, ours and original, a row an image."""
+"""The contact sheet of a comparison: a detail of each image as input, best baseline, ours, original; a row an image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vae_jax import pictures
-from vae_jax.photos.baselines import NAMES
+from vae_jax.photos.baselines import NAMES, UNTOUCHED
 
 CROP, CELL = 128, 256  # pixels of a detail on the contact sheet, and of its place there
 
@@ -21,41 +21,65 @@ class Panel(NamedTuple):
   line: str
 
 
-def make_caption(channels: int, crop: int) -> str:
-  """Says which PSNR the sheet shows."""
-  words = "PSNR of the whole image"
+class Detail(NamedTuple):
+  """The same detail of an image [h, w, c], as every method restores it, and the scores of the whole image."""
+
+  name: str
+  degraded: np.ndarray
+  size: tuple[int, ...]  # of the whole degraded image
+  outputs: Mapping[str, np.ndarray]
+  clean: np.ndarray
+  scored: Mapping[str, Mapping[str, float]]
+
+
+def make_sheet(
+  details: Sequence[Detail], mean: Mapping[str, Mapping[str, float | None]], channels: int, crop: int
+) -> np.ndarray:
+  """Draws the sheet, uint8 [H, W, 3]. Its baseline is the one with the highest mean PSNR. crop: as in `Task`."""
+  metric = "psnr_y" if crop or channels == 1 else "psnr_rgb"
+  others = {method: scores[metric] for method, scores in mean.items() if method not in ("ours", *UNTOUCHED)}
+  known = {method: value for method, value in others.items() if value is not None}
+  best = max(known, key=lambda method: known[method], default=None)
+  caption = "PSNR of the whole image"
   if crop:
-    return f"{words}, {'Y, ' if channels == 3 else ''}{crop} pixels of the border cropped"
-  return f"{words}, RGB" if channels == 3 else words
+    caption += f", {'Y, ' if channels == 3 else ''}{crop} pixels of the border cropped"
+  elif channels == 3:
+    caption += ", RGB"
+  return _draw([_make_row(detail, best, metric) for detail in details], caption)
 
 
-def make_row(
+def cut_details(
   name: str,
   degraded: np.ndarray,
   outputs: Mapping[str, np.ndarray],
   clean: np.ndarray,
   scored: Mapping[str, Mapping[str, float]],
   factor: int,
-) -> list[Panel]:
-  """Cuts the same detail out of input, baseline, ours and original, with the PSNR of the whole image under each."""
+) -> Detail:
+  """Cuts the same detail out of input, outputs and original."""
   top, left, height, width = find_detail(clean, factor)
-  metric = "psnr_rgb" if factor == 1 and clean.shape[-1] == 3 else "psnr_y"
 
   def cut(image: np.ndarray, f: int = 1) -> np.ndarray:
     return image[top // f : (top + height) // f, left // f : (left + width) // f].copy()
 
-  def decibels(method: str) -> str:
-    return f"{scored[method][metric]:.2f} dB"
+  details = {method: cut(output) for method, output in outputs.items()}
+  return Detail(name, cut(degraded, factor), degraded.shape, details, cut(clean), scored)
 
-  plain = next((m for m in ("noisy", "input") if m in outputs), None)
-  line = decibels(plain) if plain else f"{degraded.shape[0]} x {degraded.shape[1]} pixels"
-  panels = [Panel(plain or "input", cut(degraded, factor), line)]
-  baseline = next((m for m in outputs if m not in ("ours", plain)), None)
+
+def _make_row(detail: Detail, baseline: str | None, metric: str) -> list[Panel]:
+  """Makes a row of input, `baseline`, ours and original, with the PSNR of the whole image under each."""
+
+  def decibels(method: str) -> str:
+    return f"{detail.scored[method][metric]:.2f} dB"
+
+  plain = next((m for m in UNTOUCHED if m in detail.outputs), None)
+  line = decibels(plain) if plain else f"{detail.size[0]} x {detail.size[1]} pixels"
+  panels = [Panel(plain or "input", detail.degraded, line)]
   ours = decibels("ours")
   if baseline:
-    panels.append(Panel(NAMES.get(baseline, baseline), cut(outputs[baseline]), decibels(baseline)))
-    ours += f"  ({scored['ours'][metric] - scored[baseline][metric]:+.2f})"
-  return [*panels, Panel("ours", cut(outputs["ours"]), ours), Panel("original", cut(clean), name)]
+    panels.append(Panel(NAMES.get(baseline, baseline), detail.outputs[baseline], decibels(baseline)))
+    ours += f"  ({detail.scored['ours'][metric] - detail.scored[baseline][metric]:+.2f})"
+  return [*panels, Panel("ours", detail.outputs["ours"], ours), Panel("original", detail.clean, detail.name)]
 
 
 def find_detail(clean: np.ndarray, factor: int) -> tuple[int, int, int, int]:
@@ -79,7 +103,7 @@ def _box(x: np.ndarray, rows: int, columns: int = 0) -> np.ndarray:
   return (window[:, columns:] - window[:, :-columns]) / (rows * columns)
 
 
-def draw_sheet(rows: Sequence[Sequence[Panel]], caption: str) -> np.ndarray:
+def _draw(rows: Sequence[Sequence[Panel]], caption: str) -> np.ndarray:
   """Lays the panels out, uint8 [H, W, 3]: titles above the columns, a line under each detail, the caption below."""
   from PIL import Image, ImageDraw, ImageFont
 

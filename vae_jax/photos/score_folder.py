@@ -17,13 +17,17 @@ What is compared, and what papers leave unsaid: `scores["protocol"]` holds all o
 The scores, ready for JSON:
 
 - protocol: what is compared, and how; `missing`: PyPI packages of baselines that are not installed.
-- images: [{name, height, width (of what is scored), ours: {psnr_rgb (of colour), psnr_y, ssim_y, lpips},
-  bicubic: {...}, ...}].
-- mean: {ours: {...}, ...}, in float64, over all images; of LPIPS over those large enough, `lpips_images`.
-- seconds: {ours: {mean, median, images}, ...}, without compilation, which the first image of a size may bring about:
-  that is restored again, or, once a few are timed, has None in `images` and no part in the rest.
+- images: [{name, height, width (of what is scored), ours: {psnr_rgb (of colour), psnr_y, ssim_y, lpips; after JPEG
+  psnr_b and blockiness}, bicubic: {...}, ...}].
+- mean: {ours: {...}, ...}, in float64, over all images; of LPIPS over those large enough, `lpips_images`, and
+  likewise `psnr_b_images`.
+- seconds: {ours: {mean, median, per_megapixel, images}, ...}, without compilation, which the first image of a size may
+  bring about: that is restored again, or, once a few are timed, has None in `images` and no part in the rest.
+  `per_megapixel`: the median over images of seconds for 1e6 pixels of the degraded image.
 - skipped: [{name, reason}]: files that cannot be decoded or are of a kind that is not read, and images below 16 pixels
   or too small for SSIM.
+- failed: [{name, baseline, reason}]: baselines that raised an error or gave what is not finite; their scores of that
+  image are not finite.
 - nonfinite: the names of scores that are not finite. Each of them, and each mean with one in it, is None; output that
   is infinite or NaN anywhere has no finite score.
 - uncertainty (with `draw`): `correlation`, Pearson's over all pixels and channels of all images, of the standard
@@ -36,13 +40,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from vae_jax.data.degrade import factor_of, make_degrade
 from vae_jax.errors import UserError
-from vae_jax.photos.baselines import make_baselines, sigma_of
+from vae_jax.photos import baselines
+from vae_jax.photos.baselines import Baseline, block_of, make_baselines, sigma_of
 from vae_jax.photos.calibration import Calibration, Draw
 from vae_jax.photos.cases import (
   Case,
@@ -54,13 +60,20 @@ from vae_jax.photos.cases import (
   open_case,
   skipped_entry,
 )
-from vae_jax.photos.contact_sheet import Panel, draw_sheet, make_caption, make_row
+from vae_jax.photos.contact_sheet import Detail, cut_details, make_sheet
 from vae_jax.photos.scores import means, protocol, score, without_nonfinite
 from vae_jax.photos.stopwatch import Stopwatch
 from vae_jax.progress import FileProgress
 from vae_jax.types import Array, ArrayLike
 
 Restore = Callable[[np.ndarray], ArrayLike]
+
+
+class Lost(NamedTuple):
+  """What is not scored: `skipped` images and `failed` baselines of the scores."""
+
+  skipped: list[dict[str, str]]
+  failed: list[dict[str, str]]
 
 
 def benchmark(
@@ -111,28 +124,45 @@ def benchmark(
     raise UserError(
       f"samples={samples}: the uncertainty needs at least 2 draws; raise it, or use 0 to leave the uncertainty out"
     )
-  degrade_image, degrade = make_degrade(degrade), dict(degrade)
+  make_degrade(degrade)  # raises where a value is wrong
   folder = Path(folder).expanduser()
   found = list_cases(folder)[: limit or None]
-  skipped = list_unread(folder)
-  paired = found[0].low is not None
-  cases, factor = (
-    check_pairs(found, degrade, channels, white, skipped) if paired else (found, factor_of(degrade))
-  )
-  baselines, missing = make_baselines(degrade, factor, paired)
-  task = Task(
-    degrade, degrade_image, channels, seed, paired, factor, sigma_of(degrade), baselines, missing, white
-  )
+  lost = Lost(list_unread(folder), [])
+  cases, task = _make_task(found, dict(degrade), channels, seed, white, lost.skipped)
   watch = Stopwatch(("ours", *task.baselines))
   calibration = None if draw is None else Calibration(draw, samples, pixel_noise)
-  entries, rows = _score_images(restore, cases, task, lpips, watch, calibration, sheet, skipped)
+  entries, details = _score_images(restore, cases, task, lpips, watch, calibration, sheet, lost)
   if not entries:
+    last = lost.skipped[-1]
     raise UserError(
-      f"{folder}: none of {len(found)} images can be scored ({skipped[-1]['name']}: {skipped[-1]['reason']}); "
+      f"{folder}: none of {len(found)} images can be scored ({last['name']}: {last['reason']}); "
       "choose another folder"
     )
-  scores = _summary(folder, task, lpips, entries, watch, calibration, skipped)
-  return scores, draw_sheet(rows, make_caption(channels, task.crop))
+  scores = _summary(folder, task, lpips, entries, watch, calibration, lost)
+  return scores, make_sheet(details, scores["mean"], channels, task.crop)
+
+
+def _make_task(
+  cases: Sequence[Case],
+  degrade: Mapping[str, Any],
+  channels: int,
+  seed: int,
+  white: int,
+  skipped: list[dict[str, str]],
+) -> tuple[Sequence[Case], Task]:
+  """Returns the cases that can be scored, and what is done to them. Adds to `skipped`."""
+  paired = cases[0].low is not None
+  factor = factor_of(degrade)
+  if paired:
+    cases, factor = check_pairs(cases, degrade, channels, white, skipped)
+  function = make_degrade(degrade)
+  if degrade["name"] == "chain":
+    function = jax.jit(function)  # many small operations: one by one they take ten times as long to compile
+  block = 0 if paired else block_of(degrade)
+  methods, missing = make_baselines(degrade, factor, paired)
+  return cases, Task(
+    degrade, function, channels, seed, paired, factor, sigma_of(degrade), block, methods, missing, white
+  )
 
 
 def _score_images(
@@ -143,32 +173,50 @@ def _score_images(
   watch: Stopwatch,
   calibration: Calibration | None,
   sheet: int,
-  skipped: list[dict[str, str]],
-) -> tuple[list[dict[str, Any]], list[list[Panel]]]:
-  """Returns "images" of the scores, and the first `sheet` rows of the picture. Adds to `skipped`."""
+  lost: Lost,
+) -> tuple[list[dict[str, Any]], list[Detail]]:
+  """Returns "images" of the scores, and what the first `sheet` rows show. Adds to `lost`."""
   entries: list[dict[str, Any]] = []
-  rows: list[list[Panel]] = []
+  details: list[Detail] = []
   for case in _shown(cases):
     opened = open_case(case, task)
     if isinstance(opened, str):
-      skipped.append(skipped_entry(case, opened))
+      lost.skipped.append(skipped_entry(case, opened))
       continue
     clean, degraded = opened
     degraded.setflags(write=False)  # what one method does to it, no other shall see
     sigma = task.sigma_for(clean, degraded)
     methods = {"ours": (restore, degraded)} | {
-      name: (baseline.restore, degraded, sigma) for name, baseline in task.baselines.items()
+      name: (_tried(name, baseline, case.name, lost.failed), degraded, sigma, clean)
+      for name, baseline in task.baselines.items()
     }
     raw = watch.run(methods, degraded.shape, clean.shape)
     outputs = {name: eight_bits(output) for name, output in raw.items()}
-    scored = {name: score(output, clean, task.crop, lpips) for name, output in outputs.items()}
+    scored = {name: score(output, clean, task.crop, task.block, lpips) for name, output in outputs.items()}
     entry = {"name": case.name, "height": clean.shape[0], "width": clean.shape[1], **scored}
     if calibration is not None:
       entry["correlation"] = calibration.add(degraded, raw["ours"], clean)
     entries.append(entry)
-    if len(rows) < sheet:
-      rows.append(make_row(case.name, degraded, outputs, clean, scored, task.factor))
-  return entries, rows
+    if len(details) < sheet:
+      details.append(cut_details(case.name, degraded, outputs, clean, scored, task.factor))
+  return entries, details
+
+
+def _tried(name: str, baseline: Baseline, image: str, failed: list[dict[str, str]]) -> baselines.Restore:
+  """Makes a baseline give NaN where it fails; then `failed` gets an entry."""
+
+  def restore(degraded: np.ndarray, sigma: float | None, clean: np.ndarray) -> np.ndarray:
+    try:
+      output = np.asarray(baseline.restore(degraded, sigma, clean), np.float32)
+      if output.shape == clean.shape and np.isfinite(output).all():
+        return output
+      reason = "its output is not finite" if output.shape == clean.shape else f"its output is {output.shape}"
+    except Exception as error:  # whatever another package raises
+      reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    failed.append({"name": image, "baseline": name, "reason": reason})
+    return np.full(clean.shape, np.nan, np.float32)
+
+  return restore
 
 
 def _shown(cases: Sequence[Case]) -> Iterator[Case]:
@@ -187,18 +235,22 @@ def _summary(
   entries: list[dict[str, Any]],
   watch: Stopwatch,
   calibration: Calibration | None,
-  skipped: list[dict[str, str]],
+  lost: Lost,
 ) -> dict[str, Any]:
   """Returns the scores of the folder; None in place of those that are not finite."""
   mean = {name: means([entry[name] for entry in entries]) for name in ("ours", *task.baselines)}
   scores: dict[str, Any] = {
     "protocol": protocol(folder, task, mean["ours"], lpips),
     "count": len(entries),
-    **({"lpips_images": sum("lpips" in entry["ours"] for entry in entries)} if lpips is not None else {}),
+    **{
+      f"{metric}_images": sum(metric in entry["ours"] for entry in entries)
+      for metric, asked in (("lpips", lpips is not None), ("psnr_b", task.block > 0))
+      if asked
+    },
     "mean": mean,
     "images": entries,
     "seconds": watch.summary(),
-    "skipped": skipped,
+    **lost._asdict(),
   }
   if calibration is not None:
     scores["uncertainty"] = calibration.summary()

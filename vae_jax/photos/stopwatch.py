@@ -16,10 +16,11 @@ REPEATED = 3  # images of a new size that are restored again, to be timed
 
 
 class Stopwatch:
-  """Keeps the seconds of each method for each image; None where they may include compilation."""
+  """Keeps the seconds of each method for each image; None where they may include compilation, or it failed."""
 
   def __init__(self, methods: Iterable[str]):
     self._seconds: dict[str, list[float | None]] = {name: [] for name in methods}
+    self._megapixels: list[float] = []  # of the degraded images
     self._sizes: set[tuple[int, ...]] = set()
 
   def run(
@@ -34,17 +35,20 @@ class Stopwatch:
     for name, call in methods.items():
       once = functools.partial(timed, "restore" if name == "ours" else name, clean, *call)
       outputs[name], taken = once()
-      if name in COMPILED and degraded not in self._sizes:  # so `taken` may hold compilation
+      if not np.isfinite(outputs[name]).any():
+        self._seconds[name].append(None)
+      elif name in COMPILED and degraded not in self._sizes:  # so `taken` may hold compilation
         known = sum(one is not None for one in self._seconds[name])
         self._seconds[name].append(once()[1] if known < REPEATED else None)
       else:
         self._seconds[name].append(taken)
     self._sizes.add(degraded)
+    self._megapixels.append(degraded[0] * degraded[1] / 1e6)
     return outputs
 
   def summary(self) -> dict[str, dict[str, Any]]:
     """Returns "seconds" of the scores, see `score_folder`."""
-    return {name: _typical(some) for name, some in self._seconds.items()}
+    return {name: _typical(some, self._megapixels) for name, some in self._seconds.items()}
 
 
 def timed(
@@ -64,6 +68,10 @@ def timed(
   return output.astype(np.float32), taken
 
 
-def _typical(seconds: list[float | None]) -> dict[str, Any]:
+def _typical(seconds: list[float | None], megapixels: list[float]) -> dict[str, Any]:
   known = [one for one in seconds if one is not None]
-  return {"mean": float(np.mean(known)), "median": float(np.median(known)), "images": seconds}
+  rates = [one / size for one, size in zip(seconds, megapixels, strict=True) if one is not None]
+  mean, median, rate = (
+    [float(np.mean(known)), *(float(np.median(some)) for some in (known, rates))] if known else [None] * 3
+  )
+  return {"mean": mean, "median": median, "per_megapixel": rate, "images": seconds}
