@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vae_jax.generator import new_key
 from vae_jax.inference import TILE, TrainedVAE
 from vae_jax.objectives import load_scoring_network
 from vae_jax.photos.files import Report, restore_files
+from vae_jax.photos.restoring import Progress
 from vae_jax.photos.score_folder import benchmark
 
 
@@ -27,17 +28,18 @@ def restore_photographs(
   seed: int = 0,
   tile: int = TILE,
   ensemble: bool = False,
+  written: Callable[[Path], None] = lambda path: None,
 ) -> Report:
-  """Restores a person's photographs, whole, into `output`: see `restoring.restore_files`."""
+  """Restores a person's photographs, whole, into `output`: see `files.restore_files`."""
   model.require("restore")
   if samples:
     model.require("draw")
   key = new_key(seed)
 
-  def restore(image: np.ndarray, index: int | None, progress: Callable[[int, int], None]) -> np.ndarray:
+  def restore(image: np.ndarray, index: int | None, progress: Progress) -> Iterator[np.ndarray]:
     if index is None:
-      return model.restore_image(image, tile=tile, ensemble=ensemble, progress=progress)
-    return model.restore_image(image, jax.random.fold_in(key, index), tile=tile, progress=progress)
+      return model.restore_bands(image, tile=tile, ensemble=ensemble, progress=progress)
+    return model.restore_bands(image, jax.random.fold_in(key, index), tile=tile, progress=progress)
 
   return restore_files(
     restore,
@@ -46,8 +48,9 @@ def restore_photographs(
     factor=model.factor,
     channels=model.input_shape[2],
     samples=samples,
-    pixel_noise=lambda image: model.pixel_noise(image, tile=tile),
+    pixel_noise=lambda image: model.pixel_noise_bands(image, tile=tile),
     white=model.config.data.white,
+    written=written,
   )
 
 
