@@ -50,6 +50,7 @@ def restore_photographs(
     samples=samples,
     pixel_noise=lambda image: model.pixel_noise_bands(image, tile=tile),
     white=model.config.data.white,
+    whole=ensemble or not model.can("tile"),
     written=written,
   )
 

@@ -66,6 +66,7 @@ def restore_files(
   samples: int = 0,
   pixel_noise: Callable[[np.ndarray], Result] | None = None,
   white: int = 0,
+  whole: bool = False,
   written: Callable[[Path], None] = lambda path: None,
 ) -> Report:
   """Restores photographs one after the other.
@@ -81,9 +82,9 @@ def restore_files(
   alpha 0 has no influence on what is seen. For animations and files of several pages, only the first picture is
   restored. Standard error shows how far it is (`FileProgress`).
 
-  Where `restore` gives bands, memory holds the photograph and one result as 8 or 16 bits, not its floats. With two or
-  more samples, temporary files beside the outputs hold 8 or 12 bytes for each value of a result. A photograph whose
-  results cannot fit into memory or onto the disk fails before it is restored.
+  Where `restore` gives bands, memory holds the photograph and one result as 8 or 16 bits, but no floats of it. With two
+  or more samples, temporary files beside the outputs take 8 or 12 bytes for each value of a result. Results that cannot
+  fit into memory or onto the disk are a failure before work.
 
   Files of a folder that look like pictures and that nothing here reads (`suffixes.PICTURES`) count as failures.
 
@@ -102,7 +103,7 @@ def restore_files(
     factor: enlargement. channels: 1 or 3. samples: N. white: see `open_photograph`.
     pixel_noise: `image -> float32 [factor * h, factor * w, channels]`, likewise, the standard deviation that the
       random restorations leave out, see `total_deviation`.
-    written: called with each file as soon as it is finished.
+    whole: whether `restore` holds its result as a whole. written: called with each file as it is finished.
 
   Returns:
     Report. Files that cannot be read, restored or written are listed, and the others done all the same.
@@ -113,36 +114,48 @@ def restore_files(
     ValueError: `restore` returns another shape.
   """
   _check_numbers(factor, samples, channels)
-  restorer = Restorer(restore, factor, channels, pixel_noise)
+  restorer = Restorer(restore, factor, channels, pixel_noise, whole)
   jobs = _plan(inputs, output, samples)
   report = Report([], [], [], [], [])
   with FileProgress() as meter:
     for number, job in enumerate(jobs, start=1):
       place = f" ({number} of {len(jobs)})" if len(jobs) > 1 else ""
       what = f"restoring {printable(job.source.name)}{place}"
-      note = (
-        "" if report.written else "compiling"
-      )  # what takes so long at the first file: the estimate, then draws
-
-      def progress(done: float, starting: bool = False, what: str = what, note: str = note) -> None:
-        meter.update(what, done, 1 + samples, note if starting else "")
-
-      progress(0, starting=True)
-      try:
-        photograph = _opened(job.source, white)
-        replaced = {path for path in job.targets() if os.path.lexists(path)}
-
-        def finished(path: Path, job: Job = job, photo: Photograph = photograph, old: set = replaced) -> None:
-          _note_written(report, path, job, photo, path in old)
-          with meter.aside():
-            written(path)
-
-        restore_photograph(restorer, photograph, job, progress, finished)
-      except UserError as error:
-        report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
-      except MemoryError:
-        report.failed.append((job.source, "not enough memory; cut the picture into parts"))
+      _restore_one(restorer, job, white, report, meter, what, written)
   return report
+
+
+def _restore_one(
+  restorer: Restorer,
+  job: Job,
+  white: int,
+  report: Report,
+  meter: FileProgress,
+  what: str,
+  written: Callable[[Path], None],
+) -> None:
+  """Restores the photograph of a job, and notes in the report what became of it. what: this work, in words."""
+  # What takes so long at the first file: the estimate, then draws.
+  note = "" if report.written else "compiling"
+
+  def progress(done: float, starting: bool = False) -> None:
+    meter.update(what, done, 1 + len(job.samples), note if starting else "")
+
+  progress(0, starting=True)
+  try:
+    photograph = _opened(job.source, white)
+    there = {path for path in job.targets() if os.path.lexists(path)}
+
+    def finished(path: Path) -> None:
+      _note_written(report, path, job, photograph, path in there)
+      with meter.aside():
+        written(path)
+
+    restore_photograph(restorer, photograph, job, progress, finished)
+  except UserError as error:
+    report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
+  except MemoryError:
+    report.failed.append((job.source, "not enough memory; cut the picture into parts"))
 
 
 def _note_written(report: Report, path: Path, job: Job, photograph: Photograph, replaced: bool) -> None:

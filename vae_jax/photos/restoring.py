@@ -20,10 +20,13 @@ from vae_jax.photos.photograph import Photograph
 from vae_jax.photos.saving import RowWriter, check_saveable, save_samples, strips
 from vae_jax.photos.transparency import CutOut, cut_out
 from vae_jax.photos.uncertainty import REACH, total_deviation, uncertainty_picture
+from vae_jax.storage.capacity import check_memory, check_space
 from vae_jax.storage.scratch import Scratch
 from vae_jax.types import ArrayLike
 
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601, as images.to_channels
+
+_DRAWING = 12  # bytes that the picture of uncertainty takes for each pixel of the map
 
 Result = ArrayLike | Iterator[ArrayLike]  # an array [H, W, channels], or bands of its rows, from the top down
 Progress = Callable[[int, int], None]
@@ -36,6 +39,7 @@ class Restorer(NamedTuple):
   factor: int
   channels: int
   pixel_noise: Callable[[np.ndarray], Result] | None = None
+  whole: bool = False
 
 
 class Job(NamedTuple):
@@ -71,6 +75,7 @@ def restore_photograph(
   height, width = (restorer.factor * n for n in pixels.shape[:2])
   for path in job.targets():
     check_saveable(path, height, width, alpha)
+  _check_fits(restorer, photograph, job)
   cut = None if alpha is None or alpha.min() >= 1 else cut_out(pixels, alpha, restorer.factor)
   given = photograph if cut is None else photograph._replace(pixels=cut.colours)
 
@@ -101,6 +106,27 @@ def restore_photograph(
       shown = uncertainty_picture(_deviation(draws, noise, cut))
       save_samples(job.uncertainty, shown, Metadata())
       written(job.uncertainty)
+
+
+def _check_fits(restorer: Restorer, photograph: Photograph, job: Job) -> None:
+  """Raises UserError where the results of a photograph are certain not to fit into memory, or onto the disk."""
+  rows, columns, colours = photograph.pixels.shape
+  height, width = restorer.factor * rows, restorer.factor * columns
+  samples = (colours + (photograph.alpha is not None)) * photograph.bits // 8
+  a_pixel = samples + 4 * colours if restorer.whole else 0  # bytes while it is restored
+  a_pixel = max(
+    a_pixel, samples + (4 if colours == 3 and photograph.bits == 8 else 0)
+  )  # while Pillow encodes it
+  if job.uncertainty is not None:
+    a_pixel = max(a_pixel, _DRAWING)
+  what = f"the result of {width} x {height} pixels"
+  check_memory(what, a_pixel * height * width, "cut the picture into parts, or close other programs")
+  needed, remedy = 0, "free some space or choose another place"
+  if job.uncertainty is not None:
+    needed = 4 * (2 + (restorer.pixel_noise is not None)) * height * width * colours
+    remedy += ", or ask for fewer than two samples"
+  needed += height * width * colours * sum(path.suffix.lower() == ".bmp" for path in job.targets())
+  check_space(job.main.parent, what, needed, remedy)
 
 
 def _noise_of(

@@ -7,6 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
+from vae_jax.errors import UserError
+
 _GROUP = Path("/sys/fs/cgroup")
 # A container's limit, what it uses, and how much of that are caches, which are given back: versions 2 and 1.
 _LIMITS = (
@@ -66,3 +68,25 @@ def free_space(folder: Path) -> int | None:
     except OSError:
       return None
   return None
+
+
+def check_memory(what: str, needed: int, remedy: str) -> None:
+  """Raises UserError where `what` needs more bytes of memory than there are."""
+  available = available_memory()
+  if available is not None and needed > available:
+    raise UserError(
+      f"{what} needs at least {_size(needed)} of memory, {_size(available)} are available; {remedy}"
+    )
+
+
+def check_space(folder: Path, what: str, needed: int, remedy: str) -> None:
+  """Raises UserError where `what` needs more bytes on the disk of a folder than are free."""
+  free = free_space(folder)
+  if free is not None and needed > free:
+    raise UserError(
+      f"{folder}: {what} needs at least {_size(needed)} of disk, {_size(free)} are free; {remedy}"
+    )
+
+
+def _size(number: int) -> str:
+  return f"{number / 1e9:.3g} GB" if number >= 1e8 else f"{number / 1e6:.3g} MB"
