@@ -229,7 +229,7 @@ def test_a_full_disk_while_draws_are_counted_is_one_files_failure(tmp_path, monk
 def test_memory_does_not_hold_the_floats_of_a_result(tmp_path):
   """Estimate, two draws, mean and uncertainty of a cut-out of 4 megapixels: peak above that of a small picture.
 
-  A result has 48 MB of floats. Arrays of whole results took 680 MB, without alpha 570; rows at a time take 130.
+  A result has 48 MB of floats. Arrays of whole results took 680 MB; rows at a time take 120.
   """
   samples = np.full((1000, 1000, 4), 99, np.uint8)
   samples[:500, :, 3] = 255
