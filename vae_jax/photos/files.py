@@ -139,7 +139,7 @@ def _restore_one(
   note = "" if report.written else "compiling"
 
   def progress(done: float, starting: bool = False) -> None:
-    meter.update(what, done, 1 + len(job.samples), note if starting else "")
+    meter.update(what, done, total=1 + len(job.samples), note=note if starting else "")
 
   progress(0, starting=True)
   try:
