@@ -219,7 +219,8 @@ def _tiff(samples: np.ndarray, about: metadata.Metadata) -> bytes:
   # Each row holds the differences to the left (predictor 2), modulo the type.
   stored = samples.astype(samples.dtype.newbyteorder("<"))
   stored[:, 1:] -= samples[:, :-1]
-  data = zlib.compress(stored.tobytes())
+  data = zlib.compress(stored.data)
+  del stored
   ifd = ImageFileDirectory_v2()
   for tag, value in metadata.tiff_tags(about).items():
     ifd[tag] = value
