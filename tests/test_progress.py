@@ -175,3 +175,20 @@ def test_a_bar_from_the_beginning_on_a_terminal(monkeypatch):
     terminal.truncate(0)
     meter.update("b.png", 0, 2)
     assert "b.png:   0%|" in terminal.getvalue() and "compiling" not in terminal.getvalue()
+
+
+def test_a_line_takes_the_place_of_the_bar_and_the_bar_comes_back(monkeypatch):
+  terminal = io.StringIO()
+  terminal.isatty = lambda: True
+  monkeypatch.setattr("sys.stderr", terminal)
+  with FileProgress() as meter:
+    with meter.aside():
+      assert terminal.getvalue() == ""
+    meter.update("a.png", 1, 2)
+    before = terminal.getvalue()
+    with meter.aside():
+      print("wrote a.png", file=terminal)
+    shown = terminal.getvalue().removeprefix(before)
+    cleared, after = shown.split("wrote a.png\n")
+    assert cleared.startswith("\r") and not cleared.strip() and cleared.endswith("\r")
+    assert "a.png:  50%|" in after

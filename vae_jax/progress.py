@@ -231,6 +231,17 @@ class FileProgress:
       self._bar.set_postfix_str(note, refresh=bool(note))
       self._bar.update(done - self._bar.n)
 
+  @contextlib.contextmanager
+  def aside(self) -> Iterator[None]:
+    """Takes the bar away for what is printed meanwhile."""
+    with contextlib.suppress(OSError):
+      if self._bar is not None:
+        self._bar.clear()
+    yield
+    with contextlib.suppress(OSError):
+      if self._bar is not None:
+        self._bar.refresh()
+
   def close(self) -> None:
     if self._bar is not None:
       with contextlib.suppress(OSError):

@@ -155,6 +155,13 @@ def test_tiles_fit_together(factor, channels, size, values, key):
   drawn = np.asarray(model.restore(image[None], key))[0, 0]
   np.testing.assert_allclose(model.restore_image(image, own, tile=5), drawn, rtol=0, atol=1e-4)
   np.testing.assert_allclose(model.restore_image(image, own), drawn, rtol=0, atol=1e-4)
+  for given, result in ((None, got), (own, model.restore_image(image, own, tile=5))):
+    bands = list(model.restore_bands(image, given, tile=5))
+    assert len(bands) > 1
+    np.testing.assert_array_equal(np.concatenate(bands), result)
+  bands = list(model.pixel_noise_bands(image, tile=5))
+  assert len(bands) > 1
+  np.testing.assert_array_equal(np.concatenate(bands), model.pixel_noise(image, tile=5))
   assert np.abs(drawn - whole).max() > 0.002
 
 

@@ -184,7 +184,7 @@ def test_uncertainty_is_the_deviation_of_what_is_seen(tmp_path, monkeypatch):
   """Averaged over the photograph's channels, after clipping, exactly as two passes would give it."""
   seen = []
   monkeypatch.setattr(
-    "vae_jax.photos.files.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
+    "vae_jax.photos.restoring.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
   )
   draws = RNG.normal(0.5, 0.4, (5, 6, 8, 3)).astype(np.float32)
   for name, pixels in (("colour.png", RGB), ("grey.png", RGB[..., 0])):
@@ -544,7 +544,7 @@ def test_check_names_what_failed():
 def test_pixel_noise_is_added_to_the_variance_of_samples(tmp_path, monkeypatch):
   seen = []
   monkeypatch.setattr(
-    "vae_jax.photos.files.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
+    "vae_jax.photos.restoring.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
   )
   Image.fromarray(np.full((6, 5, 3), 99, np.uint8)).save(tmp_path / "a.png")
 
@@ -562,7 +562,7 @@ def test_the_uncertainty_of_a_cut_out_is_what_is_seen(tmp_path, monkeypatch):
   """The deviation of draws and pixels, times the part of it that is seen: all of it inside, nothing outside."""
   seen = []
   monkeypatch.setattr(
-    "vae_jax.photos.files.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
+    "vae_jax.photos.restoring.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
   )
   alpha = np.zeros((12, 12, 1), np.uint8)
   alpha[2:10, 2:10] = 255

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vae_jax.errors import UserError
-from vae_jax.photos.tiling import tiled
+from vae_jax.photos.tiling import assembled, tiled, tiled_bands
 
 
 def conv(x, kernel, stride=1, up=1):
@@ -166,6 +166,23 @@ def test_memory_is_that_of_a_window():
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
   assert peak < 513 * 511 * 4 + 20 * 40 * 40 * 12
+
+
+def test_bands_are_the_rows_of_windows():
+  """One at a time: the next is computed when it is asked for."""
+  image, calls = np.random.default_rng(1).random((37, 41, 3), np.float32), []
+  function = enlarging(2, 3, 3)
+  bands = tiled_bands(
+    lambda x, origin: (calls.append(origin), function(x))[1], image, factor=2, tile=9, halo=2
+  )
+  first = next(bands)
+  assert first.shape == (2 * (9 + 2), 82, 3) and {top for top, _ in calls} == {0}
+  got = [first, *bands]
+  assert len(got) == len({top for top, _ in calls}) > 2
+  whole = tiled(lambda x, _: function(x), image, factor=2, tile=9, halo=2)
+  np.testing.assert_array_equal(np.concatenate(got), whole)
+  np.testing.assert_array_equal(assembled(iter(got), 74), whole)
+  assert assembled([whole], 74) is whole
 
 
 def test_progress_counts_windows():

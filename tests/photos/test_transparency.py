@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_jax.photos.transparency import enlarged, filled, layer
+from vae_jax.photos.transparency import cut_out, enlarged, filled
 
 
 def test_enlarged():
   alpha = np.random.default_rng(0).random((6, 9, 1), np.float32)
-  assert enlarged(alpha, 1) is alpha
+  np.testing.assert_array_equal(enlarged(alpha, 1), alpha)
   flat = enlarged(np.full((6, 9, 1), 0.25, np.float32), 3)
   assert flat.shape == (18, 27, 1) and flat.dtype == np.float32
   np.testing.assert_allclose(flat, 0.25, atol=1e-6)
@@ -46,6 +46,10 @@ def test_what_is_hidden_has_no_influence():
   assert filled(colours, nothing) is colours and filled(colours, nothing + 1) is colours
 
 
+def layer(colours, alpha, factor):
+  return cut_out(colours, alpha, factor).layer(0, factor * len(alpha))
+
+
 def sharpened(image, factor):
   """Nearest neighbours with overshoot, as unlike bicubic as a network can be."""
   large = image.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -56,8 +60,8 @@ def sharpened(image, factor):
 def test_the_rim_of_a_cut_out_keeps_its_colour(factor):
   """Over white and black, against the premultiplied picture enlarged by Pillow's bicubic filter."""
   colours, alpha = disc()
-  cut = layer(colours, alpha, factor)
-  flat = cut.join(cut.colours.repeat(factor, axis=0).repeat(factor, axis=1))
+  colours, cut = filled(colours, alpha), layer(colours, alpha, factor)
+  flat = cut.join(colours.repeat(factor, axis=0).repeat(factor, axis=1))
   size = (factor * 48, factor * 48)
   planes = [Image.fromarray(plane) for plane in np.moveaxis(np.dstack([colours * alpha, alpha]), 2, 0)]
   expected = np.stack([np.asarray(p.resize(size, Image.Resampling.BICUBIC)) for p in planes], axis=2).clip(
@@ -75,10 +79,11 @@ def test_a_light_object_has_no_dark_rim_in_its_shadow():
   both = alpha + (1 - alpha) * shadow
   colours = np.where(alpha > 0, alpha / both, 0) * np.ones(3, np.float32)  # white over black of 5 %
   cut = layer(colours, both, 2)
-  result = cut.join(sharpened(cut.colours, 2))
+  colours = filled(colours, both)
+  result = cut.join(sharpened(colours, 2))
   over_white = result * cut.alpha + 1 - cut.alpha
   assert over_white.min() > 0.9  # 0.95 is the shadow
-  straight = sharpened(cut.colours, 2) * cut.alpha + 1 - cut.alpha
+  straight = sharpened(colours, 2) * cut.alpha + 1 - cut.alpha
   assert straight.min() < 0.8  # without joining
 
 
@@ -92,4 +97,15 @@ def test_opaque_areas_and_denoisers_are_the_networks_output():
   np.testing.assert_array_equal(opaque.join(restored), restored)
   same = layer(colours, alpha, 1)
   np.testing.assert_allclose(same.join(restored[::2, ::2]), restored[::2, ::2], atol=1e-6)
-  assert same.alpha is alpha
+  np.testing.assert_array_equal(same.alpha, alpha)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_rows_of_a_layer_are_those_of_the_whole(factor):
+  """Bit for bit, also from a row in the middle of an enlarged pixel, and where the filter reaches over the border."""
+  colours, alpha = disc(size=24)
+  alpha[0], colours[:] = 0.5, np.random.default_rng(0).random(colours.shape, np.float32)
+  cut, height = cut_out(colours, alpha, factor), factor * 24
+  for first, last in ((0, 1), (0, 8), (3, 17), (10, 11), (height - 5, height), (height - 1, height)):
+    for part, whole in zip(cut.layer(first, last), cut.layer(0, height), strict=True):
+      np.testing.assert_array_equal(part, whole[first:last])

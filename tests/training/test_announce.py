@@ -75,13 +75,6 @@ def test_no_false_alarm(name, memory, capsys):
   assert not capsys.readouterr().err
 
 
-def test_the_memory_of_a_container_counts(tmp_path):
-  (tmp_path / "memory.max").write_text("123456789\n")
-  (tmp_path / "none").write_text("max\n")
-  assert announce.host_memory((tmp_path / "memory.max",)) == 123456789
-  assert announce.host_memory((tmp_path / "none", tmp_path / "absent")) > 10**8
-
-
 def test_a_refused_run_leaves_no_folder(tmp_path, memory):
   for split in ("train", "validation"):
     np.savez(tmp_path / f"{split}.npz", image=np.arange(8 * 20, dtype=np.uint8).reshape(8, 5, 4, 1))

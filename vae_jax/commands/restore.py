@@ -12,16 +12,16 @@ OUTPUT = ""
 
 
 def run(model: Any, args: Any) -> None:
-  """Writes the restored files; reports what was skipped."""
+  """Writes the restored files, with a line for each as it is finished; reports what was skipped."""
   from vae_jax import evaluation
   from vae_jax.errors import printable
+  from vae_jax.progress import tell
 
   output = args.output or args.folder / "restored"
   how = {"samples": args.samples, "seed": args.seed, "tile": args.tile, "ensemble": args.ensemble}
   how["sigma"] = None if args.sigma is None else args.sigma / 255
+  how["written"] = lambda path: tell(f"wrote {printable(str(path))}")
   report = evaluation.restore_photographs(model, args.input, output, **how)
-  for path in report.written:
-    print(f"wrote {printable(str(path))}")
   for line in report.remarks():
     print(line)
   report.check()

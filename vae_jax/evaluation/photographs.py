@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from vae_jax.inference import TILE, TrainedVAE
 from vae_jax.objectives import load_scoring_network
 from vae_jax.photos.cases import list_cases
 from vae_jax.photos.files import Report, restore_files
+from vae_jax.photos.restoring import Progress
 from vae_jax.photos.score_folder import benchmark
 
 
@@ -31,6 +32,7 @@ def restore_photographs(
   tile: int = TILE,
   ensemble: bool = False,
   sigma: float | None = None,
+  written: Callable[[Path], None] = lambda path: None,
 ) -> Report:
   """Restores a person's photographs, whole, into `output`: see `photos.files.restore_files`.
 
@@ -43,10 +45,10 @@ def restore_photographs(
     model.require("draw")
   key = new_key(seed)
 
-  def restore(image: np.ndarray, index: int | None, progress: Callable[[int, int], None]) -> np.ndarray:
+  def restore(image: np.ndarray, index: int | None, progress: Progress) -> Iterator[np.ndarray]:
     if index is None:
-      return model.restore_image(image, tile=tile, ensemble=ensemble, progress=progress, sigma=sigma)
-    return model.restore_image(
+      return model.restore_bands(image, tile=tile, ensemble=ensemble, progress=progress, sigma=sigma)
+    return model.restore_bands(
       image, jax.random.fold_in(key, index), tile=tile, progress=progress, sigma=sigma
     )
 
@@ -57,8 +59,10 @@ def restore_photographs(
     factor=model.factor,
     channels=model.input_shape[2],
     samples=samples,
-    pixel_noise=lambda image: model.pixel_noise(image, tile=tile, sigma=sigma),
+    pixel_noise=lambda image: model.pixel_noise_bands(image, tile=tile, sigma=sigma),
     white=model.config.data.white,
+    whole=ensemble or not model.can("tile"),
+    written=written,
   )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from vae_jax.generator import standard
 from vae_jax.inference.autoencode import Autoencodes
 from vae_jax.inference.base import PRIOR_STREAM, as_key
 from vae_jax.models.noise_level import pooled, to_sigma
-from vae_jax.photos.tiling import tiled
+from vae_jax.photos.tiling import assembled, tiled_bands
 from vae_jax.runs import Run
 from vae_jax.training.steps import example_keys
 from vae_jax.types import Array, ArrayLike, Key, Variables
@@ -52,7 +53,8 @@ class Restores(Autoencodes):
     """
     self.require_told("noise_sigma")
     inputs = self._photograph(image)
-    estimates = self._tiled(lambda x, origin: self._noise_estimates(self.variables, x[None])[0], inputs, tile)
+    bands = self._tiled(lambda x, origin: self._noise_estimates(self.variables, x[None])[0], inputs, tile)
+    estimates = assembled(bands, len(inputs))
     return float(to_sigma(pooled(jnp.asarray(estimates)[None])[0]))
 
   def require_told(self, what: str) -> None:
@@ -147,6 +149,33 @@ class Restores(Autoencodes):
       float32 [factor * h, factor * w, c] in [0, 1], on the host.
     """
     inputs = self._photograph(image)
+    return assembled(self._bands(inputs, key, tile, ensemble, progress, sigma), self.factor * len(inputs))
+
+  def restore_bands(
+    self,
+    image: ArrayLike,
+    key: Key | int | None = None,
+    *,
+    tile: int = TILE,
+    ensemble: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    sigma: float | None = None,
+  ) -> Iterator[np.ndarray]:
+    """The result of `restore_image` in bands of rows, from the top down, so that memory need not hold it as a whole.
+
+    Each is float32 [rows, factor * w, c]. An ensemble, and a model that cannot work in tiles, give one band.
+    """
+    return self._bands(self._photograph(image), key, tile, ensemble, progress, sigma)
+
+  def _bands(
+    self,
+    inputs: np.ndarray,
+    key: Key | int | None,
+    tile: int,
+    ensemble: bool,
+    progress: Callable[[int, int], None] | None,
+    sigma: float | None,
+  ) -> Iterator[np.ndarray]:
     sigmas = self._one_sigma(inputs, sigma, tile)
     if key is not None:
       key = as_key(key)
@@ -158,7 +187,8 @@ class Restores(Autoencodes):
         raise UserError(
           "ensemble turns images, for restoration_vae only: this run takes upright images; leave it out"
         )
-      return np.asarray(self._estimate(jnp.asarray(inputs[None]), sigmas))[0]
+      yield np.asarray(self._estimate(jnp.asarray(inputs[None]), sigmas))[0]
+      return
 
     def window(pixels: np.ndarray, origin: tuple[int, int]) -> Array:
       if key is None:
@@ -166,22 +196,26 @@ class Restores(Autoencodes):
       place = jnp.asarray(origin, jnp.int32)
       return self._restore_draw(self.variables, pixels[None], key[None], place, sigmas)[0]
 
-    def whole(pixels: np.ndarray, turn: int = 0) -> np.ndarray:
-      def show(done: int, total: int) -> None:
-        if progress is not None:
-          progress(turn * total + done, total * (8 if ensemble else 1))
-
-      return self._tiled(window, pixels, tile, show)
-
     if not ensemble:
-      return whole(inputs)
-    total = np.zeros((), np.float32)
-    for turns in range(4):
-      for mirror in (False, True):
-        turned = np.rot90(inputs[:, ::-1] if mirror else inputs, turns)
-        back = np.rot90(whole(turned, 2 * turns + mirror), -turns)
-        total = total + (back[:, ::-1] if mirror else back)
-    return total / 8
+      yield from self._tiled(window, inputs, tile, progress)
+      return
+    height, width, channels = inputs.shape
+    result = np.zeros((self.factor * height, self.factor * width, channels), np.float32)
+    for turn, (turns, mirror) in enumerate(itertools.product(range(4), (False, True))):
+
+      def show(done: int, total: int, turn: int = turn) -> None:
+        if progress is not None:
+          progress(turn * total + done, total * 8)
+
+      def turned(pixels: np.ndarray, turns: int = turns, mirror: bool = mirror) -> np.ndarray:
+        return np.rot90(pixels[:, ::-1] if mirror else pixels, turns)
+
+      rows, first = turned(result), 0  # a view
+      for band in self._tiled(window, turned(inputs), tile, show):
+        rows[first : first + len(band)] += band
+        first += len(band)
+    result /= 8
+    yield result
 
   def pixel_noise(self, image: ArrayLike, *, tile: int = TILE, sigma: float | None = None) -> np.ndarray:
     """How far pixels are from a draw of `restore_image`: the standard deviation of p(x | y, z) at each.
@@ -196,6 +230,16 @@ class Restores(Autoencodes):
     """
     self.require("draw")
     inputs = self._photograph(image)
+    return assembled(self._noise_bands(inputs, tile, sigma), self.factor * len(inputs))
+
+  def pixel_noise_bands(
+    self, image: ArrayLike, *, tile: int = TILE, sigma: float | None = None
+  ) -> Iterator[np.ndarray]:
+    """The result of `pixel_noise` in bands of rows, as `restore_bands`."""
+    self.require("draw")
+    return self._noise_bands(self._photograph(image), tile, sigma)
+
+  def _noise_bands(self, inputs: np.ndarray, tile: int, sigma: float | None) -> Iterator[np.ndarray]:
     sigmas = self._one_sigma(inputs, sigma, tile)
 
     def window(pixels: np.ndarray, origin: tuple[int, int]) -> Array:
@@ -240,7 +284,7 @@ class Restores(Autoencodes):
     pixels: np.ndarray,
     tile: int,
     progress: Callable[[int, int], None] | None = None,
-  ) -> np.ndarray:
+  ) -> Iterator[np.ndarray]:
     where: Any = self.module
     sizes = {"factor": self.factor, "tile": tile, "halo": where.radius, "multiple": where.multiple}
-    return tiled(window, pixels, **sizes, progress=progress)
+    return tiled_bands(window, pixels, **sizes, progress=progress)

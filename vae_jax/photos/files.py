@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -16,16 +15,11 @@ from vae_jax.data.suffixes import PICTURES, RAW, READ, why_unread
 from vae_jax.errors import UserError, printable
 from vae_jax.photos.metadata import unusual_colour
 from vae_jax.photos.photograph import Photograph, open_photograph
-from vae_jax.photos.saving import WRITABLE, check_saveable, save_photograph
-from vae_jax.photos.transparency import layer
-from vae_jax.photos.uncertainty import total_deviation, uncertainty_picture
+from vae_jax.photos.restoring import Job, Progress, Restorer, Result, restore_photograph
+from vae_jax.photos.saving import WRITABLE, check_saveable
 from vae_jax.progress import FileProgress
-from vae_jax.types import ArrayLike
 
-Restore = Callable[[np.ndarray, int | None, Callable[[int, int], None]], ArrayLike]
 PathLike = str | os.PathLike
-
-_LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601, as images.to_channels
 
 
 class Report(NamedTuple):
@@ -62,27 +56,18 @@ class Report(NamedTuple):
       raise UserError(f"{count} could not be restored: {some}{more}")
 
 
-class _Job(NamedTuple):
-  source: Path
-  main: Path  # the mean restoration
-  samples: list[Path]
-  mean: Path | None  # of the samples
-  uncertainty: Path | None
-
-  def targets(self) -> list[Path]:
-    return [self.main, *self.samples, *(path for path in (self.mean, self.uncertainty) if path)]
-
-
 def restore_files(
-  restore: Restore,
+  restore: Callable[[np.ndarray, int | None, Progress], Result],
   inputs: PathLike | Sequence[PathLike],
   output: PathLike,
   *,
   factor: int,
   channels: int,
   samples: int = 0,
-  pixel_noise: Callable[[np.ndarray], ArrayLike] | None = None,
+  pixel_noise: Callable[[np.ndarray], Result] | None = None,
   white: int = 0,
+  whole: bool = False,
+  written: Callable[[Path], None] = lambda path: None,
 ) -> Report:
   """Restores photographs one after the other.
 
@@ -97,6 +82,10 @@ def restore_files(
   alpha 0 has no influence on what is seen. For animations and files of several pages, only the first picture is
   restored. Standard error shows how far it is (`FileProgress`).
 
+  Where `restore` gives bands, memory holds the photograph and one result as 8 or 16 bits, but no floats of it. With two
+  or more samples, temporary files beside the outputs take 8 or 12 bytes for each value of a result. Results that cannot
+  fit into memory or onto the disk are a failure before work.
+
   Files of a folder that look like pictures and that nothing here reads (`suffixes.PICTURES`) count as failures.
 
   With samples = N > 0, beside NAME.EXT:
@@ -106,13 +95,15 @@ def restore_files(
 
   Args:
     restore: `(image float32 [h, w, channels] in [0, 1], key_index, progress) -> float32 [factor * h, factor * w,
-      channels]`. key_index None: the mean restoration; k = 0..N-1: the k-th random one. It may call
-      `progress(done, total)`. A UserError or MemoryError is that file's failure; any other exception ends the run.
+      channels]`, as one array or as an iterator over bands of its rows, from the top down. key_index None: the mean
+      restoration; k = 0..N-1: the k-th random one. It may call `progress(done, total)`. A UserError or MemoryError is
+      that file's failure; any other exception ends the run.
     inputs: a file or folder, or several.
     output: a folder, made with the first file if it is not there, or a file.
     factor: enlargement. channels: 1 or 3. samples: N. white: see `open_photograph`.
-    pixel_noise: `image -> float32 [factor * h, factor * w, channels]`, the standard deviation that the random
-      restorations leave out, see `total_deviation`.
+    pixel_noise: `image -> float32 [factor * h, factor * w, channels]`, likewise, the standard deviation that the
+      random restorations leave out, see `total_deviation`.
+    whole: whether `restore` holds its result as a whole. written: called with each file as it is finished.
 
   Returns:
     Report. Files that cannot be read, restored or written are listed, and the others done all the same.
@@ -123,23 +114,59 @@ def restore_files(
     ValueError: `restore` returns another shape.
   """
   _check_numbers(factor, samples, channels)
+  restorer = Restorer(restore, factor, channels, pixel_noise, whole)
   jobs = _plan(inputs, output, samples)
   report = Report([], [], [], [], [])
   with FileProgress() as meter:
     for number, job in enumerate(jobs, start=1):
       place = f" ({number} of {len(jobs)})" if len(jobs) > 1 else ""
       what = f"restoring {printable(job.source.name)}{place}"
-      progress = functools.partial(meter.update, what, total=1 + samples)
-      progress(0, note=_note(report))
-      try:
-        _restore_one(
-          restore, job, _opened(job.source, white), factor, channels, report, progress, pixel_noise
-        )
-      except UserError as error:
-        report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
-      except MemoryError:
-        report.failed.append((job.source, "not enough memory; cut the picture into parts"))
+      _restore_one(restorer, job, white, report, meter, what, written)
   return report
+
+
+def _restore_one(
+  restorer: Restorer,
+  job: Job,
+  white: int,
+  report: Report,
+  meter: FileProgress,
+  what: str,
+  written: Callable[[Path], None],
+) -> None:
+  """Restores the photograph of a job, and notes in the report what became of it. what: this work, in words."""
+  # What takes so long at the first file: the estimate, then draws.
+  note = "" if report.written else "compiling"
+
+  def progress(done: float, starting: bool = False) -> None:
+    meter.update(what, done, total=1 + len(job.samples), note=note if starting else "")
+
+  progress(0, starting=True)
+  try:
+    photograph = _opened(job.source, white)
+    there = {path for path in job.targets() if os.path.lexists(path)}
+
+    def finished(path: Path) -> None:
+      _note_written(report, path, job, photograph, path in there)
+      with meter.aside():
+        written(path)
+
+    restore_photograph(restorer, photograph, job, progress, finished)
+  except UserError as error:
+    report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
+  except MemoryError:
+    report.failed.append((job.source, "not enough memory; cut the picture into parts"))
+
+
+def _note_written(report: Report, path: Path, job: Job, photograph: Photograph, replaced: bool) -> None:
+  report.written.append(path)
+  if replaced:
+    report.replaced.append(path)
+  if path == job.main:
+    if photograph.frames > 1:
+      report.partial.append((job.source, photograph.frames))
+    if path.suffix.lower() != ".png" and (chunks := unusual_colour(photograph.about)):
+      report.recoloured.append((path, chunks))
 
 
 def _check_numbers(factor: int, samples: int, channels: int) -> None:
@@ -150,7 +177,7 @@ def _check_numbers(factor: int, samples: int, channels: int) -> None:
     raise UserError(f"a model of {channels} channels cannot restore photographs; it needs 1 or 3")
 
 
-def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int) -> list[_Job]:
+def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int) -> list[Job]:
   """Which file becomes which. Everything that can be refused is refused here, and nothing made."""
   given = [Path(p) for p in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)]
   if not given:
@@ -223,12 +250,12 @@ def _written_name(name: str) -> str:
   return name if suffix.lower() in WRITABLE else f"{stem}.png"
 
 
-def _without_clashes(pairs: Sequence[tuple[Path, Path]], samples: int) -> list[_Job]:
+def _without_clashes(pairs: Sequence[tuple[Path, Path]], samples: int) -> list[Job]:
   """One job per pair, a file that was given twice once. Refuses outputs that collide with each other or an input."""
   jobs = [_job(source, main, samples) for source, main in pairs]
   # By device and number, so that links and the case of a name do not matter.
   sources = {_identity(job.source): job.source for job in jobs}
-  taken: dict[str, _Job] = {}
+  taken: dict[str, Job] = {}
   kept = []
   for job in jobs:
     for path in job.targets():
@@ -250,13 +277,13 @@ def _without_clashes(pairs: Sequence[tuple[Path, Path]], samples: int) -> list[_
   return kept
 
 
-def _job(source: Path, main: Path, samples: int) -> _Job:
+def _job(source: Path, main: Path, samples: int) -> Job:
   digits = max(2, len(str(samples)))
   numbered = [main.with_name(f"{main.stem}_sample{k:0{digits}}{main.suffix}") for k in range(1, samples + 1)]
   if samples < 2:
-    return _Job(source, main, numbered, None, None)
+    return Job(source, main, numbered, None, None)
   mean, uncertainty = f"{main.stem}_mean{main.suffix}", f"{main.stem}_uncertainty.png"
-  return _Job(source, main, numbered, main.with_name(mean), main.with_name(uncertainty))
+  return Job(source, main, numbered, main.with_name(mean), main.with_name(uncertainty))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -277,110 +304,3 @@ def _opened(path: Path, white: int) -> Photograph:
     return open_photograph(path, white)
   except UserError as error:
     raise UserError(reason or str(error)) from error
-
-
-def _restore_one(
-  restore: Restore,
-  job: _Job,
-  photograph: Photograph,
-  factor: int,
-  channels: int,
-  report: Report,
-  progress: Callable[..., None],
-  pixel_noise: Callable[[np.ndarray], ArrayLike] | None,
-) -> None:
-  note = _note(report)
-  pixels, alpha = photograph.pixels, photograph.alpha
-  shape = factor * pixels.shape[0], factor * pixels.shape[1]
-  for path in job.targets():
-    check_saveable(path, *shape, alpha)
-  cut = None if alpha is None or alpha.min() >= 1 else layer(pixels, alpha, factor)
-  given = photograph if cut is None else photograph._replace(pixels=cut.colours)
-
-  def restored(index: int | None) -> np.ndarray:
-    return _restored(restore, given, index, factor, channels, progress)
-
-  def save(path: Path, picture: Photograph) -> None:
-    replaced = os.path.lexists(path)
-    save_photograph(path, picture)
-    report.written.append(path)
-    if replaced:
-      report.replaced.append(path)
-
-  def kept(values: np.ndarray) -> Photograph:
-    if cut is None:  # without alpha, or opaque
-      return photograph._replace(
-        pixels=values, alpha=None if alpha is None else np.ones((*shape, 1), np.float32)
-      )
-    return photograph._replace(pixels=cut.join(values), alpha=cut.alpha)
-
-  save(job.main, kept(restored(None)))
-  if photograph.frames > 1:
-    report.partial.append((job.source, photograph.frames))
-  if job.main.suffix.lower() != ".png" and (chunks := unusual_colour(photograph.about)):
-    report.recoloured.append((job.main, chunks))
-  mean = np.zeros((*shape, pixels.shape[2]), np.float32)
-  squares = np.zeros_like(mean)
-  for k, path in enumerate(job.samples):
-    if k == 0:
-      progress(1, note=note)
-    draw = restored(k)
-    save(path, kept(draw))
-    # Welford's recurrence: as exact as two passes, without keeping the samples.
-    step = draw - mean
-    mean += step / np.float32(k + 1)
-    squares += step * (draw - mean)
-  if job.mean is not None and job.uncertainty is not None:
-    save(job.mean, kept(mean))
-    variance = squares / (len(job.samples) - 1)
-    noise = None
-    if pixel_noise is not None:
-      noise = _restored(lambda x, *_: pixel_noise(x), given, None, factor, channels, lambda *_: None)
-    deviation = total_deviation(variance, noise).mean(axis=-1)
-    if cut is not None:
-      deviation = deviation * cut.gain[..., 0]  # as it is seen
-    save(job.uncertainty, Photograph(uncertainty_picture(deviation).astype(np.float32) / 255))
-
-
-def _note(report: Report) -> str:
-  """What takes so long at the first file: the estimate, then draws."""
-  return "" if report.written else "compiling"
-
-
-def _restored(
-  restore: Restore,
-  photograph: Photograph,
-  index: int | None,
-  factor: int,
-  channels: int,
-  progress: Callable[..., None],
-) -> np.ndarray:
-  """The restoration float32 [factor * h, factor * w, c] with the photograph's own c, clipped to [0, 1].
-
-  progress: gets the number of restorations of the photograph that are done, this one's part included.
-  """
-  pixels = photograph.pixels
-  height, width, own = pixels.shape
-  before = 0 if index is None else 1 + index
-  parts = own if channels == 1 else 1
-
-  def once(image: np.ndarray, part: int = 0) -> np.ndarray:
-    def show(done: int, total: int) -> None:
-      progress(before + (part + done / total) / parts)
-
-    result = np.asarray(restore(np.ascontiguousarray(image), index, show), np.float32)
-    show(1, 1)
-    if result.shape != (factor * height, factor * width, channels):
-      raise ValueError(
-        f"restore made {list(result.shape)} of {list(image.shape)}, "
-        f"not [{factor * height}, {factor * width}, {channels}]"
-      )
-    if not np.isfinite(result).all():
-      raise UserError("the restoration contains NaN or infinity; the model or the picture is at fault")
-    return np.clip(result, 0.0, 1.0)
-
-  if own == channels:
-    return once(pixels)
-  if own == 1:
-    return (once(np.repeat(pixels, 3, axis=2)) @ _LUMA)[..., None]
-  return np.concatenate([once(pixels[..., c : c + 1], c) for c in range(own)], axis=2)

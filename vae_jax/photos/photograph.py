@@ -11,6 +11,7 @@ import numpy as np
 from vae_jax.data import images
 from vae_jax.errors import UserError
 from vae_jax.photos import deep, metadata
+from vae_jax.storage.capacity import check_memory
 
 
 class Photograph(NamedTuple):
@@ -75,6 +76,7 @@ def _read(content: bytes, white: int) -> Photograph:
   if (header := deep.grey_alpha_header(content)) is not None:
     return _read_grey_alpha(content, header)
   image = images.open_image(content)
+  _check_fits(image)
   how = deep.layout(image, content)
   tiff_turn = images.orientation(image) if image.format == "TIFF" else 0  # Pillow turns it while decoding
   image, turn, chunks = images.load_image(image, content)  # also where OpenCV reads: it may not notice damage
@@ -89,8 +91,8 @@ def _read(content: bytes, white: int) -> Photograph:
       image, about = _cmyk_to_srgb(image, about.icc), about._replace(icc=None)
     values, bits, levels = _samples(image, white)
   colours = values[..., : 1 if values.shape[2] < 3 else 3]
-  pixels = colours.astype(np.float32) / np.float32(levels)
-  alpha = values[..., -1:].astype(np.float32) / np.float32(levels) if values.shape[2] in (2, 4) else None
+  pixels = _scaled(colours, levels)
+  alpha = _scaled(values[..., -1:], levels) if values.shape[2] in (2, 4) else None
   if alpha is None and (clear := images.transparent_colour(colours, levels, chunks)) is not None:
     alpha = np.where(clear, np.float32(0), np.float32(1))
   if how and how.premultiplied and alpha is not None:
@@ -98,11 +100,17 @@ def _read(content: bytes, white: int) -> Photograph:
   return _photograph(pixels, alpha, bits, turn, about)._replace(frames=_frames(image, content))
 
 
+def _check_fits(image: Any) -> None:
+  """Raises UserError where memory is too small for a photograph, decoded and as float32."""
+  channels = 1 if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I") else 3
+  what = f"a photograph of {image.width} x {image.height} pixels"
+  check_memory(what, 5 * channels * image.width * image.height, "cut it into parts, or close other programs")
+
+
 def _read_grey_alpha(content: bytes, header: bytes) -> Photograph:
   image = images.open_image(header)
   values, how = deep.read_grey_alpha(content, image.tag_v2)
-  scaled = values.astype(np.float32) / np.float32(how.white)
-  pixels, alpha = scaled[..., :1], scaled[..., 1:]
+  pixels, alpha = _scaled(values[..., :1], how.white), _scaled(values[..., 1:], how.white)
   turn = images.orientation(image)
   about = metadata.read(image, turn, [])
   return _photograph(_divided(pixels, alpha) if how.premultiplied else pixels, alpha, 16, turn, about)
@@ -114,6 +122,13 @@ def _photograph(
   pixels = images.upright(pixels, turn)
   alpha = None if alpha is None else images.upright(alpha, turn)
   return Photograph(pixels, alpha, bits, **about._asdict())
+
+
+def _scaled(values: np.ndarray, white: int) -> np.ndarray:
+  """Samples 0..white -> float32 in [0, 1], without a second copy."""
+  scaled = values.astype(np.float32)
+  scaled /= np.float32(white)
+  return scaled
 
 
 def _divided(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ WRITABLE = {
 }
 _ALPHA = ("PNG", "WEBP", "TIFF")
 _LONGEST = {"JPEG": 65500, "WEBP": 16383}
+_STRIP = 2**20  # values that are worked on at once
 
 
 def check_saveable(path: str | os.PathLike, height: int, width: int, alpha: np.ndarray | None = None) -> None:
@@ -70,31 +73,81 @@ def save_photograph(path: str | os.PathLike, photograph: Photograph) -> None:
     raise ValueError(f"pixels of shape {list(pixels.shape)}: a photograph has [h, w, 1 or 3]")
   if alpha is not None and alpha.shape != (*pixels.shape[:2], 1):
     raise ValueError(f"alpha of shape {list(alpha.shape)} for pixels of shape {list(pixels.shape)}")
-  if photograph.bits not in (8, 16):
-    raise ValueError(f"bits = {photograph.bits}: must be 8 or 16")
-  path = Path(path)
-  for values in (pixels,) if alpha is None else (pixels, alpha):
+  rows = RowWriter(path, pixels.shape[0], pixels.shape[1], photograph)
+  for part in strips(pixels.shape):
+    rows.add(pixels[part], None if alpha is None else alpha[part])
+  rows.save()
+
+
+class RowWriter:
+  """Writes a photograph as `save_photograph` does, from rows given from the top down.
+
+  Beside some rows, memory holds the picture as 8 or 16 bits and, in `save`, what its encoder takes.
+  """
+
+  def __init__(self, path: str | os.PathLike, height: int, width: int, like: Photograph):
+    """height, width: of the picture. like: a photograph of any size that has everything else: channels, bits, whether
+    there is alpha, metadata."""
+    if like.bits not in (8, 16):
+      raise ValueError(f"bits = {like.bits}: must be 8 or 16")
+    check_saveable(path, height, width)
+    self._path, self._kind = Path(path), WRITABLE[Path(path).suffix.lower()]
+    self._bits = like.bits if self._kind in ("PNG", "TIFF") else 8
+    self._colours = like.pixels.shape[2]
+    channels = self._colours + (like.alpha is not None and self._kind in _ALPHA)
+    self._samples = np.empty((height, width, channels), np.uint8 if self._bits == 8 else np.uint16)
+    space = {1: b"GRAY", 3: b"RGB "}[self._colours]
+    self._about = like.about._replace(icc=like.icc if like.icc and like.icc[16:20] == space else None)
+    self._filled = 0
+    self._bad = {"pixels": 0, "alpha": 0}
+
+  def add(self, pixels: np.ndarray, alpha: np.ndarray | None = None) -> None:
+    """The next rows: pixels float [rows, width, 1 or 3], alpha [rows, width, 1], where the photograph has it."""
+    rows = self._samples[self._filled : self._filled + len(pixels)]
+    self._filled += len(pixels)
+    if self._finite("pixels", pixels):
+      rows[..., : self._colours] = _rounded(pixels, self._bits)
+    if alpha is not None and self._finite("alpha", alpha):
+      check_saveable(self._path, len(alpha), alpha.shape[1], alpha)
+      if self._kind in _ALPHA:
+        rows[..., self._colours :] = _rounded(alpha, self._bits)
+
+  def _finite(self, what: str, values: np.ndarray) -> bool:
     bad = values.size - int(np.isfinite(values).sum())
-    if bad:
-      raise UserError(
-        f"{path}: not written, because {bad} of {values.size} values are NaN or infinite; the model is at fault"
-      )
-  check_saveable(path, pixels.shape[0], pixels.shape[1], alpha)
-  kind = WRITABLE[path.suffix.lower()]
-  bits = photograph.bits if kind in ("PNG", "TIFF") else 8
-  parts = [_rounded(pixels, bits)]
-  if alpha is not None and kind in _ALPHA:
-    parts.append(_rounded(alpha, bits))
-  samples = np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
-  space = {1: b"GRAY", 3: b"RGB "}[pixels.shape[2]]
-  icc = photograph.icc if photograph.icc and photograph.icc[16:20] == space else None
+    self._bad[what] += bad
+    return not bad
+
+  def save(self) -> None:
+    """Writes the file. Raises UserError as `save_photograph`, ValueError where rows are missing."""
+    height, width = self._samples.shape[:2]
+    if self._filled != height:
+      raise ValueError(f"{self._filled} rows of a picture of {height}")
+    for what, bad in self._bad.items():
+      if bad:
+        values = height * width * (self._colours if what == "pixels" else 1)
+        raise UserError(
+          f"{self._path}: not written, because {bad} of {values} values are NaN or infinite; the model is at fault"
+        )
+    save_samples(self._path, self._samples, self._about)
+
+
+def save_samples(path: Path, samples: np.ndarray, about: metadata.Metadata) -> None:
+  """Writes samples, uint8 or uint16 [h, w, 1..4], as they are; see `save_photograph`."""
+  kind = WRITABLE[Path(path).suffix.lower()]
   try:
-    content = _encode(kind, samples, photograph.about._replace(icc=icc))
+    content = _encode(kind, samples, about)
   except MemoryError:
     raise
   except Exception as error:
     raise UserError(f"{path}: cannot be encoded as {kind} ({error}); save as .png") from error
   write_whole(path, lambda file: file.write(content))
+
+
+def strips(shape: tuple[int, ...]) -> Iterator[slice]:
+  """Cuts the rows of an array of this shape, [h, ...], into parts of about a million values, so that what is computed
+  from one takes little memory."""
+  rows = max(1, _STRIP * shape[0] // math.prod(shape))
+  return (slice(first, min(first + rows, shape[0])) for first in range(0, shape[0], rows))
 
 
 def _rounded(values: np.ndarray, bits: int) -> np.ndarray:
@@ -166,7 +219,8 @@ def _tiff(samples: np.ndarray, about: metadata.Metadata) -> bytes:
   # Each row holds the differences to the left (predictor 2), modulo the type.
   stored = samples.astype(samples.dtype.newbyteorder("<"))
   stored[:, 1:] -= samples[:, :-1]
-  data = zlib.compress(stored.tobytes())
+  data = zlib.compress(stored.data)
+  del stored
   ifd = ImageFileDirectory_v2()
   for tag, value in metadata.tiff_tags(about).items():
     ifd[tag] = value

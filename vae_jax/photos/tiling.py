@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -44,36 +44,67 @@ def tiled(
     progress: called with (windows done, windows in all) after each.
 
   Returns:
-    float32 [factor * h, factor * w, c_out]. Beside it and the image, memory is that of one window.
+    float32 [factor * h, factor * w, c_out]. Beside it and the image, memory holds one row of windows of the result.
 
   Raises:
     UserError: tile, factor or multiple below 1, halo below 0, no integers, or an image that is not [h, w, c] or
       is empty.
     ValueError: the function returns another size.
   """
+  sizes: Any = {"factor": factor, "tile": tile, "halo": halo, "multiple": multiple}
+  image = _checked(image, **sizes)
+  return assembled(tiled_bands(function, image, **sizes, progress=progress), factor * image.shape[0])
+
+
+def tiled_bands(
+  function: Callable[[np.ndarray, tuple[int, int]], ArrayLike],
+  image: ArrayLike,
+  *,
+  factor: int = 1,
+  tile: int,
+  halo: int,
+  multiple: int = 1,
+  progress: Callable[[int, int], None] | None = None,
+) -> Iterator[np.ndarray]:
+  """The result of `tiled` in bands of rows, from the top down: float32 [rows, factor * w, c_out], one at a time."""
   image = _checked(image, tile=tile, halo=halo, multiple=multiple, factor=factor)
   height, width = image.shape[:2]
   tile, halo = (-(-int(value) // multiple) * multiple for value in (tile, halo))
   rows, columns = (_windows(-(-n // multiple) * multiple, tile, halo) for n in (height, width))
-  result: np.ndarray | None = None
   total = len(rows) * len(columns)
-  for done, (row, column) in enumerate(itertools.product(rows, columns), start=1):
-    (top, tall, first, last), (left, wide, begin, end) = row, column
-    window = image[np.ix_(_mirrored(top, tall, height), _mirrored(left, wide, width))]
-    out = np.asarray(function(np.ascontiguousarray(window, np.float32), (top, left)))
-    if out.ndim != 3 or out.shape[:2] != (factor * tall, factor * wide):
-      raise ValueError(
-        f"a window of {tall} x {wide} became {list(out.shape)}, not [{factor * tall}, {factor * wide}, channels]"
-      )
+  for i, (top, tall, first, last) in enumerate(rows):
+    band: np.ndarray | None = None
+    last = min(last, height)
+    for j, (left, wide, begin, end) in enumerate(columns):
+      window = image[np.ix_(_mirrored(top, tall, height), _mirrored(left, wide, width))]
+      out = np.asarray(function(np.ascontiguousarray(window, np.float32), (top, left)))
+      if out.ndim != 3 or out.shape[:2] != (factor * tall, factor * wide):
+        raise ValueError(
+          f"a window of {tall} x {wide} became {list(out.shape)}, not [{factor * tall}, {factor * wide}, channels]"
+        )
+      if band is None:
+        band = np.empty((factor * (last - first), factor * width, out.shape[2]), np.float32)
+      end = min(end, width)
+      band[:, factor * begin : factor * end] = out[
+        factor * (first - top) : factor * (last - top), factor * (begin - left) : factor * (end - left)
+      ]
+      if progress is not None:
+        progress(i * len(columns) + j + 1, total)
+    assert band is not None
+    yield band
+
+
+def assembled(bands: Iterable[np.ndarray], height: int) -> np.ndarray:
+  """Puts bands of rows, [rows, w, c], together: [height, w, c]. One band that is the whole is returned as it is."""
+  result: np.ndarray | None = None
+  first = 0
+  for band in bands:
+    if len(band) == height:
+      return band
     if result is None:
-      result = np.empty((factor * height, factor * width, out.shape[2]), np.float32)
-    last, end = min(last, height), min(end, width)
-    part = out[
-      factor * (first - top) : factor * (last - top), factor * (begin - left) : factor * (end - left)
-    ]
-    result[factor * first : factor * last, factor * begin : factor * end] = part
-    if progress is not None:
-      progress(done, total)
+      result = np.empty((height, *band.shape[1:]), band.dtype)
+    result[first : first + len(band)] = band
+    first += len(band)
   assert result is not None
   return result
 

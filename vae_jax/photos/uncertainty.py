@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+REACH = 8  # rows and columns that `total_deviation` looks at around a pixel: 4 deviations of its Gaussian
+
 
 def total_deviation(variance: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
   """Estimates the standard deviation of p(x | y) at each pixel, [h, w, c], from some draws of E(x | y, z).
@@ -36,8 +38,7 @@ def uncertainty_picture(deviation: np.ndarray) -> np.ndarray:
   levels = np.asarray(deviation, np.float32) * 255
   top = _round_number(float(np.percentile(levels, 99.9)))
   scale = max(1, -(-256 // max(levels.shape)))
-  shown = _colours(levels / top).repeat(scale, axis=0).repeat(scale, axis=1)
-  height, width = shown.shape[:2]
+  height, width = scale * levels.shape[0], scale * levels.shape[1]
 
   # Also to be read where a large map is shrunk to a screen.
   size = max(14, min(max(height, width) // 40, 160))
@@ -53,7 +54,10 @@ def uncertainty_picture(deviation: np.ndarray) -> np.ndarray:
   bar_height = max(height, 8 * size)
   full_width = max(width + 3 * size + tick_width, text_width) + 2 * size
   canvas = Image.new("RGB", (full_width, bar_height + (4 + 3 * len(lines)) * size // 2), (255, 255, 255))
-  canvas.paste(Image.fromarray(shown), (size, size))
+  for first in range(0, len(levels), 64):  # a large map takes little more memory than the canvas
+    shown = _colours(levels[first : first + 64] / top).repeat(scale, axis=0).repeat(scale, axis=1)
+    canvas.paste(Image.fromarray(shown), (size, size + scale * first))
+  del levels
   left = size + width + size
   ramp = _colours(np.linspace(1, 0, bar_height, dtype=np.float32)[:, None]).repeat(size, axis=1)
   canvas.paste(Image.fromarray(ramp), (left, size))

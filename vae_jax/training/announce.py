@@ -6,7 +6,6 @@ Also what it says, before anything is compiled, of a model that is out of propor
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax.errors import UserError, printable
+from vae_jax.storage.capacity import host_memory
 from vae_jax.training.optional_logs import check_wandb
 from vae_jax.types import Spec, image_shape, input_shape
 
@@ -171,17 +171,3 @@ def _memory(placement: Placement) -> int | None:
     return (stats() or {}).get("bytes_limit")
   except jax.errors.JaxRuntimeError:
     return None
-
-
-def host_memory(groups: tuple[str, ...] = ("memory.max", "memory/memory.limit_in_bytes")) -> int | None:
-  """Bytes of memory that this process may use: of the machine or, if less, of its container."""
-  try:
-    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-  except (ValueError, OSError, AttributeError):  # not everywhere
-    return None
-  for name in groups:
-    try:
-      found.append(int(Path("/sys/fs/cgroup", name).read_text()))
-    except (OSError, ValueError):  # no such limit, or "max"
-      continue
-  return min(found)
