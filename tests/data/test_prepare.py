@@ -36,6 +36,30 @@ def test_plain(key):
   np.testing.assert_array_equal(batch["label"], np.arange(3))
 
 
+@pytest.mark.parametrize(
+  "values",
+  [
+    {"degrade.name": "gaussian_noise", "degrade.sigma": 0.0, "degrade.sigma_max": 0.4},
+    {"degrade.name": "chain", "degrade.chain": "down 2 box; noise 0..100"},
+  ],
+)
+def test_sigma_is_that_of_the_noise_in_degraded(values):
+  grey = np.full((8, 96, 96, 1), 128, np.uint8)
+  batch = run(config(**values), {"image": grey, "label": np.arange(8)})
+  noise = np.asarray(batch["degraded"], np.float64) - 128 / 255
+  assert batch["sigma"].shape == (8,) and batch["sigma"].dtype == jnp.float32
+  found = noise.reshape(8, -1)
+  np.testing.assert_allclose(found.std(1), batch["sigma"], rtol=5 / math.sqrt(2 * found.shape[1]))
+  assert np.ptp(batch["sigma"]) > 0.1
+
+
+def test_sigma_is_left_out_where_it_is_fixed_or_the_noise_is_not_ours():
+  assert "sigma" not in run(config(**{"degrade.name": "gaussian_noise"}), {"image": random_bytes(2, 4, 4, 1)})
+  blind = config(**{"degrade.name": "gaussian_noise", "degrade.sigma_max": 0.4})
+  pairs = {"image": random_bytes(2, 4, 4, 1), "degraded": random_bytes(2, 4, 4, 1)}
+  assert "sigma" not in run(blind, pairs)
+
+
 def test_all_grey_levels_stay_in_range():
   image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
   result = np.asarray(run(config(), {"image": image})["image"]).ravel()

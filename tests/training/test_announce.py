@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vae_jax.configuration import apply_overrides, base_config, load_config_file
+from vae_jax.data.degrade import factor_of
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.training import announce, parallel, state
@@ -68,7 +69,7 @@ def test_no_false_alarm(name, memory, capsys):
   memory(8 * 10**9)
   config = load_config_file(CONFIGS / f"{name}.py")
   height, width = config.data.size if any(config.data.size) else (32, 32)
-  factor = config.data.degrade.factor if "down" in config.data.degrade.name else 1
+  factor = factor_of(config.data.degrade)
   given = None if config.data.degrade.name == "identity" else (height // factor, width // factor, 3)
   check(config, (height, width, 3), given)
   assert not capsys.readouterr().err
