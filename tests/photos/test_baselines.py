@@ -211,8 +211,8 @@ def test_chains_are_scored_by_their_factor_and_the_noise_of_each_image(tmp_path,
   noisy, ours = {**IDENTITY, "name": "chain", "chain": "noise 10..60; round"}, Recorder()
   scores, _ = benchmark(ours, folder, noisy, channels=3)
   protocol = scores["protocol"]
-  assert protocol["degradation"] == "chain: noise 10..60; round"
-  assert protocol["degraded"] == "as the chain leaves them" and protocol["degrade"]["chain"] == noisy["chain"]
+  assert protocol["degradation"] == "noise 10..60; round"
+  assert protocol["degraded"] == "rounded to 8 bits" and protocol["degrade"]["chain"] == noisy["chain"]
   for (_, given, sigma), name in zip(calls, ("a.png", "b.png"), strict=True):
     clean = np.asarray(Image.open(folder / name).convert("RGB")) / 255.0
     np.testing.assert_allclose(sigma, np.sqrt(np.mean((given - clean) ** 2)), rtol=1e-5)
@@ -220,6 +220,6 @@ def test_chains_are_scored_by_their_factor_and_the_noise_of_each_image(tmp_path,
   smaller = {**noisy, "chain": "down 2 box; jpeg 50"}
   protocol = benchmark(enlarge, folder, smaller, channels=3)[0]["protocol"]
   assert (protocol["factor"], protocol["crop"], protocol["degraded"]) == (2, 2, "rounded to 8 bits")
-  assert protocol["degradation"] == "chain, factor 2: down 2 box; jpeg 50"
+  assert protocol["degradation"] == "down 2 box; jpeg 50"
   blurred = benchmark(soften, folder, {**noisy, "chain": "blur 1"}, channels=3)[0]
-  assert list(blurred["mean"]) == ["ours", "noisy"]  # there is no noise to remove
+  assert list(blurred["mean"]) == ["ours", "input"]  # there is no noise to remove
