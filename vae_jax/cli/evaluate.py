@@ -68,7 +68,7 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
   "samples": {
     "type": number(int, 0),
     "metavar": "N",
-    "help": "score: K of the IWAE bound; restore, benchmark: random restorations (default 0; benchmark: at least 2)",
+    "help": "score: K of the IWAE bound; restore, benchmark: random restorations (default 0)",
   },
   "seed": {"type": number(int, 0), "metavar": "N", "help": "seed of all that is drawn (default 0)"},
   "label": {

@@ -59,7 +59,7 @@ def restore_photographs(
     factor=model.factor,
     channels=model.input_shape[2],
     samples=samples,
-    pixel_noise=lambda image: model.pixel_noise_bands(image, tile=tile, sigma=sigma),
+    pixel_noise=lambda image: model.deviation_bands(image, tile=tile, sigma=sigma),
     white=model.config.data.white,
     whole=ensemble or not model.can("tile"),
     written=written,
@@ -81,7 +81,7 @@ def benchmark_folder(
 ) -> dict[str, Any]:
   """Scores a folder of clean photographs into `output` (.json), a contact sheet beside it (.png); returns the scores.
 
-  See `benchmark.benchmark`. With samples >= 2, the scores also say how well the map of uncertainty predicts the error.
+  See `benchmark.benchmark`. With samples = N, N random restorations are scored too.
   degrade: a chain (`configuration.chains`) in place of the model's own degradation, of the same factor; not for pairs.
   """
   model.require("restore")
@@ -92,9 +92,12 @@ def benchmark_folder(
     model.require("draw")
   key = new_key(seed)
 
-  def draw(degraded: np.ndarray, num: int) -> np.ndarray:
-    keys = [jax.random.fold_in(key, k) for k in range(num)]
-    return np.stack([model.restore_image(degraded, k, tile=tile, sigma=sigma) for k in keys])
+  def draw(k: int) -> Callable[[np.ndarray], np.ndarray]:
+    drawn = jax.random.fold_in(key, k)
+    return lambda degraded: model.restore_image(degraded, drawn, tile=tile, sigma=sigma)
+
+  def deviation(degraded: np.ndarray) -> np.ndarray:
+    return model.deviation(degraded, tile=tile, sigma=sigma)
 
   scores, picture = benchmark(
     lambda degraded: model.restore_image(degraded, tile=tile, ensemble=ensemble, sigma=sigma),
@@ -104,9 +107,8 @@ def benchmark_folder(
     seed=seed,
     lpips=load_scoring_network(model.config.evaluation),
     limit=limit,
-    draw=draw if samples else None,
-    samples=samples,
-    pixel_noise=lambda degraded: model.pixel_noise(degraded, tile=tile, sigma=sigma),
+    draws=[draw(k) for k in range(samples)],
+    deviation=deviation if model.can("draw") else None,
     white=model.config.data.white,
   )
   write_json(output, scores)

@@ -1,4 +1,4 @@
-"""Photographs restored: whole or in tiles, estimates or draws, and the noise of their pixels."""
+"""Photographs restored: whole or in tiles, estimates or draws, and how uncertain they are."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TILE = 256  # rows and columns, in pixels of the degraded image, that are restor
 
 
 class Restores(Autoencodes):
-  """restore, restore_image, pixel_noise."""
+  """restore, restore_image, deviation."""
 
   def __init__(self, run: Run):
     super().__init__(run)
     self._restore_draw = standard()(jit(self._restored_draw))
     self._restore = self._method("restore")
-    self._pixel_noise = self._method("pixel_noise")
+    self._deviation = self._method("deviation")
     self._noise_estimates = self._method("noise_estimates")
 
   @property
@@ -217,10 +217,8 @@ class Restores(Autoencodes):
     result /= 8
     yield result
 
-  def pixel_noise(self, image: ArrayLike, *, tile: int = TILE, sigma: float | None = None) -> np.ndarray:
-    """How far pixels are from a draw of `restore_image`: the standard deviation of p(x | y, z) at each.
-
-    With the variance of draws it makes that of p(x | y): deviation^2 = variance of draws + pixel_noise^2.
+  def deviation(self, image: ArrayLike, *, tile: int = TILE, sigma: float | None = None) -> np.ndarray:
+    """How uncertain the estimate of `restore_image` is: the standard deviation of p(clean | degraded) at each pixel.
 
     Args:
       image, tile, sigma: as for `restore_image`.
@@ -230,21 +228,21 @@ class Restores(Autoencodes):
     """
     self.require("draw")
     inputs = self._photograph(image)
-    return assembled(self._noise_bands(inputs, tile, sigma), self.factor * len(inputs))
+    return assembled(self._deviation_bands(inputs, tile, sigma), self.factor * len(inputs))
 
-  def pixel_noise_bands(
+  def deviation_bands(
     self, image: ArrayLike, *, tile: int = TILE, sigma: float | None = None
   ) -> Iterator[np.ndarray]:
-    """The result of `pixel_noise` in bands of rows, as `restore_bands`."""
+    """The result of `deviation` in bands of rows, as `restore_bands`."""
     self.require("draw")
-    return self._noise_bands(self._photograph(image), tile, sigma)
+    return self._deviation_bands(self._photograph(image), tile, sigma)
 
-  def _noise_bands(self, inputs: np.ndarray, tile: int, sigma: float | None) -> Iterator[np.ndarray]:
+  def _deviation_bands(self, inputs: np.ndarray, tile: int, sigma: float | None) -> Iterator[np.ndarray]:
     sigmas = self._one_sigma(inputs, sigma, tile)
 
     def window(pixels: np.ndarray, origin: tuple[int, int]) -> Array:
       given = () if sigmas is None else (sigmas,)
-      return self._pixel_noise(self.variables, pixels[None], *given)[0]
+      return self._deviation(self.variables, pixels[None], *given)[0]
 
     return self._tiled(window, inputs, tile)
 

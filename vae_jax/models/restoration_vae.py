@@ -16,6 +16,7 @@ on inputs within `radius`, so large images can be restored in tiles with the sam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -215,16 +216,14 @@ class RestorationVAE(Restorer):
     away = self._detail(scales, None, eps)[1] - self._detail(scales, None, None)[1]
     return estimate + jnp.exp(self._log_spread(scales)) * away
 
-  def pixel_noise(self, degraded: ArrayLike, sigma: ArrayLike | None = None) -> Array:
-    """Standard deviation of p(x | y, z), float32 [b, factor * h, factor * w, c] in units of [0, 1]: how far pixels
-    are from a draw, which `restore` leaves out."""
+  def deviation(self, degraded: ArrayLike, sigma: ArrayLike | None = None) -> Array:
+    """Standard deviation of p(x | y) about the estimate, float32 [b, factor * h, factor * w, c] in units of [0, 1]:
+    that of the Laplace density whose scale is the spread."""
     h, w = degraded.shape[1:3]
     degraded = jnp.asarray(degraded)
     padded = self._padded(degraded, self.multiple)
     scales, _ = self.encode_degraded(padded, self._levels(degraded, sigma))
-    spread = jnp.exp(self._log_spread(scales))[:, : self.factor * h, : self.factor * w]
-    assert self.likelihood.deviation is not None  # gaussian or laplace, see `build`
-    return spread * self.likelihood.deviation(self.log_scale)
+    return math.sqrt(2) * jnp.exp(self._log_spread(scales))[:, : self.factor * h, : self.factor * w]
 
   def noise(self, key: Key, spec: Spec, origin: tuple[int, int] | Array = (0, 0)) -> Eps:
     """Standard normal noise for a degraded image of `spec`: float32 [h', w', latent_dim] a scale, coarse first.

@@ -1,4 +1,4 @@
-"""Whether the uncertainty of a restoration is where its errors are: their correlation over all pixels."""
+"""Whether the uncertainty of a restoration is where its errors are, and as large as they are."""
 
 from __future__ import annotations
 
@@ -10,47 +10,42 @@ import numpy as np
 
 from vae_jax.photos.cases import finite_or_nan
 from vae_jax.photos.stopwatch import timed
-from vae_jax.photos.uncertainty import total_deviation
 from vae_jax.types import ArrayLike
-
-Draw = Callable[[np.ndarray, int], ArrayLike]
 
 
 class Calibration:
-  """Compares the standard deviation of random restorations with the absolute error of the point estimate."""
+  """Compares the standard deviation that a model gives for each pixel with the error of its estimate."""
 
-  def __init__(self, draw: Draw, samples: int, pixel_noise: Callable[[np.ndarray], ArrayLike] | None):
-    """The arguments are those of `score_folder.benchmark`."""
-    self._draw, self._samples, self._pixel_noise = draw, samples, pixel_noise
+  def __init__(self, deviation: Callable[[np.ndarray], ArrayLike]):
+    """deviation: degraded -> float32 [h, w, c], as of `score_folder.benchmark`."""
+    self._deviation = deviation
     self._pooled, self._correlations = Moments(), list[float]()
+    self._within, self._squares = 0.0, np.zeros(2)
 
   def add(self, degraded: np.ndarray, point: np.ndarray, clean: np.ndarray) -> float:
     """Adds an image. `point` is the unrounded estimate. Returns the correlation within this image."""
-    noise = None if self._pixel_noise is None else np.asarray(self._pixel_noise(degraded))
-    own = Moments().add(*self._spread_and_error(degraded, point, clean, noise))
+    found, _ = timed("deviation", clean.shape, self._deviation, degraded)
+    deviation = finite_or_nan(found).astype(np.float64)
+    error = np.abs(finite_or_nan(point).astype(np.float64) - clean)
+    own = Moments().add(deviation, error)
     self._pooled = self._pooled.merge(own)
     self._correlations.append(own.correlation)
+    bad = np.isnan(deviation + error).any()
+    self._within += math.nan if bad else float((error <= 2 * deviation).sum())
+    self._squares += np.square(error).sum(), np.square(deviation).sum()
     return own.correlation
 
   def summary(self) -> dict[str, Any]:
     """Returns "uncertainty" of the scores, see `score_folder`."""
+    error, deviation = np.sqrt(self._squares)
     return {
-      "samples": self._samples,
       "correlation": self._pooled.correlation,
       "correlation_per_image_mean": float(np.mean(self._correlations)),
+      "coverage": self._within / self._pooled.number,
+      "rms_error_over_deviation": float(error / deviation) if deviation > 0 else math.nan,
       "mean_deviation": float(self._pooled.mean[0]),
       "mean_error": float(self._pooled.mean[1]),
     }
-
-  def _spread_and_error(
-    self, degraded: np.ndarray, point: np.ndarray, clean: np.ndarray, noise: np.ndarray | None
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the standard deviation and the absolute error of the point estimate, float64 [h, w, c] each."""
-    draws, _ = timed("draw", (self._samples, *clean.shape), self._draw, degraded, self._samples)
-    draws, point = finite_or_nan(draws), finite_or_nan(point)
-    mean = draws.mean(axis=0, dtype=np.float64)
-    variance = sum(np.square(one - mean) for one in draws) / (self._samples - 1)
-    return total_deviation(np.asarray(variance), noise), np.abs(point.astype(np.float64) - clean)
 
 
 class Moments(NamedTuple):

@@ -30,9 +30,11 @@ The scores, ready for JSON:
   image are not finite.
 - nonfinite: the names of scores that are not finite. Each of them, and each mean with one in it, is None; output that
   is infinite or NaN anywhere has no finite score.
-- uncertainty (with `draw`): `correlation`, Pearson's over all pixels and channels of all images, of the standard
-  deviation (of `samples` draws, and `pixel_noise`) with the absolute error of `restore`'s output (both unrounded);
-  `correlation_per_image_mean`; the means of both, `mean_deviation` and `mean_error`, in units of [0, 1].
+- uncertainty (with `deviation`), of the standard deviation and the absolute error of `restore`'s output (both
+  unrounded), over all pixels and channels of all images: `correlation`, Pearson's; `correlation_per_image_mean`;
+  `coverage`, the share of errors within 2 deviations (94% of a Laplace density, 95% of a normal one);
+  `rms_error_over_deviation`, the ratio of the root mean squares; the means of both, `mean_deviation` and `mean_error`,
+  in units of [0, 1].
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ from vae_jax.data.degrade import factor_of, make_degrade
 from vae_jax.errors import UserError
 from vae_jax.photos import baselines
 from vae_jax.photos.baselines import Baseline, block_of, make_baselines, sigma_of
-from vae_jax.photos.calibration import Calibration, Draw
+from vae_jax.photos.calibration import Calibration
 from vae_jax.photos.cases import (
   Case,
   Task,
@@ -85,9 +87,8 @@ def benchmark(
   seed: int = 0,
   lpips: Callable[..., Array] | None = None,
   limit: int = 0,
-  draw: Draw | None = None,
-  samples: int = 8,
-  pixel_noise: Callable[[np.ndarray], ArrayLike] | None = None,
+  draws: Sequence[Restore] = (),
+  deviation: Callable[[np.ndarray], ArrayLike] | None = None,
   sheet: int = 8,
   white: int = 0,
 ) -> tuple[dict[str, Any], np.ndarray]:
@@ -101,10 +102,9 @@ def benchmark(
     seed: of noise.
     lpips: a `perceptual.LPIPS`, to score with it too images from 32 x 32 pixels.
     limit: only the first images, in order of their paths; 0: all.
-    draw: (degraded, n) -> n random restorations, float32 [n, h, w, c]; see "uncertainty".
-    samples: n, at least 2; without `draw` of no meaning.
-    pixel_noise: degraded -> the standard deviation that draws leave out, float32 [h, w, c], see
-      `uncertainty.total_deviation`.
+    draws: random restorations, as `restore`; scored as the methods "draw 1", "draw 2", ...
+    deviation: degraded -> the standard deviation of the clean image about `restore`'s output, float32 [h, w, c]; see
+      "uncertainty".
     sheet: rows of the picture, at least 1.
     white: of grey images of more than 8 bits, as `config.data.white`.
 
@@ -114,24 +114,21 @@ def benchmark(
   Raises:
     UserError: no such folder, no image in it that can be scored, pairs that are incomplete, ambiguous or of another
       factor, a wrong value of `degrade`, `channels` or `limit`.
-    ValueError: `restore` or `draw` returns another shape, or no floats.
+    ValueError: `restore`, a draw or `deviation` returns another shape, or no floats.
   """
   if channels not in (1, 3) or limit < 0 or sheet < 1:
     raise UserError(
       f"channels={channels}, limit={limit}, sheet={sheet}: channels must be 1 or 3, limit at least 0, sheet at least 1"
-    )
-  if draw is not None and samples < 2:
-    raise UserError(
-      f"samples={samples}: the uncertainty needs at least 2 draws; raise it, or use 0 to leave the uncertainty out"
     )
   make_degrade(degrade)  # raises where a value is wrong
   folder = Path(folder).expanduser()
   found = list_cases(folder)[: limit or None]
   lost = Lost(list_unread(folder), [])
   cases, task = _make_task(found, dict(degrade), channels, seed, white, lost.skipped)
-  watch = Stopwatch(("ours", *task.baselines))
-  calibration = None if draw is None else Calibration(draw, samples, pixel_noise)
-  entries, details = _score_images(restore, cases, task, lpips, watch, calibration, sheet, lost)
+  ours = {"ours": restore} | {f"draw {k}": draw for k, draw in enumerate(draws, start=1)}
+  watch = Stopwatch((*ours, *task.baselines))
+  calibration = None if deviation is None else Calibration(deviation)
+  entries, details = _score_images(ours, cases, task, lpips, watch, calibration, sheet, lost)
   if not entries:
     last = lost.skipped[-1]
     raise UserError(
@@ -166,7 +163,7 @@ def _make_task(
 
 
 def _score_images(
-  restore: Restore,
+  ours: Mapping[str, Restore],
   cases: Sequence[Case],
   task: Task,
   lpips: Callable[..., Array] | None,
@@ -186,7 +183,7 @@ def _score_images(
     clean, degraded = opened
     degraded.setflags(write=False)  # what one method does to it, no other shall see
     sigma = task.sigma_for(clean, degraded)
-    methods = {"ours": (restore, degraded)} | {
+    methods = {name: (method, degraded) for name, method in ours.items()} | {
       name: (_tried(name, baseline, case.name, lost.failed), degraded, sigma, clean)
       for name, baseline in task.baselines.items()
     }
@@ -238,7 +235,7 @@ def _summary(
   lost: Lost,
 ) -> dict[str, Any]:
   """Returns the scores of the folder; None in place of those that are not finite."""
-  mean = {name: means([entry[name] for entry in entries]) for name in ("ours", *task.baselines)}
+  mean = {name: means([entry[name] for entry in entries]) for name in watch.methods}
   scores: dict[str, Any] = {
     "protocol": protocol(folder, task, mean["ours"], lpips),
     "count": len(entries),
@@ -254,7 +251,6 @@ def _summary(
   }
   if calibration is not None:
     scores["uncertainty"] = calibration.summary()
-    scores["protocol"]["samples"] = scores["uncertainty"]["samples"]
   bad: list[str] = []
   scores = without_nonfinite(scores, "", bad)
   return {**scores, "nonfinite": bad}

@@ -73,5 +73,8 @@ def table(scores: Mapping[str, Any]) -> str:
   if "uncertainty" in scores:
     u = scores["uncertainty"]
     value = "undefined" if u["correlation"] is None else f"{u['correlation']:.3f}"
-    text.append(f"  uncertainty ({u['samples']} draws) and error of a pixel: correlation {value}")
+    share = "nan" if u["coverage"] is None else f"{u['coverage']:.1%}"
+    text.append(
+      f"  uncertainty: correlation with the error of a pixel {value}; {share} of errors within 2 deviations"
+    )
   return "\n".join(text)

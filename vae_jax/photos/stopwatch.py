@@ -23,6 +23,11 @@ class Stopwatch:
     self._megapixels: list[float] = []  # of the degraded images
     self._sizes: set[tuple[int, ...]] = set()
 
+  @property
+  def methods(self) -> tuple[str, ...]:
+    """Their names."""
+    return tuple(self._seconds)
+
   def run(
     self, methods: Mapping[str, tuple[Any, ...]], degraded: tuple[int, ...], clean: tuple[int, ...]
   ) -> dict[str, np.ndarray]:
