@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from trained import shapes
 
 import vae_jax
@@ -61,21 +62,27 @@ def plain():
   return TrainedVAE(Run(config, tenths, spec, 1))
 
 
-# --- pixel noise ---
+# --- uncertainty ---
 
 
-def test_pixel_noise_is_the_deviation_of_pixels_about_a_draw():
-  """In tiles as in whole; in units of the spread, it is that of the likelihood, of which draws are taken."""
-  model = make(channels=3, factor=2, sigma=0.1)
+def test_deviation_is_that_of_a_laplace_density():
+  """In tiles as in whole; the root of twice the square of its scale, from exp(-7) to 1 (SciPy: laplace.std)."""
+  model = make(channels=3, factor=2)
   image = pixels(9, 7, 3)
-  found = model.pixel_noise(image, tile=16)
-  np.testing.assert_allclose(found, model.pixel_noise(image), rtol=1e-4)
+  found = model.deviation(image, tile=16)
+  np.testing.assert_allclose(found, model.deviation(image), rtol=1e-4)
   assert found.shape == (18, 14, 3) and found.min() > 0 and found.max() > 1.01 * found.min()
-  twice = make(channels=3, factor=2, sigma=0.2)
-  np.testing.assert_allclose(twice.pixel_noise(image), 2 * found, rtol=1e-4)
-  assert np.exp(-7) * 0.1 <= found.min() and found.max() <= 0.1
+  assert scipy.stats.laplace.std(scale=np.exp(-7)) <= found.min()
+  assert found.max() <= scipy.stats.laplace.std(scale=1.0)
+
+  def log_spread(module, degraded):
+    scales, _ = module.encode_degraded(module._padded(jnp.asarray(degraded), module.multiple))
+    return module._log_spread(scales)
+
+  spread = jnp.exp(model.module.apply(model.variables, image[None], method=log_spread))[0, :18, :14]
+  np.testing.assert_allclose(found, scipy.stats.laplace.std(scale=np.asarray(spread)), rtol=1e-4)
   with pytest.raises(UserError, match="cannot draw restorations"):
-    make(latent_dim=0).pixel_noise(pixels(8, 8, 1))
+    make(latent_dim=0).deviation(pixels(8, 8, 1))
 
 
 # --- restore ---
@@ -159,9 +166,9 @@ def test_tiles_fit_together(factor, channels, size, values, key):
     bands = list(model.restore_bands(image, given, tile=5))
     assert len(bands) > 1
     np.testing.assert_array_equal(np.concatenate(bands), result)
-  bands = list(model.pixel_noise_bands(image, tile=5))
+  bands = list(model.deviation_bands(image, tile=5))
   assert len(bands) > 1
-  np.testing.assert_array_equal(np.concatenate(bands), model.pixel_noise(image, tile=5))
+  np.testing.assert_array_equal(np.concatenate(bands), model.deviation(image, tile=5))
   assert np.abs(drawn - whole).max() > 0.002
 
 
@@ -366,3 +373,44 @@ def test_a_run_is_loaded_and_exported(model, tmp_path):
   again = load(tmp_path / "run" / "evaluation" / "export")
   assert there.step == again.step == 5
   jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
+# --- noise that the model is told ---
+
+
+@pytest.fixture(scope="module")
+def told():
+  return make(noise="uniform", latent_dim=0, unshuffle=2)
+
+
+def test_the_noise_of_a_picture_is_estimated_from_all_of_it(told):
+  """Tiles of it are told the same sigma, so they fit together."""
+  image = pixels(40, 37, 1)
+  sigma = told.noise_sigma(image)
+  assert told.noise_sigma(image, tile=16) == pytest.approx(sigma, rel=1e-4)
+  whole = told.restore(image[None])[0]
+  np.testing.assert_allclose(told.restore_image(image, tile=16), whole, atol=2e-5)
+  np.testing.assert_allclose(told.restore_image(image, sigma=sigma), whole, atol=2e-5)
+  np.testing.assert_allclose(told.restore(image[None], sigma=[sigma])[0], whole, atol=2e-5)
+  other = told.restore_image(image, sigma=0.3, tile=16)
+  np.testing.assert_allclose(other, told.restore(image[None], sigma=0.3)[0], atol=2e-5)
+  assert np.abs(other - whole).max() > 1e-3
+  np.testing.assert_array_equal(told.restore_image(image, sigma=0.0), image)
+
+
+def test_a_map_of_the_noise_fits_in_tiles():
+  local = make(noise="local", latent_dim=0, unshuffle=2)
+  image = pixels(70, 37, 1)
+  np.testing.assert_allclose(local.restore_image(image, tile=16), local.restore(image[None])[0], atol=2e-5)
+
+
+def test_a_sigma_that_means_nothing_is_refused(told, model):
+  for sigma in (-0.1, 25, float("nan"), [0.1, 0.2]):
+    with pytest.raises(UserError, match=r"25 of 255 is 0\.098"):
+      told.restore(pixels(1, 8, 8, 1), sigma=sigma)
+  for call in (
+    lambda: model.restore_image(pixels(8, 8, 1), sigma=0.1),
+    lambda: model.noise_sigma(pixels(8, 8, 1)),
+  ):
+    with pytest.raises(UserError, match="is not told the noise of a picture"):
+      call()

@@ -193,7 +193,7 @@ ON_THE_HOST = {
     ),
     *("bicubic_weights", "gaussian_weights", "can", "require", "require_told"),
   ],
-  "cuts tiles of any number, and reports its progress": ["restore_image", "pixel_noise"],
+  "cuts tiles of any number, and reports its progress": ["restore_image", "deviation"],
 }
 
 
@@ -372,7 +372,7 @@ def test_nan_among_images_is_refused():
 
 def test_a_restoration_in_tiles_says_that_it_cannot_be_traced():
   restorer = methods()["restore"][0][0].__self__
-  for call in (restorer.restore_image, restorer.pixel_noise):
+  for call in (restorer.restore_image, restorer.deviation):
     with pytest.raises(UserError, match=r"cut on the host.*restore\(image\[None\]\)"):
       jax.jit(call)(uniform(12, 12, 1))
 
