@@ -109,9 +109,7 @@ def _coded(planes: Array, table: Array) -> Array:
 def _coded_at_half(planes: Array, table: Array) -> Array:
   """Planes [k, h, w] made smaller by averages of 2 x 2, coded, and enlarged by the triangle filter of libjpeg."""
   h, w = planes.shape[1:]
-  wide = _extended(
-    planes, 2, 16
-  )  # libjpeg fills blocks to the right before, and those below after it averages
+  wide = _extended(planes, 2, 16)  # of libjpeg, which fills blocks below after it averages
   fours = wide[:, ::2, ::2] + wide[:, 1::2, ::2] + wide[:, ::2, 1::2] + wide[:, 1::2, 1::2]
   bias = 1 + np.arange(fours.shape[2], dtype=np.float32) % 2  # rounds halves up and down in turn
   small = _coded(_floor((fours + bias[None, None]) / 4), table)[:, : -(-h // 2), : -(-w // 2)]
