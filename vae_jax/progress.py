@@ -231,6 +231,14 @@ class FileProgress:
       self._bar.set_postfix_str(note, refresh=bool(note))
       self._bar.update(done - self._bar.n)
 
+  def say(self, line: str) -> None:
+    """Prints a line above the bar. One that cannot be written is lost."""
+    with contextlib.suppress(OSError):
+      if self._bar is not None:
+        self._bar.write(line, file=sys.stderr)
+      else:
+        print(line, file=sys.stderr, flush=True)
+
   def close(self) -> None:
     if self._bar is not None:
       with contextlib.suppress(OSError):

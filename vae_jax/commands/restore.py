@@ -6,19 +6,22 @@ from typing import Any
 
 HELP = "restore your photographs (--input), of any size: enlarge or denoise, as the model was trained to"
 EXAMPLE = "--pretrained superres_x2 --input photo.jpg --output restored/"
-FLAGS = ("input", "output", "samples", "seed", "tile", "ensemble")
+FLAGS = ("input", "output", "scale", "samples", "seed", "tile", "ensemble")
 NEEDS = "restore"
 OUTPUT = ""
 
 
 def run(model: Any, args: Any) -> None:
-  """Writes the restored files; reports what was skipped."""
+  """Writes the restored files; reports what was skipped. model: None for one that fits each photograph."""
   from vae_jax import evaluation
   from vae_jax.errors import printable
 
   output = args.output or args.folder / "restored"
   how = {"samples": args.samples, "seed": args.seed, "tile": args.tile, "ensemble": args.ensemble}
-  report = evaluation.restore_photographs(model, args.input, output, **how)
+  if model is None:
+    report = evaluation.restore_each_by_its_model(args.input, output, scale=args.scale, **how)
+  else:
+    report = evaluation.restore_photographs(model, args.input, output, name=args.pretrained or "", **how)
   for path in report.written:
     print(f"wrote {printable(str(path))}")
   for line in report.remarks():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_jax.data import plans
+from vae_jax.data import images, plans
 from vae_jax.data.suffixes import PICTURES, RAW, READ, why_unread
 from vae_jax.errors import UserError, printable
 from vae_jax.photos.metadata import unusual_colour
@@ -20,6 +20,7 @@ from vae_jax.photos.saving import WRITABLE, check_saveable, save_photograph
 from vae_jax.photos.transparency import layer
 from vae_jax.photos.uncertainty import total_deviation, uncertainty_picture
 from vae_jax.progress import FileProgress
+from vae_jax.storage.files import write_whole
 from vae_jax.types import ArrayLike
 
 Restore = Callable[[np.ndarray, int | None, Callable[[int, int], None]], ArrayLike]
@@ -60,6 +61,19 @@ class Report(NamedTuple):
       more = f"; and {len(self.failed) - 3} more" if len(self.failed) > 3 else ""
       count = f"{len(self.failed)} image{'s' if len(self.failed) > 1 else ''}"
       raise UserError(f"{count} could not be restored: {some}{more}")
+
+
+class Treatment(NamedTuple):
+  """How one photograph is restored.
+
+  restore, channels, pixel_noise: as for `restore_files`; restore None: the photograph is copied as it is. says: a line
+  for a person, printed before.
+  """
+
+  restore: Restore | None
+  channels: int = 3
+  pixel_noise: Callable[[np.ndarray], ArrayLike] | None = None
+  says: str = ""
 
 
 class _Job(NamedTuple):
@@ -123,6 +137,24 @@ def restore_files(
     ValueError: `restore` returns another shape.
   """
   _check_numbers(factor, samples, channels)
+  treatment = Treatment(restore, channels, pixel_noise)
+  return restore_each(lambda *_: treatment, inputs, output, factor=factor, samples=samples, white=white)
+
+
+def restore_each(
+  treat: Callable[[Path, Photograph], Treatment],
+  inputs: PathLike | Sequence[PathLike],
+  output: PathLike,
+  *,
+  factor: int,
+  samples: int = 0,
+  white: int = 0,
+) -> Report:
+  """As `restore_files`, with a treatment for each photograph: `treat(file, photograph)`, which may raise UserError.
+
+  A photograph that is copied as it is has its own bytes where the format of its output is the same, and no samples.
+  """
+  _check_numbers(factor, samples, 3)
   jobs = _plan(inputs, output, samples)
   report = Report([], [], [], [], [])
   with FileProgress() as meter:
@@ -130,11 +162,16 @@ def restore_files(
       place = f" ({number} of {len(jobs)})" if len(jobs) > 1 else ""
       what = f"restoring {printable(job.source.name)}{place}"
       progress = functools.partial(meter.update, what, total=1 + samples)
-      progress(0, note=_note(report))
       try:
-        _restore_one(
-          restore, job, _opened(job.source, white), factor, channels, report, progress, pixel_noise
-        )
+        photograph = _opened(job.source, white)
+        treatment = treat(job.source, photograph)
+        if treatment.says:
+          meter.say(f"{printable(job.source.name)}: {treatment.says}")
+        if treatment.restore is None:
+          _copy(job, photograph, report)
+          continue
+        progress(0, note=_note(report))
+        _restore_one(treatment, job, photograph, factor, report, progress)
       except UserError as error:
         report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
       except MemoryError:
@@ -279,16 +316,31 @@ def _opened(path: Path, white: int) -> Photograph:
     raise UserError(reason or str(error)) from error
 
 
+def _copy(job: _Job, photograph: Photograph, report: Report) -> None:
+  """Writes a photograph as it is: its own bytes, or its pixels in another format."""
+  there = os.path.lexists(job.main)
+  if job.source.suffix.lower() == job.main.suffix.lower():
+    content = images.read_file(job.source)
+    write_whole(job.main, lambda file: file.write(content))
+  else:
+    height, width = photograph.pixels.shape[:2]
+    check_saveable(job.main, height, width, photograph.alpha)
+    save_photograph(job.main, photograph)
+  report.written.append(job.main)
+  if there:
+    report.replaced.append(job.main)
+
+
 def _restore_one(
-  restore: Restore,
+  treatment: Treatment,
   job: _Job,
   photograph: Photograph,
   factor: int,
-  channels: int,
   report: Report,
   progress: Callable[..., None],
-  pixel_noise: Callable[[np.ndarray], ArrayLike] | None,
 ) -> None:
+  restore, channels, pixel_noise = treatment.restore, treatment.channels, treatment.pixel_noise
+  assert restore is not None
   note = _note(report)
   pixels, alpha = photograph.pixels, photograph.alpha
   shape = factor * pixels.shape[0], factor * pixels.shape[1]
