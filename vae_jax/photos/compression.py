@@ -20,6 +20,7 @@ _ZERO = 0.5  # a coefficient below it counts as zero; rounding pixels gives coef
 _NOISE = 0.4  # deviation of a coefficient about the multiples of its step
 _STRAY = 0.02  # share of coefficients that lie anywhere, clipped at black or white
 _USED = 3000  # coefficients of one frequency that are looked at
+_TILE = 128  # rows and columns of the parts that are looked at
 _FREQUENCIES = [(i, j) for i in range(5) for j in range(5) if 0 < i + j < 5]
 
 
@@ -101,7 +102,7 @@ def of_pixels(image: np.ndarray) -> Compression | None:
   8 pixels (tiles, pixel art) are no JPEG: flat blocks do not count, and a grid must be better than those that share
   neither rows nor columns with it.
   """
-  parts = [luma(part) for part in tiles(image)]
+  parts = [luma(part) for part in tiles(image, _TILE)]
   if min(image.shape[:2]) < 32:
     return None
   (row, column), share = grid(parts)

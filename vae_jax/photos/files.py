@@ -162,6 +162,7 @@ def restore_each(
       place = f" ({number} of {len(jobs)})" if len(jobs) > 1 else ""
       what = f"restoring {printable(job.source.name)}{place}"
       progress = functools.partial(meter.update, what, total=1 + samples)
+      progress(0, note=_note(report))
       try:
         photograph = _opened(job.source, white)
         treatment = treat(job.source, photograph)
@@ -170,7 +171,6 @@ def restore_each(
         if treatment.restore is None:
           _copy(job, photograph, report)
           continue
-        progress(0, note=_note(report))
         _restore_one(treatment, job, photograph, factor, report, progress)
       except UserError as error:
         report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))

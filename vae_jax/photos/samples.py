@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-TILE = 256  # rows and columns; a multiple of 8, so that the blocks of JPEG lie alike in every tile
+TILE = 256  # rows and columns
 MOST = 16  # tiles
 
 
-def tiles(image: np.ndarray) -> list[np.ndarray]:
-  """The photograph [h, w, ...] itself, or 16 tiles of 256 x 256 evenly over it where it is larger than they are.
+def tiles(image: np.ndarray, size: int = TILE) -> list[np.ndarray]:
+  """The photograph [h, w, ...] itself, or 16 tiles evenly over it where it is larger than they are.
 
-  Rows and columns of tiles begin at multiples of 8.
+  size: rows and columns of a tile. Tiles begin at multiples of 8, so that the blocks of JPEG lie alike in all.
   """
   height, width = image.shape[:2]
-  if height * width <= MOST * TILE**2:
+  if height * width <= MOST * size**2:
     return [image]
-  rows, columns = _counts(height, width)
-  return [image[i : i + TILE, j : j + TILE] for i in _starts(height, rows) for j in _starts(width, columns)]
+  rows, columns = _counts(height, width, size)
+  return [
+    image[i : i + size, j : j + size]
+    for i in _starts(height, rows, size)
+    for j in _starts(width, columns, size)
+  ]
 
 
 def grey_levels(values: np.ndarray) -> np.ndarray:
@@ -31,12 +35,12 @@ def luma(image: np.ndarray) -> np.ndarray:
   return levels[..., 0] if image.shape[2] == 1 else levels @ np.array((0.299, 0.587, 0.114))
 
 
-def _counts(height: int, width: int) -> tuple[int, int]:
+def _counts(height: int, width: int, size: int) -> tuple[int, int]:
   """How many tiles down and across: in the proportion of the sides, at most MOST."""
-  rows = int(np.clip(round((MOST * height / width) ** 0.5), 1, min(MOST, max(1, height // TILE))))
-  return rows, max(1, min(MOST // rows, width // TILE))
+  rows = int(np.clip(round((MOST * height / width) ** 0.5), 1, min(MOST, max(1, height // size))))
+  return rows, max(1, min(MOST // rows, width // size))
 
 
-def _starts(length: int, count: int) -> list[int]:
-  space = max(0, length - TILE)
+def _starts(length: int, count: int, size: int) -> list[int]:
+  space = max(0, length - size)
   return [round(space * (k + 0.5) / count) // 8 * 8 for k in range(count)]
