@@ -55,12 +55,13 @@ def quality_of(tables: Sequence[np.ndarray]) -> tuple[int, bool]:
       (scaled(base, quality) == table).all() for base, table in zip((_LUMA, _CHROMA), own, strict=False)
     ):
       return quality, True
-  return _nearest(np.ones((8, 8), bool), own[0].ravel()), False
+  return _nearest(own[0]), False
 
 
-def _nearest(known: np.ndarray, steps: np.ndarray) -> int:
-  """The quality whose luma table is nearest where the mask `known` [8, 8] holds."""
-  distances = [np.abs(np.log(scaled(_LUMA, q)[known] / steps)).sum() for q in range(1, 101)]
+def _nearest(steps: np.ndarray) -> int:
+  """The quality whose luma table is nearest to steps [8, 8], where these are not 0."""
+  known = steps > 0
+  distances = [np.abs(np.log(scaled(_LUMA, q)[known] / steps[known])).sum() for q in range(1, 101)]
   best = np.flatnonzero(np.isclose(distances, min(distances)))
   return int(best[len(best) // 2]) + 1
 
@@ -110,16 +111,13 @@ def of_pixels(image: np.ndarray) -> Compression | None:
     return None
   blocks = np.concatenate([_cosines(part, row, column) for part in parts])
   steps = np.array([_step(np.abs(blocks[:, i, j])) for i, j in _FREQUENCIES])
-  known = np.zeros((8, 8), bool)
-  known[
-    tuple(np.transpose([f for f, step in zip(_FREQUENCIES, steps, strict=True) if step > 0]) or ([], []))
-  ] = True
-  if not known.any():  # nothing but zeros: steps larger than all coefficients
+  if not steps.any():  # nothing but zeros: steps larger than all coefficients
     return Compression(10)
   if (steps <= 1).all():
     return Compression(None)
-  order = [steps[_FREQUENCIES.index((int(i), int(j)))] for i, j in np.argwhere(known)]
-  return Compression(_nearest(known, np.array(order)))
+  known = np.zeros((8, 8))
+  known[tuple(np.transpose(_FREQUENCIES))] = steps
+  return Compression(_nearest(known))
 
 
 def grid(parts: Sequence[np.ndarray]) -> tuple[tuple[int, int], float]:

@@ -15,7 +15,8 @@ from vae_jax.photos.noise_level import noise_sigma
 # From where on a person is told, and a model for clean photographs does not fit. docs/restoration.md has the rates.
 GOOD_QUALITY = 90  # JPEG
 NOISY = 3.0  # grey levels
-SHARPENED = 0.06  # share of an edge's step
+SHARPENED = 0.15  # halo, as a share of an edge's step
+NARROW = 0.92, 0.05  # width in pixels below which, with at least this halo, edges were sharpened too
 WIDE = 3.0  # pixels
 
 _FINE_QUALITY = 96  # from which on JPEG leaves noise as it is
@@ -48,7 +49,10 @@ class Condition(NamedTuple):
 
   @property
   def sharpened(self) -> bool:
-    return self.edges.halo is not None and self.edges.halo >= SHARPENED
+    if self.edges.halo is None or self.edges.width is None:
+      return False
+    narrow = self.edges.width < NARROW[0] and self.edges.halo >= NARROW[1]
+    return self.edges.halo >= SHARPENED or narrow
 
   @property
   def wide(self) -> bool:

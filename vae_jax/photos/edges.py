@@ -18,10 +18,12 @@ _SHARPEST = 0.2  # quantile of the widths: parts of most photographs are out of 
 
 
 class Edges(NamedTuple):
-  """halo: how far the grey overshoots beside an edge, as a share of the edge's step; about 0 if nothing was sharpened.
+  """halo: how far the grey overshoots beside the sharper half of edges, as a share of their step; 0 to 0.1 unless it
+    was sharpened.
 
   width: of the sharpest edges, in pixels: step over steepest slope (2.5 standard deviations of a Gaussian blur).
-  number: of edges that were looked at. With less than 20 of them, halo and width are None.
+  number: of edges that were looked at. With fewer than 20 of them, halo and width are None; halo also where
+    most are clipped.
   """
 
   halo: float | None
@@ -31,17 +33,21 @@ class Edges(NamedTuple):
 
 def edges(image: np.ndarray) -> Edges:
   """Measures the strong, straight, isolated edges along rows and columns of [h, w, c], uint8 or float in [0, 1]."""
-  found = [_profiles(grey) for part in tiles(image) for whole in (luma(part),) for grey in (whole, whole.T)]
-  halos, widths = (np.concatenate([pair[k] for pair in found]) for k in range(2))
+  greys = [grey for part in tiles(image) for whole in (luma(part),) for grey in (whole, whole.T)]
+  found = [_profiles(grey) for grey in greys]
+  profiles, widths = (np.concatenate([pair[k] for pair in found]) for k in range(2))
+  if len(widths) < _FEWEST:
+    return Edges(None, None, len(widths))
+  sharper = profiles[np.isfinite(profiles[:, 0]) & (widths <= np.median(widths))]
   return Edges(
-    _halo(halos) if len(halos) >= _FEWEST else None,
-    float(np.quantile(widths, _SHARPEST)) if len(widths) >= _FEWEST else None,
+    _halo(sharper) if len(sharper) >= _FEWEST // 2 else None,
+    float(np.quantile(widths, _SHARPEST)),
     len(widths),
   )
 
 
 def _profiles(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Edges across the rows of [h, w]: profiles [n, t] from 0 to 1, those without clipping, and the widths of all."""
+  """Edges across the rows of [h, w]: profiles [n, t] from 0 to 1, NaN where they are clipped, and widths [n]."""
   from scipy.ndimage import maximum_filter1d
 
   if grey.shape[1] < 2 * _REACH + 2 or grey.shape[0] < 3:
@@ -62,7 +68,7 @@ def _profiles(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   profiles, height = profiles[good], height[good]
   inside = (profiles.min(axis=1) > _MARGIN) & (profiles.max(axis=1) < 255 - _MARGIN)
   scaled = (profiles - profiles[:, :_END].mean(axis=1, keepdims=True)) / height[:, None]
-  return _centred(scaled[inside]), np.abs(height) / slopes
+  return _centred(np.where(inside[:, None], scaled, np.nan)), np.abs(height) / slopes
 
 
 def _places() -> np.ndarray:
@@ -71,14 +77,15 @@ def _places() -> np.ndarray:
 
 
 def _centred(profiles: np.ndarray) -> np.ndarray:
-  """Profiles [n, 2 reach + 2] -> at `_places` from where they cross 1/2; those that do not cross there are left out."""
+  """Profiles [n, 2 reach + 2] -> at `_places` from where they cross 1/2; NaN where they do not cross there."""
   before, after = profiles[:, _REACH], profiles[:, _REACH + 1]
   crosses = (before < 0.5) & (after >= 0.5)
-  profiles, before, after = profiles[crosses], before[crosses], after[crosses]
-  at = (_REACH + (0.5 - before) / (after - before))[:, None] + _places()
-  low = np.clip(np.floor(at).astype(int), 0, 2 * _REACH)
-  rows = np.arange(len(profiles))[:, None]
-  return profiles[rows, low] * (1 - (at - low)) + profiles[rows, low + 1] * (at - low)
+  middle = _REACH + (0.5 - before) / np.where(crosses, after - before, np.nan)
+  at = np.where(crosses, middle, _REACH)[:, None] + _places()
+  low = np.floor(at).astype(int)
+  rows, share = np.arange(len(profiles))[:, None], at - low
+  values = profiles[rows, low] * (1 - share) + profiles[rows, np.minimum(low + 1, 2 * _REACH + 1)] * share
+  return np.where(crosses[:, None], values, np.nan)
 
 
 def _halo(profiles: np.ndarray) -> float:
