@@ -10,7 +10,6 @@ from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax import configuration
@@ -18,6 +17,8 @@ from vae_jax.configuration import DEFAULT_CONFIG, at_home
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:  # a config is made without JAX's training parts
+  import numpy as np
+
   from vae_jax.inference import TrainedVAE
   from vae_jax.photos.fitting import Choice
   from vae_jax.types import ArrayLike
@@ -171,7 +172,7 @@ def choose_model(photograph: ArrayLike | str | Path, scale: int = 1) -> Choice:
   from vae_jax.storage import exported
 
   if isinstance(scale, bool) or scale not in fitting.SCALES:
-    raise UserError(f"scale={str(scale)[:80]!r} must be one of {', '.join(map(str, fitting.SCALES))}")
+    raise UserError(f"scale={str(scale)[:80]} must be one of {', '.join(map(str, fitting.SCALES))}")
   known = None
   if isinstance(photograph, (str, Path)):
     path = _folder(photograph)
@@ -183,6 +184,8 @@ def choose_model(photograph: ArrayLike | str | Path, scale: int = 1) -> Choice:
 
 def _photograph(given: Any) -> np.ndarray:
   """[h, w, 1 or 3], uint8 or float in [0, 1]; grey may be [h, w]. Raises UserError for anything else."""
+  import numpy as np
+
   pixels = np.asarray(given)
   pixels = pixels[..., None] if pixels.ndim == 2 else pixels
   if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:

@@ -10,7 +10,7 @@ from photographs import png
 from PIL import Image
 
 from vae_jax.errors import UserError
-from vae_jax.photos.files import Report, restore_files
+from vae_jax.photos.files import Report, Treatment, restore_each, restore_files
 from vae_jax.photos.photograph import Photograph, open_photograph
 from vae_jax.photos.saving import save_photograph
 from vae_jax.photos.uncertainty import uncertainty_picture
@@ -468,6 +468,35 @@ def test_resolution_is_kept(tmp_path):
   for name in ("a.jpg", "a_sample01.jpg", "a_mean.jpg"):
     with Image.open(tmp_path / "out" / name) as image:
       assert image.info["dpi"] == (300, 300)
+
+
+# Each in its own way
+
+
+def test_each_photograph_in_its_own_way(tmp_path, capsys):
+  """Restored by its model, copied byte for byte, copied into another format, or refused; a line is printed before."""
+  for name in ("a.png", "b.jpg", "c.gif", "d.png"):
+    write(tmp_path / "in" / name)
+  dark, grey = Model(), Model(channels=1)
+
+  def treat(path, photograph):
+    assert photograph.pixels.shape == (6, 8, 3)
+    if path.name == "d.png":
+      raise UserError("this one not")
+    return Treatment(dark, 3, None, "dark") if path.name == "a.png" else Treatment(None, says="as it is")
+
+  report = restore_each(treat, tmp_path / "in", tmp_path / "out", factor=1, samples=1)
+  assert files(tmp_path / "out") == ["a.png", "a_sample01.png", "b.jpg", "c.png"]
+  assert sorted(path.name for path in report.written) == files(tmp_path / "out")
+  assert [(path.name, why) for path, why in report.failed] == [("d.png", "this one not")]
+  assert len(dark.calls) == 2 and not grey.calls
+  assert (tmp_path / "out" / "b.jpg").read_bytes() == (tmp_path / "in" / "b.jpg").read_bytes()
+  with Image.open(tmp_path / "in" / "c.gif") as image:
+    np.testing.assert_array_equal(grey_levels(tmp_path / "out" / "c.png"), image.convert("RGB"))
+  said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("restoring")]
+  assert said == ["a.png: dark", "b.jpg: as it is", "c.gif: as it is"]
+  again = restore_each(treat, tmp_path / "in", tmp_path / "out", factor=1)
+  assert sorted(path.name for path in again.replaced) == ["a.png", "b.jpg", "c.png"]
 
 
 # How far it is

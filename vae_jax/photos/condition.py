@@ -10,11 +10,9 @@ import numpy as np
 from vae_jax.data import images
 from vae_jax.photos import compression
 from vae_jax.photos.edges import Edges, edges
+from vae_jax.photos.fitting import GOOD_QUALITY, NOISY
 from vae_jax.photos.noise_level import noise_sigma
 
-# From where on a person is told, and a model for clean photographs does not fit. docs/restoration.md has the rates.
-GOOD_QUALITY = 90  # JPEG
-NOISY = 3.0  # grey levels
 SHARPENED = 0.15  # halo, as a share of an edge's step
 NARROW = 0.92, 0.05  # width in pixels below which, with at least this halo, edges were sharpened too
 WIDE = 3.0  # pixels

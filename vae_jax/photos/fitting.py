@@ -6,11 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from vae_jax.photos.condition import GOOD_QUALITY, NOISY, Condition
+if TYPE_CHECKING:  # the command line is answered before NumPy is imported
+  from vae_jax.photos.condition import Condition
 
 AUTO = "auto"  # in place of a model's name
+
+# From where on a person is told of it, and a model for clean photographs does not fit.
+GOOD_QUALITY = 90  # JPEG
+NOISY = 3.0  # standard deviation in grey levels
 
 
 class Purpose(NamedTuple):
