@@ -300,18 +300,13 @@ def test_bad_evaluate_flags(workdir, tmp_path, monkeypatch, capsys, argv, messag
 
 def test_a_model_chosen_by_the_photograph(tmp_path, monkeypatch, capsys):
   models(tmp_path, monkeypatch, "new")
-  args = cli.parse_evaluate(["--pretrained", "auto", "--input", "configs"], "restore", "vae-jax restore")
+  words = ["--pretrained", "auto", "--input", "configs"]
+  args = cli.parse_evaluate(words, "restore", "vae-jax restore")
   assert (args.model, args.scale, args.tile, args.samples) == (None, 1, 256, 0)
   assert args.folder == Path("evaluation/auto")
-  assert (
-    cli.parse_evaluate(
-      ["--pretrained", "auto", "--mode", "restore", "--input", "configs", "--scale", "4"]
-    ).scale
-    == 4
-  )
+  assert cli.parse_evaluate([*words, "--mode", "restore", "--scale", "4"]).scale == 4
   models(tmp_path / "none", monkeypatch)
-  words = ["--pretrained", "auto", "--mode", "restore", "--input", "configs"]
-  assert "there are no models in" in _fails(capsys, cli.parse_evaluate, words)
+  assert "there are no models in" in _fails(capsys, cli.parse_evaluate, [*words, "--mode", "restore"])
 
 
 def test_evaluate_without_any_run(capsys):
