@@ -17,6 +17,7 @@ _CHROMA = """17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 9
 
 _SHARE = 0.04  # of coefficients that are zero beyond those of other grids, from which on there was a JPEG
 _ZERO = 0.5  # a coefficient below it counts as zero; rounding pixels gives coefficients a deviation of 0.29
+_SURELY = 2.0  # above it a coefficient is surely none that was zero, also in colours that were clipped
 _NOISE = 0.4  # deviation of a coefficient about the multiples of its step
 _STRAY = 0.02  # share of coefficients that lie anywhere, clipped at black or white
 _USED = 3000  # coefficients of one frequency that are looked at
@@ -116,7 +117,7 @@ def of_pixels(image: np.ndarray) -> Compression | None:
   if (steps <= 1).all():
     return Compression(None)
   known = np.zeros((8, 8))
-  known[tuple(np.transpose(_FREQUENCIES))] = steps
+  known[tuple(np.transpose(_FREQUENCIES))] = np.where(steps > 1, steps, 0)  # 1 is also what strays look like
   return Compression(_nearest(known))
 
 
@@ -147,7 +148,7 @@ def _cosines(part: np.ndarray, row: int, column: int) -> np.ndarray:
 
 def _step(coefficients: np.ndarray) -> float:
   """The step of which these absolute values are multiples, by maximum likelihood; 0 where it is not seen."""
-  values = coefficients[coefficients > 1][:_USED]
+  values = coefficients[coefficients > _SURELY][:_USED]
   if len(values) < 12:
     return 0.0
   best, found = -np.inf, 0

@@ -14,10 +14,9 @@ from vae_jax.photos.fitting import GOOD_QUALITY, NOISY
 from vae_jax.photos.noise_level import noise_sigma
 
 SHARPENED = 0.15  # halo, as a share of an edge's step
-NARROW = 0.92, 0.05  # width in pixels below which, with at least this halo, edges were sharpened too
 WIDE = 3.0  # pixels
 
-_FINE_QUALITY = 96  # from which on JPEG leaves noise as it is
+_FINE_QUALITY = 90  # from which on JPEG leaves most of the fine noise
 
 
 class Condition(NamedTuple):
@@ -47,10 +46,7 @@ class Condition(NamedTuple):
 
   @property
   def sharpened(self) -> bool:
-    if self.edges.halo is None or self.edges.width is None:
-      return False
-    narrow = self.edges.width < NARROW[0] and self.edges.halo >= NARROW[1]
-    return self.edges.halo >= SHARPENED or narrow
+    return self.edges.halo is not None and self.edges.halo >= SHARPENED
 
   @property
   def wide(self) -> bool:

@@ -96,4 +96,4 @@ def _halo(profiles: np.ndarray) -> float:
     far, near = where >= 4.5, (where >= 0.5) & (where <= 3.5)
     line = np.polyfit(where[far], values[far], 1)
     total += float((values[near] - np.polyval(line, where[near])).max())
-  return total / 2
+  return max(0.0, total / 2)
