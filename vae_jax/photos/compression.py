@@ -20,6 +20,7 @@ _ZERO = 0.5  # a coefficient below it counts as zero; rounding pixels gives coef
 _SURELY = 2.0  # above it a coefficient is surely none that was zero, also in colours that were clipped
 _NOISE = 0.4  # deviation of a coefficient about the multiples of its step
 _STRAY = 0.02  # share of coefficients that lie anywhere, clipped at black or white
+_GAIN = 0.1  # of log likelihood for each coefficient, which a step needs over that of 1
 _USED = 3000  # coefficients of one frequency that are looked at
 _TILE = 128  # rows and columns of the parts that are looked at
 _FREQUENCIES = [(i, j) for i in range(5) for j in range(5) if 0 < i + j < 5]
@@ -147,14 +148,18 @@ def _cosines(part: np.ndarray, row: int, column: int) -> np.ndarray:
 
 
 def _step(coefficients: np.ndarray) -> float:
-  """The step of which these absolute values are multiples, by maximum likelihood; 0 where it is not seen."""
+  """The step of which these absolute values are multiples, by maximum likelihood; 0 where it is not seen, 1 where there is none."""
   values = coefficients[coefficients > _SURELY][:_USED]
   if len(values) < 12:
     return 0.0
-  best, found = -np.inf, 0
-  for step in range(1, min(256, int(values.min()) + 100)):
-    away = values - step * np.maximum(np.rint(values / step), 1)
-    likelihood = _STRAY / 20 + (1 - _STRAY) * step / 20 * np.exp(-0.5 * (away / _NOISE) ** 2) / _NOISE
-    if (total := np.log(likelihood).sum()) > best:
-      best, found = total, step
-  return float(found)
+  steps = np.arange(1, min(256, int(values.min()) + 100))
+  totals = np.array([_likelihood(values, step) for step in steps])
+  best = int(totals.argmax())
+  return float(steps[best]) if totals[best] - totals[0] > _GAIN * len(values) else 1.0
+
+
+def _likelihood(values: np.ndarray, step: int) -> float:
+  """The logarithm of the likelihood that positive values are multiples of a step, but for noise and strays."""
+  away = values - step * np.maximum(np.rint(values / step), 1)
+  near = np.exp(-0.5 * (away / _NOISE) ** 2) / _NOISE
+  return float(np.log(_STRAY / 20 + (1 - _STRAY) * step / 20 * near).sum())
