@@ -248,10 +248,6 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
       "--tile has no effect in --mode score, only in restore or benchmark; leave it out",
     ),
     ("--workdir runs/a --mode restore --input configs --scale 2", "--scale has no effect on a model that is"),
-    (
-      "--pretrained new --mode restore --input configs --scale 2",
-      "only with --pretrained auto; leave it out",
-    ),
     ("--workdir runs/a --scale 2", "--scale has no effect in --mode score, only in restore; leave it out"),
     ("--pretrained auto --mode restore --input configs --scale 3", "--scale: invalid choice: 3 (choose from"),
     ("--pretrained auto --mode benchmark --input configs", "name a model instead (new)"),

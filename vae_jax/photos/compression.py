@@ -148,7 +148,7 @@ def _cosines(part: np.ndarray, row: int, column: int) -> np.ndarray:
 
 
 def _step(coefficients: np.ndarray) -> float:
-  """The step of which these absolute values are multiples, by maximum likelihood; 0 where it is not seen, 1 where there is none."""
+  """The likeliest step of which these absolute values are multiples; 0 where too few are seen, 1 where there is none."""
   values = coefficients[coefficients > _SURELY][:_USED]
   if len(values) < 12:
     return 0.0
