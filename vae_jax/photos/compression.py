@@ -148,12 +148,12 @@ def _cosines(part: np.ndarray, row: int, column: int) -> np.ndarray:
 
 
 def _step(coefficients: np.ndarray) -> float:
-  """The likeliest step of which these absolute values are multiples; 0 where too few are seen, 1 where there is none."""
+  """The likeliest step of which these absolute values are multiples; 0 where few are seen, 1 where there is none."""
   values = coefficients[coefficients > _SURELY][:_USED]
   if len(values) < 12:
     return 0.0
   steps = np.arange(1, min(256, int(values.min()) + 100))
-  totals = np.array([_likelihood(values, step) for step in steps])
+  totals = np.array([_likelihood(values, int(step)) for step in steps])
   best = int(totals.argmax())
   return float(steps[best]) if totals[best] - totals[0] > _GAIN * len(values) else 1.0
 
