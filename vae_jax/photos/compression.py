@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_jax.photos.samples import luma, tiles
+from vae_jax.photos.samples import grey_levels, luma, tiles
 
 # Tables K.1 and K.2 of ITU-T T.81, row by row: what the library of the Independent JPEG Group scales by the quality.
 _LUMA = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
@@ -21,6 +21,7 @@ _SURELY = 2.0  # above it a coefficient is surely none that was zero, also in co
 _NOISE = 0.4  # deviation of a coefficient about the multiples of its step
 _STRAY = 0.02  # share of coefficients that lie anywhere, clipped at black or white
 _GAIN = 0.1  # of log likelihood for each coefficient, which a step needs over that of 1
+_ENOUGH = 60  # blocks without clipped colours, so that the others are left out
 _USED = 3000  # coefficients of one frequency that are looked at
 _TILE = 128  # rows and columns of the parts that are looked at
 _FREQUENCIES = [(i, j) for i in range(5) for j in range(5) if 0 < i + j < 5]
@@ -112,6 +113,10 @@ def of_pixels(image: np.ndarray) -> Compression | None:
   if share < _SHARE:
     return None
   blocks = np.concatenate([_cosines(part, row, column) for part in parts])
+  levels = [grey_levels(part) for part in tiles(image, _TILE)]
+  clipped = np.concatenate([_clipped(part, row, column) for part in levels])
+  if (~clipped).sum() >= _ENOUGH:
+    blocks = blocks[~clipped]
   steps = np.array([_step(np.abs(blocks[:, i, j])) for i, j in _FREQUENCIES])
   if not steps.any():  # nothing but zeros: steps larger than all coefficients
     return Compression(10)
@@ -136,6 +141,19 @@ def grid(parts: Sequence[np.ndarray]) -> tuple[tuple[int, int], float]:
   i, j = divmod(int(zeros.argmax()), 8)
   other = np.delete(np.delete(zeros, i, 0), j, 1).max()
   return (i, j), float((zeros[i, j] - other) / (64 - other))
+
+
+def _clipped(part: np.ndarray, row: int, column: int) -> np.ndarray:
+  """Which whole blocks of [h, w, c] in 0..255 have black or white in a channel: clipping moves their coefficients."""
+  rows, columns = (part.shape[0] - row) // 8, (part.shape[1] - column) // 8
+  whole = part[row : row + 8 * rows, column : column + 8 * columns]
+  return (
+    ((whole <= 0) | (whole >= 255))
+    .reshape(rows, 8, columns, -1)
+    .swapaxes(1, 2)
+    .reshape(rows * columns, -1)
+    .any(axis=1)
+  )
 
 
 def _cosines(part: np.ndarray, row: int, column: int) -> np.ndarray:
