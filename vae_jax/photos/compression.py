@@ -147,13 +147,8 @@ def _clipped(part: np.ndarray, row: int, column: int) -> np.ndarray:
   """Which whole blocks of [h, w, c] in 0..255 have black or white in a channel: clipping moves their coefficients."""
   rows, columns = (part.shape[0] - row) // 8, (part.shape[1] - column) // 8
   whole = part[row : row + 8 * rows, column : column + 8 * columns]
-  return (
-    ((whole <= 0) | (whole >= 255))
-    .reshape(rows, 8, columns, -1)
-    .swapaxes(1, 2)
-    .reshape(rows * columns, -1)
-    .any(axis=1)
-  )
+  edge = ((whole <= 0) | (whole >= 255)).reshape(rows, 8, columns, -1)
+  return np.asarray(edge.any(axis=(1, 3))).ravel()
 
 
 def _cosines(part: np.ndarray, row: int, column: int) -> np.ndarray:
