@@ -257,6 +257,15 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
       "--workdir runs/a --tile 32",
       "--tile has no effect in --mode score, only in restore or benchmark; leave it out",
     ),
+    ("--workdir runs/a --mode restore --input configs --scale 2", "--scale has no effect on a model that is"),
+    ("--workdir runs/a --scale 2", "--scale has no effect in --mode score, only in restore; leave it out"),
+    ("--pretrained auto --mode restore --input configs --scale 3", "--scale: invalid choice: 3 (choose from"),
+    ("--pretrained auto --mode benchmark --input configs", "name a model instead (new)"),
+    ("--pretrained auto", "--pretrained auto needs --mode, such as --mode restore"),
+    ("--pretrained auto --mode restore", "--mode restore needs --input"),
+    ("--pretrained auto --mode restore --input configs --checkpoint 3", "--checkpoint has no effect with"),
+    ("--pretrained auto --mode restore --input configs --sigma 25", "--sigma needs the name of a model that"),
+    ("--pretrained atuo --mode restore --input configs", "is unknown; did you mean 'auto'?"),
     ("--workdir runs/a --ensemble", "--ensemble has no effect in --mode score"),
     ("--workdir runs/a --num 3", "--num has no effect in --mode score"),
     ("--workdir runs/a --lpips resnet", "--lpips: invalid choice: 'resnet'"),
@@ -294,6 +303,17 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
 def test_bad_evaluate_flags(workdir, tmp_path, monkeypatch, capsys, argv, message):
   models(tmp_path, monkeypatch, "new")
   assert message in _fails(capsys, cli.parse_evaluate, argv.split())
+
+
+def test_a_model_chosen_by_the_photograph(tmp_path, monkeypatch, capsys):
+  models(tmp_path, monkeypatch, "new")
+  words = ["--pretrained", "auto", "--input", "configs"]
+  args = cli.parse_evaluate(words, "restore", "vae-jax restore")
+  assert (args.model, args.scale, args.tile, args.samples) == (None, 1, 256, 0)
+  assert args.folder == Path("evaluation/auto")
+  assert cli.parse_evaluate([*words, "--mode", "restore", "--scale", "4"]).scale == 4
+  models(tmp_path / "none", monkeypatch)
+  assert "there are no models in" in _fails(capsys, cli.parse_evaluate, [*words, "--mode", "restore"])
 
 
 def test_evaluate_without_any_run(capsys):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # all of these are imported at their first use
   from vae_jax import distributions, errors, inference, losses, metrics, models, perceptual
-  from vae_jax.api import config, evaluate, train
+  from vae_jax.api import choose_model, config, evaluate, train
   from vae_jax.configuration import base_config
   from vae_jax.inference import load
 
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
   "__version__",
   "base_config",
+  "choose_model",
   "config",
   "distributions",
   "errors",
@@ -40,6 +41,7 @@ __all__ = [
 
 _FUNCTIONS = {
   "base_config": "configuration",
+  "choose_model": "api",
   "config": "api",
   "evaluate": "api",
   "load": "inference",

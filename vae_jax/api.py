@@ -17,7 +17,11 @@ from vae_jax.configuration import DEFAULT_CONFIG, at_home
 from vae_jax.errors import UserError
 
 if TYPE_CHECKING:  # a config is made without JAX's training parts
+  import numpy as np
+
   from vae_jax.inference import TrainedVAE
+  from vae_jax.photos.fitting import Choice
+  from vae_jax.types import ArrayLike
 
 
 def config(
@@ -142,6 +146,55 @@ def evaluate(
     seed=seed,
     limit=limit,
   )
+
+
+def choose_model(photograph: ArrayLike | str | Path, scale: int = 1) -> Choice:
+  """Looks at a photograph, and chooses the pretrained model that fits it; `--pretrained auto` does the same.
+
+      choice = vae_jax.choose_model("photo.jpg", scale=2)
+      model = vae_jax.load(choice.model)
+
+  Args:
+    photograph: a file, or an array [h, w, c], c = 1 or 3, uint8 or float in [0, 1]. A file also says how
+      strongly it is compressed.
+    scale: 1 to remove JPEG blocks and noise, where there are any; 2 or 4 to enlarge.
+
+  Returns:
+    Choice: `model`, a name for `vae_jax.load`, or None where the photograph is best left as it is; `why`, for a person;
+    `condition`: `jpeg_quality`, `noise` in grey levels, `edges`.
+
+  Raises:
+    UserError: a file that cannot be read, no photograph, another scale.
+  """
+  from vae_jax.photos import fitting
+  from vae_jax.photos.condition import inspect_image, of_file
+  from vae_jax.photos.photograph import open_photograph
+  from vae_jax.storage import exported
+
+  if isinstance(scale, bool) or scale not in fitting.SCALES:
+    raise UserError(f"scale={str(scale)[:80]} must be one of {', '.join(map(str, fitting.SCALES))}")
+  known = None
+  if isinstance(photograph, (str, Path)):
+    path = _folder(photograph)
+    pixels, known = open_photograph(path).pixels, of_file(path)
+  else:
+    pixels = _photograph(photograph)
+  return fitting.choose(inspect_image(pixels, known), pixels.shape[2], scale, exported.names())
+
+
+def _photograph(given: Any) -> np.ndarray:
+  """[h, w, 1 or 3], uint8 or float in [0, 1]; grey may be [h, w]. Raises UserError for anything else."""
+  import numpy as np
+
+  pixels = np.asarray(given)
+  pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+  if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
+    raise UserError(f"a photograph of shape {np.shape(given)}: give [h, w, 3], or [h, w, 1] for grey")
+  if pixels.dtype == np.uint8:
+    return pixels
+  if not (np.issubdtype(pixels.dtype, np.floating) and pixels.min() >= 0 and pixels.max() <= 1):
+    raise UserError(f"a photograph of type {pixels.dtype}: give uint8 (0..255) or float in [0, 1]")
+  return pixels
 
 
 def _chosen(given: Any) -> ConfigDict:

@@ -242,6 +242,11 @@ class FileProgress:
       if self._bar is not None:
         self._bar.refresh()
 
+  def say(self, line: str) -> None:
+    """Prints a line on standard error, the bar aside. One that cannot be written is lost."""
+    with self.aside(), contextlib.suppress(OSError):
+      print(line, file=sys.stderr, flush=True)
+
   def close(self) -> None:
     if self._bar is not None:
       with contextlib.suppress(OSError):

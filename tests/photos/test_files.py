@@ -10,8 +10,9 @@ from photographs import png
 from PIL import Image
 
 from vae_jax.errors import UserError
-from vae_jax.photos.files import Report, restore_files
+from vae_jax.photos.files import Report, Treatment, restore_each, restore_files
 from vae_jax.photos.photograph import Photograph, open_photograph
+from vae_jax.photos.restoring import Restorer
 from vae_jax.photos.saving import save_photograph
 from vae_jax.photos.uncertainty import uncertainty_picture
 from vae_jax.progress import FileProgress
@@ -21,7 +22,8 @@ RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
 
 
 class Model:
-  """Enlarges; darkens by half; the k-th sample adds k / 255. Notes what it is given."""
+  """Enlarges; darkens by half; the k-th sample adds k / 255. A pixel's deviation is a tenth of it. Notes what it is
+  given."""
 
   def __init__(self, factor=1, channels=3):
     self.factor, self.channels, self.calls = factor, channels, []
@@ -33,8 +35,12 @@ class Model:
     large = image.repeat(self.factor, axis=0).repeat(self.factor, axis=1)
     return large / 2 + np.float32((key_index or 0) / 255)
 
+  def deviation(self, image):
+    return image.repeat(self.factor, axis=0).repeat(self.factor, axis=1) / 10
+
   def run(self, inputs, output, **options):
-    return restore_files(self, inputs, output, factor=self.factor, channels=self.channels, **options)
+    options |= {"factor": self.factor, "channels": self.channels, "deviation": self.deviation}
+    return restore_files(self, inputs, output, **options)
 
 
 def write(path, pixels=RGB, **options):
@@ -174,26 +180,30 @@ def test_samples(tmp_path):
   for k, name in enumerate(numbered):
     np.testing.assert_array_equal(grey_levels(tmp_path / "out" / name), np.floor(base + k + 0.5))
   np.testing.assert_array_equal(grey_levels(tmp_path / "out" / "a b_mean.png"), np.floor(base + 5.5 + 0.5))
-  deviation = np.full((6, 8), np.std(np.arange(12), ddof=1) / 255)
+  deviation = (RGB // 2).mean(axis=-1) / 2550
   drawn = grey_levels(tmp_path / "out" / "a b_uncertainty.png")
   assert drawn.shape == uncertainty_picture(deviation).shape
   np.testing.assert_allclose(drawn, uncertainty_picture(deviation), atol=1)
 
 
-def test_uncertainty_is_the_deviation_of_what_is_seen(tmp_path, monkeypatch):
-  """Averaged over the photograph's channels, after clipping, exactly as two passes would give it."""
+@pytest.mark.parametrize("channels", [1, 3])
+def test_uncertainty_is_the_deviation_of_what_is_seen(tmp_path, monkeypatch, channels):
+  """Averaged over the photograph's channels, each by itself through a grey model; luma of a grey one."""
   seen = []
   monkeypatch.setattr(
     "vae_jax.photos.restoring.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
   )
-  draws = RNG.normal(0.5, 0.4, (5, 6, 8, 3)).astype(np.float32)
+  model = Model(factor=2, channels=channels)
   for name, pixels in (("colour.png", RGB), ("grey.png", RGB[..., 0])):
-    source = write(tmp_path / name, pixels)
-    restore_files(lambda _, k, p: draws[k or 0], source, tmp_path / "out", factor=1, channels=3, samples=5)
-    clipped = np.clip(draws.astype(np.float64), 0, 1)
-    if name == "grey.png":
-      clipped = (clipped * (0.299, 0.587, 0.114)).sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(seen.pop(), clipped.std(axis=0, ddof=1).mean(axis=-1), atol=1e-6)
+    model.run(write(tmp_path / name, pixels), tmp_path / "out", samples=2)
+    large = np.atleast_3d(pixels).mean(axis=-1).repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_allclose(seen.pop(), large / 2550, atol=1e-6)
+
+
+def test_no_map_without_a_deviation(tmp_path):
+  source = write(tmp_path / "a.png")
+  restore_files(Model(), source, tmp_path / "out", factor=1, channels=3, samples=2)
+  assert files(tmp_path / "out") == ["a.png", "a_mean.png", "a_sample01.png", "a_sample02.png"]
 
 
 def test_one_sample_has_no_deviation(tmp_path):
@@ -470,6 +480,39 @@ def test_resolution_is_kept(tmp_path):
       assert image.info["dpi"] == (300, 300)
 
 
+# Each in its own way
+
+
+def test_each_photograph_in_its_own_way(tmp_path, capsys):
+  """Restored by its model, copied byte for byte, copied into another format, or refused; a line is printed before."""
+  for name in ("a.png", "b.jpg", "d.png"):
+    write(tmp_path / "in" / name)
+  for name in ("b.webp", "c.gif"):
+    write(tmp_path / "in" / name, save_all=True, append_images=[Image.fromarray(RGB // 2)])
+  dark = Model()
+
+  def treat(path, photograph):
+    assert photograph.pixels.shape == (6, 8, 3)
+    if path.name == "d.png":
+      raise UserError("this one not")
+    return Treatment(Restorer(dark, 1, 3), "dark") if path.name == "a.png" else Treatment(None, "as it is")
+
+  report = restore_each(treat, tmp_path / "in", tmp_path / "out", samples=1)
+  assert files(tmp_path / "out") == ["a.png", "a_sample01.png", "b.jpg", "b.webp", "c.png"]
+  assert sorted(path.name for path in report.written) == files(tmp_path / "out")
+  assert [(path.name, why) for path, why in report.failed] == [("d.png", "this one not")]
+  assert [(path.name, frames) for path, frames in report.partial] == [("c.gif", 2)]
+  assert len(dark.calls) == 2
+  for name in ("b.jpg", "b.webp"):
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "in" / name).read_bytes()
+  with Image.open(tmp_path / "in" / "c.gif") as image:
+    np.testing.assert_array_equal(grey_levels(tmp_path / "out" / "c.png"), image.convert("RGB"))
+  said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("restoring")]
+  assert said == ["a.png: dark", "b.jpg: as it is", "b.webp: as it is", "c.gif: as it is"]
+  again = restore_each(treat, tmp_path / "in", tmp_path / "out")
+  assert sorted(path.name for path in again.replaced) == ["a.png", "b.jpg", "b.webp", "c.png"]
+
+
 # How far it is
 
 
@@ -541,25 +584,8 @@ def test_check_names_what_failed():
     Report([], [(Path("x.png"), "why")], [], [], []).check()
 
 
-def test_pixel_noise_is_added_to_the_variance_of_samples(tmp_path, monkeypatch):
-  seen = []
-  monkeypatch.setattr(
-    "vae_jax.photos.restoring.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
-  )
-  Image.fromarray(np.full((6, 5, 3), 99, np.uint8)).save(tmp_path / "a.png")
-
-  def restore(image, index, progress):
-    return image + (0.1 if index == 1 else 0.0)  # deviation 0.1 / sqrt(2)
-
-  sizes = {"factor": 1, "channels": 3, "samples": 2}
-  restore_files(
-    restore, tmp_path / "a.png", tmp_path / "out", **sizes, pixel_noise=lambda x: np.full_like(x, 0.1)
-  )
-  np.testing.assert_allclose(seen[0], np.full((6, 5), 0.1 * np.sqrt(1.5)), rtol=1e-5)
-
-
 def test_the_uncertainty_of_a_cut_out_is_what_is_seen(tmp_path, monkeypatch):
-  """The deviation of draws and pixels, times the part of it that is seen: all of it inside, nothing outside."""
+  """The deviation, times the part of it that is seen: all of it inside, nothing outside."""
   seen = []
   monkeypatch.setattr(
     "vae_jax.photos.restoring.uncertainty_picture", lambda d: seen.append(d) or np.zeros((2, 2, 3), np.uint8)
@@ -569,11 +595,11 @@ def test_the_uncertainty_of_a_cut_out_is_what_is_seen(tmp_path, monkeypatch):
   source = write(tmp_path / "a.png", np.concatenate([np.full((12, 12, 3), 99, np.uint8), alpha], -1))
 
   def restore(image, index, progress):
-    return image.repeat(2, 0).repeat(2, 1) + (0.1 if index == 1 else 0.0)  # deviation 0.1 / sqrt(2)
+    return image.repeat(2, 0).repeat(2, 1)
 
-  def noise(image):
+  def deviation(image):
     return np.full((24, 24, 3), 0.1, np.float32)
 
-  restore_files(restore, source, tmp_path / "out", factor=2, channels=3, samples=2, pixel_noise=noise)
-  np.testing.assert_allclose(seen[0][8:16, 8:16], 0.1 * np.sqrt(1.5), rtol=1e-5)
-  assert seen[0].max() <= 0.1 * np.sqrt(1.5) + 1e-6 and not seen[0][:, :2].any() and not seen[0][:2].any()
+  restore_files(restore, source, tmp_path / "out", factor=2, channels=3, samples=2, deviation=deviation)
+  np.testing.assert_allclose(seen[0][8:16, 8:16], 0.1, rtol=1e-5)
+  assert seen[0].max() <= 0.1 + 1e-6 and not seen[0][:, :2].any() and not seen[0][:2].any()

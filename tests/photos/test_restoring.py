@@ -14,11 +14,12 @@ from PIL import Image
 
 from vae_jax.errors import UserError
 from vae_jax.photos import saving
-from vae_jax.photos.files import restore_files
+from vae_jax.photos.files import Treatment, restore_each, restore_files
 from vae_jax.photos.photograph import Photograph, open_photograph
+from vae_jax.photos.restoring import Restorer, images_of
 from vae_jax.photos.saving import save_photograph
 from vae_jax.photos.transparency import cut_out
-from vae_jax.photos.uncertainty import total_deviation, uncertainty_picture
+from vae_jax.photos.uncertainty import uncertainty_picture
 from vae_jax.storage import capacity
 
 
@@ -54,13 +55,9 @@ def expected(given, factor, samples):
 
   made = [np.clip(large(pixels, factor, seed), 0, 1) for seed in range(samples + 1)]
   mean = np.zeros_like(made[0])
-  squares = np.zeros_like(mean)
   for k, draw in enumerate(made[1:]):  # in float32, as the files
-    step = draw - mean
-    mean += step / np.float32(k + 1)
-    squares += step * (draw - mean)
-  noise = np.clip(deviation_of_pixels(pixels, factor), 0, 1)
-  deviation = total_deviation(squares / (samples - 1), noise).mean(axis=-1)
+    mean += (draw - mean) / np.float32(k + 1)
+  deviation = deviation_of_pixels(pixels, factor).mean(axis=-1)
   shown = uncertainty_picture(deviation if layer is None else deviation * layer.gain[..., 0])
   return [kept(values) for values in (*made, mean)], shown
 
@@ -85,7 +82,7 @@ def test_files_are_those_of_whole_arrays(tmp_path, monkeypatch, kind):
     factor=factor,
     channels=channels,
     samples=3,
-    pixel_noise=lambda image: cut(deviation_of_pixels(image, factor), (5,)),
+    deviation=lambda image: cut(deviation_of_pixels(image, factor), (5,)),
   )
   pictures, shown = expected(given, factor, 3)
   names = ("a.png", "a_sample01.png", "a_sample02.png", "a_sample03.png", "a_mean.png")
@@ -109,6 +106,38 @@ def test_bands_of_other_channels(tmp_path, channels):
       channels=channels,
     )
   assert (tmp_path / "bands" / "a.png").read_bytes() == (tmp_path / "whole" / "a.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+  ("channels", "sigmas"), [(1, (0.1, 0.2, 0.3)), (3, (0.1,))], ids=["each channel", "whole"]
+)
+def test_each_image_gets_its_noise(tmp_path, channels, sigmas):
+  """In the estimate, in draws and in their deviation."""
+  Image.fromarray(RGB).save(tmp_path / "a.png")
+  given = []
+
+  def restore(image, index, progress, sigma):
+    given.append((index, sigma))
+    return image
+
+  def deviation(image, sigma):
+    given.append(("deviation", sigma))
+    return np.zeros_like(image)
+
+  restorer = Restorer(restore, 1, channels, deviation, sigmas=sigmas)
+  restore_each(lambda *_: Treatment(restorer), tmp_path / "a.png", tmp_path / "out", samples=2)
+  assert given == [(what, sigma) for what in (None, 0, 1, "deviation") for sigma in sigmas]
+
+
+def test_what_a_model_is_given_of_a_photograph(tmp_path):
+  """One image or one of each channel; what is stored under alpha 0 is not seen."""
+  given = photograph(3, True, 8)
+  given.alpha[:], given.alpha[0, 0] = 1, 0
+  one, channels = images_of(given, 3), images_of(given, 1)
+  assert len(one) == 1 and any(np.array_equal(one[0][0, 0], given.pixels[at]) for at in ((0, 1), (1, 0)))
+  np.testing.assert_array_equal(np.concatenate(channels, axis=2), one[0])
+  grey = photograph(1, False, 8)
+  np.testing.assert_array_equal(images_of(grey, 3)[0], grey.pixels.repeat(3, axis=2))
 
 
 @pytest.mark.parametrize("rows", [4, 6])
@@ -145,6 +174,7 @@ def test_each_file_is_announced_before_the_next_work(tmp_path):
     factor=1,
     channels=3,
     samples=2,
+    deviation=np.zeros_like,
     written=written,
   )
   order = [None, ".png", 0, "_sample01.png", 1, "_sample02.png", "_mean.png", "_uncertainty.png"]
@@ -178,7 +208,8 @@ def test_what_cannot_fit_is_refused_before_work(tmp_path, monkeypatch):
 
   def run(output="out", **options):
     before = len(calls)
-    report = restore_files(restore, tmp_path / "a.png", tmp_path / output, factor=2, channels=3, **options)
+    sizes = {"factor": 2, "channels": 3, "deviation": lambda image: np.ones((60, 80, 3), np.float32)}
+    report = restore_files(restore, tmp_path / "a.png", tmp_path / output, **sizes, **options)
     assert bool(report.failed) == (len(calls) == before) == (report.written == [])
     return report.failed[0][1] if report.failed else ""
 
@@ -194,14 +225,9 @@ def test_what_cannot_fit_is_refused_before_work(tmp_path, monkeypatch):
   monkeypatch.setattr(capacity, "available_memory", lambda: 5 * 3600 - 1)
   assert run().startswith("a photograph of 40 x 30 pixels needs at least 0.018 MB of memory, 0.018 MB are")
   monkeypatch.setattr(capacity, "available_memory", lambda: None)  # nobody knows
-  # Floats of mean and deviation; and of the noise; a bitmap is not compressed.
-  cases = (
-    (24, "out", {"samples": 2}),
-    (36, "out", {"samples": 2, "pixel_noise": lambda x: np.ones((60, 80, 3), np.float32)}),
-    (9, "a.bmp", {"samples": 0}),
-  )
-  for needed, output, options in cases:
-    needed = needed * 4800 if output == "out" else 3 * 4800
+  # Floats of the mean of colours; a bitmap is not compressed.
+  for a_pixel, output, options in ((12, "out", {"samples": 2}), (3, "a.bmp", {"samples": 0})):
+    needed = a_pixel * 4800
     monkeypatch.setattr(capacity, "free_space", lambda folder, needed=needed: needed)
     assert run(output, **options) == ""
     monkeypatch.setattr(capacity, "free_space", lambda folder, needed=needed: needed - 1)
@@ -250,7 +276,7 @@ def test_memory_does_not_hold_the_floats_of_a_result(tmp_path):
 
     def run(name):
       report = restore_files(
-        lambda image, *_: bands(image), name, sys.argv[2], factor=2, channels=3, samples=2, pixel_noise=bands
+        lambda image, *_: bands(image), name, sys.argv[2], factor=2, channels=3, samples=2, deviation=bands
       )
       assert len(report.written) == 5, report
       return peak()
@@ -266,9 +292,8 @@ def test_memory_does_not_hold_the_floats_of_a_result(tmp_path):
 def test_the_uncertainty_says_nothing_of_the_photograph(tmp_path):
   """A map is no photograph: it has neither profile nor EXIF."""
   save_photograph(tmp_path / "a.png", photograph(3, False, 8))
-  restore_files(
-    lambda image, *_: image, tmp_path / "a.png", tmp_path / "out", factor=1, channels=3, samples=2
-  )
+  sizes = {"factor": 1, "channels": 3, "samples": 2, "deviation": np.zeros_like}
+  restore_files(lambda image, *_: image, tmp_path / "a.png", tmp_path / "out", **sizes)
   assert open_photograph(tmp_path / "out" / "a_mean.png").exif
   got = open_photograph(tmp_path / "out" / "a_uncertainty.png")
   assert isinstance(got, Photograph) and got.exif is got.icc is None

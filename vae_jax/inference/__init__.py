@@ -17,6 +17,7 @@ from vae_jax.configuration import at_home
 from vae_jax.errors import UserError
 from vae_jax.inference.autoencode import slerp
 from vae_jax.inference.restore import TILE, Restores
+from vae_jax.photos.fitting import AUTO
 from vae_jax.runs import Run
 from vae_jax.storage import exported
 
@@ -45,6 +46,11 @@ def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
   """
   if not isinstance(workdir, (str, Path)):
     raise UserError(f"load is given a {type(workdir).__name__}; give the folder of a run, or a model's name")
+  if str(workdir) == AUTO and not Path(AUTO).is_dir():
+    raise UserError(
+      "load is given 'auto', which needs a photograph: vae_jax.choose_model('photo.jpg').model is the name of the one "
+      "that fits it"
+    )
   return TrainedVAE(runs.open_run(at_home(str(workdir)), checkpoint))
 
 

@@ -46,7 +46,7 @@ class Restores(Autoencodes):
     return bool(getattr(self.module, "told", False))
 
   def noise_sigma(self, image: ArrayLike, *, tile: int = TILE) -> float:
-    """The standard deviation of a picture's noise, in units of [0, 1], as the model estimates it.
+    """The standard deviation of a picture's noise, in units of [0, 1], at most 1, as the model estimates it.
 
     Of a model with a map of the noise (model.noise=local), the mean level. image, tile: as for `restore_image`.
     Raises UserError: the model is not told of noise.
@@ -55,7 +55,7 @@ class Restores(Autoencodes):
     inputs = self._photograph(image)
     bands = self._tiled(lambda x, origin: self._noise_estimates(self.variables, x[None])[0], inputs, tile)
     estimates = assembled(bands, len(inputs))
-    return float(to_sigma(pooled(jnp.asarray(estimates)[None])[0]))
+    return min(float(to_sigma(pooled(jnp.asarray(estimates)[None])[0])), 1.0)
 
   def require_told(self, what: str) -> None:
     if not self.told:
@@ -249,7 +249,7 @@ class Restores(Autoencodes):
   def _one_sigma(self, inputs: np.ndarray, sigma: float | None, tile: int) -> Array | None:
     """float32 [1]: given, or where one level is for the whole picture, estimated from all of it, not from a tile."""
     if sigma is None and getattr(self.module, "noise_mode", "none") == "uniform":
-      sigma = min(self.noise_sigma(inputs, tile=tile), 1.0)
+      sigma = self.noise_sigma(inputs, tile=tile)
     return self._sigmas(sigma, 1)
 
   def _estimate(self, inputs: ArrayLike, sigmas: Array | None = None) -> Array:

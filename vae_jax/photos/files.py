@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_jax.data import plans
+from vae_jax.data import images, plans
 from vae_jax.data.suffixes import PICTURES, RAW, READ, why_unread
 from vae_jax.errors import UserError, printable
 from vae_jax.photos.metadata import unusual_colour
 from vae_jax.photos.photograph import Photograph, open_photograph
-from vae_jax.photos.restoring import Job, Progress, Restorer, Result, restore_photograph
-from vae_jax.photos.saving import WRITABLE, check_saveable
+from vae_jax.photos.restoring import Job, Progress, Restorer, Result, check_integer, restore_photograph
+from vae_jax.photos.saving import WRITABLE, check_saveable, save_photograph
 from vae_jax.progress import FileProgress
+from vae_jax.storage.files import write_whole
 
 PathLike = str | os.PathLike
 
@@ -56,6 +57,16 @@ class Report(NamedTuple):
       raise UserError(f"{count} could not be restored: {some}{more}")
 
 
+class Treatment(NamedTuple):
+  """How a photograph is restored.
+
+  restorer: None: the photograph is copied as it is. says: a line for a person, printed before; "": none.
+  """
+
+  restorer: Restorer | None
+  says: str = ""
+
+
 def restore_files(
   restore: Callable[[np.ndarray, int | None, Progress], Result],
   inputs: PathLike | Sequence[PathLike],
@@ -64,7 +75,7 @@ def restore_files(
   factor: int,
   channels: int,
   samples: int = 0,
-  pixel_noise: Callable[[np.ndarray], Result] | None = None,
+  deviation: Callable[[np.ndarray], Result] | None = None,
   white: int = 0,
   whole: bool = False,
   written: Callable[[Path], None] = lambda path: None,
@@ -83,15 +94,15 @@ def restore_files(
   restored. Standard error shows how far it is (`FileProgress`).
 
   Where `restore` gives bands, memory holds the photograph and one result as 8 or 16 bits, but no floats of it. With two
-  or more samples, temporary files beside the outputs take 8 or 12 bytes for each value of a result. Results that cannot
-  fit into memory or onto the disk are a failure before work.
+  or more samples, a temporary file beside the outputs takes 4 bytes for each value of a result. Results that cannot fit
+  into memory or onto the disk are a failure before work.
 
   Files of a folder that look like pictures and that nothing here reads (`suffixes.PICTURES`) count as failures.
 
   With samples = N > 0, beside NAME.EXT:
     NAME_sample01.EXT ...   N random restorations
     NAME_mean.EXT           their average, for N > 1 (NAME.EXT is `restore(image, None)`)
-    NAME_uncertainty.png    the standard deviation, see `uncertainty_picture`, as it is seen, for N > 1
+    NAME_uncertainty.png    `deviation` as it is seen, see `uncertainty_picture`, for N > 1
 
   Args:
     restore: `(image float32 [h, w, channels] in [0, 1], key_index, progress) -> float32 [factor * h, factor * w,
@@ -101,8 +112,8 @@ def restore_files(
     inputs: a file or folder, or several.
     output: a folder, made with the first file if it is not there, or a file.
     factor: enlargement. channels: 1 or 3. samples: N. white: see `open_photograph`.
-    pixel_noise: `image -> float32 [factor * h, factor * w, channels]`, likewise, the standard deviation that the
-      random restorations leave out, see `total_deviation`.
+    deviation: `image -> float32 [factor * h, factor * w, channels]`, likewise, the standard deviation of the truth at
+      each pixel, in units of [0, 1]. None: no map of the uncertainty.
     whole: whether `restore` holds its result as a whole. written: called with each file as it is finished.
 
   Returns:
@@ -113,20 +124,41 @@ def restore_files(
       output that is an input or cannot be made, and numbers out of range.
     ValueError: `restore` returns another shape.
   """
-  _check_numbers(factor, samples, channels)
-  restorer = Restorer(restore, factor, channels, pixel_noise, whole)
+  treatment = Treatment(Restorer(restore, factor, channels, deviation, whole))
+  return restore_each(lambda *_: treatment, inputs, output, samples=samples, white=white, written=written)
+
+
+def restore_each(
+  treat: Callable[[Path, Photograph], Treatment],
+  inputs: PathLike | Sequence[PathLike],
+  output: PathLike,
+  *,
+  samples: int = 0,
+  white: int = 0,
+  written: Callable[[Path], None] = lambda path: None,
+) -> Report:
+  """As `restore_files`, with a treatment for each photograph: `treat(file, photograph)`, which may raise UserError.
+
+  A photograph that is copied as it is has its own bytes where the format of its output is the same, and no samples.
+  """
+  check_integer("samples", samples, 0)
   jobs = _plan(inputs, output, samples)
   report = Report([], [], [], [], [])
   with FileProgress() as meter:
     for number, job in enumerate(jobs, start=1):
       place = f" ({number} of {len(jobs)})" if len(jobs) > 1 else ""
       what = f"restoring {printable(job.source.name)}{place}"
-      _restore_one(restorer, job, white, report, meter, what, written)
+      try:
+        _restore_one(treat, job, white, report, meter, what, written)
+      except UserError as error:
+        report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
+      except MemoryError:
+        report.failed.append((job.source, "not enough memory; cut the picture into parts"))
   return report
 
 
 def _restore_one(
-  restorer: Restorer,
+  treat: Callable[[Path, Photograph], Treatment],
   job: Job,
   white: int,
   report: Report,
@@ -134,7 +166,7 @@ def _restore_one(
   what: str,
   written: Callable[[Path], None],
 ) -> None:
-  """Restores the photograph of a job, and notes in the report what became of it. what: this work, in words."""
+  """Restores or copies the photograph of a job, and notes in the report what is written. what: this work, in words."""
   # What takes so long at the first file: the estimate, then draws.
   note = "" if report.written else "compiling"
 
@@ -142,39 +174,42 @@ def _restore_one(
     meter.update(what, done, total=1 + len(job.samples), note=note if starting else "")
 
   progress(0, starting=True)
-  try:
-    photograph = _opened(job.source, white)
-    there = {path for path in job.targets() if os.path.lexists(path)}
+  photograph = _opened(job.source, white)
+  restorer, says = treat(job.source, photograph)
+  if says:
+    meter.say(f"{printable(job.source.name)}: {says}")
+  there = {path for path in job.targets() if os.path.lexists(path)}
+  as_it_is = restorer is None and _same_format(job)
 
-    def finished(path: Path) -> None:
-      _note_written(report, path, job, photograph, path in there)
-      with meter.aside():
-        written(path)
+  def finished(path: Path) -> None:
+    report.written.append(path)
+    if path in there:
+      report.replaced.append(path)
+    if path == job.main and not as_it_is:
+      _note_losses(report, job, photograph)
+    with meter.aside():
+      written(path)
 
+  if restorer is not None:
     restore_photograph(restorer, photograph, job, progress, finished)
-  except UserError as error:
-    report.failed.append((job.source, str(error).removeprefix(f"{job.source}: ")))
-  except MemoryError:
-    report.failed.append((job.source, "not enough memory; cut the picture into parts"))
+    return
+  if as_it_is:
+    content = images.read_file(job.source)
+    write_whole(job.main, lambda file: file.write(content))
+  else:
+    save_photograph(job.main, photograph)
+  finished(job.main)
 
 
-def _note_written(report: Report, path: Path, job: Job, photograph: Photograph, replaced: bool) -> None:
-  report.written.append(path)
-  if replaced:
-    report.replaced.append(path)
-  if path == job.main:
-    if photograph.frames > 1:
-      report.partial.append((job.source, photograph.frames))
-    if path.suffix.lower() != ".png" and (chunks := unusual_colour(photograph.about)):
-      report.recoloured.append((path, chunks))
+def _same_format(job: Job) -> bool:
+  return WRITABLE.get(job.source.suffix.lower()) == WRITABLE[job.main.suffix.lower()]
 
 
-def _check_numbers(factor: int, samples: int, channels: int) -> None:
-  for name, value, least in (("factor", factor, 1), ("samples", samples, 0)):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-      raise UserError(f"{name}={value!r}: give an integer of at least {least}")
-  if channels not in (1, 3):
-    raise UserError(f"a model of {channels} channels cannot restore photographs; it needs 1 or 3")
+def _note_losses(report: Report, job: Job, photograph: Photograph) -> None:
+  if photograph.frames > 1:
+    report.partial.append((job.source, photograph.frames))
+  if job.main.suffix.lower() != ".png" and (chunks := unusual_colour(photograph.about)):
+    report.recoloured.append((job.main, chunks))
 
 
 def _plan(inputs: PathLike | Sequence[PathLike], output: PathLike, samples: int) -> list[Job]:

@@ -1,13 +1,13 @@
 """One photograph, restored into its files, some rows at a time.
 
-Memory holds the photograph, one picture of the result as 8 or 16 bits, and some rows of floats. What needs all draws
-(their mean and variance) waits in temporary files beside the results.
+Memory holds the photograph, one picture of the result as 8 or 16 bits, and some rows of floats. The mean of the draws
+waits in a temporary file beside the results.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +18,8 @@ from vae_jax.errors import UserError
 from vae_jax.photos.metadata import Metadata
 from vae_jax.photos.photograph import Photograph
 from vae_jax.photos.saving import RowWriter, check_saveable, save_samples, strips
-from vae_jax.photos.transparency import CutOut, cut_out
-from vae_jax.photos.uncertainty import REACH, total_deviation, uncertainty_picture
+from vae_jax.photos.transparency import CutOut, cut_out, filled
+from vae_jax.photos.uncertainty import uncertainty_picture
 from vae_jax.storage.capacity import check_memory, check_space
 from vae_jax.storage.scratch import Scratch
 from vae_jax.types import ArrayLike
@@ -32,14 +32,31 @@ Result = ArrayLike | Iterator[ArrayLike]  # an array [H, W, channels], or bands 
 Progress = Callable[[int, int], None]
 
 
-class Restorer(NamedTuple):
-  """What restores arrays, see `files.restore_files`."""
+@dataclasses.dataclass(frozen=True)
+class Restorer:
+  """What restores arrays, see `files.restore_files`.
 
-  restore: Callable[[np.ndarray, int | None, Progress], Result]
+  sigmas: of the noise, for each of `images_of` a photograph, in units of [0, 1]; `restore` and `deviation` get theirs
+  by the keyword `sigma`. Empty: they get none.
+
+  Raises UserError: factor or channels out of range.
+  """
+
+  restore: Callable[..., Result]  # (image, index, progress)
   factor: int
   channels: int
-  pixel_noise: Callable[[np.ndarray], Result] | None = None
+  deviation: Callable[..., Result] | None = None  # (image)
   whole: bool = False
+  sigmas: tuple[float, ...] = ()
+
+  def __post_init__(self) -> None:
+    check_integer("factor", self.factor, 1)
+    if self.channels not in (1, 3):
+      raise UserError(f"a model of {self.channels} channels cannot restore photographs; it needs 1 or 3")
+
+  def told(self, part: int) -> dict[str, float]:
+    """The keywords for one of the images."""
+    return {"sigma": self.sigmas[part]} if self.sigmas else {}
 
 
 class Job(NamedTuple):
@@ -53,6 +70,17 @@ class Job(NamedTuple):
 
   def targets(self) -> list[Path]:
     return [self.main, *self.samples, *(path for path in (self.mean, self.uncertainty) if path)]
+
+
+def check_integer(name: str, value: object, least: int) -> None:
+  if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    raise UserError(f"{name}={value!r}: give an integer of at least {least}")
+
+
+def images_of(photograph: Photograph, channels: int) -> list[np.ndarray]:
+  """What a model of 1 or 3 channels is given of a photograph, [h, w, channels]: one image, or one of each channel."""
+  pixels, alpha = photograph.pixels, photograph.alpha
+  return _images(pixels if alpha is None else filled(pixels, alpha), channels)
 
 
 def restore_photograph(
@@ -87,25 +115,29 @@ def restore_photograph(
     rows.save()
     written(path)
 
-  restored = functools.partial(_restored, restorer, given, progress=progress)
+  def restored(index: int | None) -> Iterator[np.ndarray]:
+    before = 0 if index is None else 1 + index
+
+    def work(image: np.ndarray, part: int, show: Progress) -> Result:
+      return restorer.restore(image, index, show, **restorer.told(part))
+
+    return _joined(restorer, given, work, lambda done: progress(before + done))
+
   save(job.main, restored(None))
   with contextlib.ExitStack() as stack:
-    draws = None
+    mean = None
+    if job.mean is not None:
+      mean = stack.enter_context(Scratch(job.mean.parent, (height, width, pixels.shape[2])))
     for k, path in enumerate(job.samples):
       if k == 0:
         progress(1, starting=True)
-      if draws is None and job.mean is not None:
-        draws = _Draws(path.parent, (height, width, pixels.shape[2]), stack)
-      save(path, restored(k) if draws is None else draws.counted(restored(k)))
-    if draws is not None and job.mean is not None and job.uncertainty is not None:
-      save(job.mean, draws.mean.bands())
-      noise = None
-      if restorer.pixel_noise is not None:
-        noise = stack.enter_context(Scratch(job.mean.parent, draws.mean.shape))
-        noise.fill(_restored(restorer._replace(restore=_noise_of(restorer.pixel_noise)), given, None))
-      shown = uncertainty_picture(_deviation(draws, noise, cut))
-      save_samples(job.uncertainty, shown, Metadata())
-      written(job.uncertainty)
+      save(path, restored(k) if mean is None else _averaged(mean, k + 1, restored(k)))
+    if mean is not None and job.mean is not None:
+      save(job.mean, mean.bands())
+  if job.uncertainty is not None and restorer.deviation is not None:
+    shown = uncertainty_picture(_deviation(restorer, given, cut))
+    save_samples(job.uncertainty, shown, Metadata())
+    written(job.uncertainty)
 
 
 def _check_fits(restorer: Restorer, photograph: Photograph, job: Job) -> None:
@@ -117,22 +149,16 @@ def _check_fits(restorer: Restorer, photograph: Photograph, job: Job) -> None:
   a_pixel = max(
     a_pixel, samples + (4 if colours == 3 and photograph.bits == 8 else 0)
   )  # while Pillow encodes it
-  if job.uncertainty is not None:
+  if job.uncertainty is not None and restorer.deviation is not None:
     a_pixel = max(a_pixel, _DRAWING)
   what = f"the result of {width} x {height} pixels"
   check_memory(what, a_pixel * height * width, "cut the picture into parts, or close other programs")
   needed, remedy = 0, "free some space or choose another place"
-  if job.uncertainty is not None:
-    needed = 4 * (2 + (restorer.pixel_noise is not None)) * height * width * colours
+  if job.mean is not None:
+    needed = 4 * height * width * colours
     remedy += ", or ask for fewer than two samples"
   needed += height * width * colours * sum(path.suffix.lower() == ".bmp" for path in job.targets())
   check_space(job.main.parent, what, needed, remedy)
-
-
-def _noise_of(
-  pixel_noise: Callable[[np.ndarray], Result],
-) -> Callable[[np.ndarray, int | None, Progress], Result]:
-  return lambda image, index, progress: pixel_noise(image)
 
 
 def _seen(
@@ -146,73 +172,74 @@ def _seen(
   return band, None if photograph.alpha is None else np.ones((*band.shape[:2], 1), np.float32)
 
 
-class _Draws:
-  """Mean and squared deviations of restorations, float32 [H, W, c], by Welford's recurrence.
-
-  It is as exact as two passes, without keeping the restorations.
-  """
-
-  def __init__(self, folder: Path, shape: tuple[int, ...], stack: contextlib.ExitStack):
-    self.mean, self.squares = (stack.enter_context(Scratch(folder, shape)) for _ in range(2))
-    self.count = 0
-
-  def counted(self, bands: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Adds a restoration, and gives its bands on."""
-    self.count += 1
-    first = 0
-    for band in bands:
-      mean, squares = (part.read(first, first + len(band)) for part in (self.mean, self.squares))
-      step = band - mean
-      mean += step / np.float32(self.count)
-      squares += step * (band - mean)
-      self.mean.write(first, mean)
-      self.squares.write(first, squares)
-      first += len(band)
-      yield band
+def _averaged(mean: Scratch, count: int, bands: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+  """Adds the restoration of number `count` to the mean of those before, and gives its bands on."""
+  first = 0
+  for band in bands:
+    rows = mean.read(first, first + len(band))
+    rows += (band - rows) / np.float32(count)
+    mean.write(first, rows)
+    first += len(band)
+    yield band
 
 
-def _deviation(draws: _Draws, noise: Scratch | None, cut: CutOut | None) -> np.ndarray:
+def _deviation(restorer: Restorer, given: Photograph, cut: CutOut | None) -> np.ndarray:
   """The standard deviation float32 [H, W] of what is seen, mean over channels."""
-  height, width, _ = draws.mean.shape
-  deviation = np.empty((height, width), np.float32)
-  for rows in strips(draws.mean.shape):
-    first, last = max(0, rows.start - REACH), min(height, rows.stop + REACH)
-    variance = draws.squares.read(first, last) / (draws.count - 1)
-    total = total_deviation(variance, None if noise is None else noise.read(first, last))
-    values = total[rows.start - first : rows.stop - first].mean(axis=-1)
-    deviation[rows] = values if cut is None else values * cut.layer(rows.start, rows.stop).gain[..., 0]
+
+  def work(image: np.ndarray, part: int, show: Progress) -> Result:
+    assert restorer.deviation is not None
+    return restorer.deviation(image, **restorer.told(part))
+
+  height, width = given.pixels.shape[:2]
+  deviation = np.empty((restorer.factor * height, restorer.factor * width), np.float32)
+  first = 0
+  for band in _joined(restorer, given, work):
+    last = first + len(band)
+    values = band.mean(axis=-1)
+    deviation[first:last] = values if cut is None else values * cut.layer(first, last).gain[..., 0]
+    first = last
   return deviation
 
 
-def _restored(
+def _joined(
   restorer: Restorer,
   photograph: Photograph,
-  index: int | None,
-  progress: Callable[..., None] = lambda done: None,
+  work: Callable[[np.ndarray, int, Progress], Result],
+  progress: Callable[[float], None] = lambda done: None,
 ) -> Iterator[np.ndarray]:
-  """Bands of the restoration, float32 [rows, factor * w, c] with the photograph's own c, clipped to [0, 1].
+  """Bands of the result, float32 [rows, factor * w, c] with the photograph's own c, clipped to [0, 1].
 
-  progress: gets the number of restorations of the photograph that are done, this one's part included.
+  work: what is done to each image of the photograph: (image, its number, progress). progress: gets the part done.
   """
-  pixels = photograph.pixels
-  height, width, own = pixels.shape
+  height, width, own = photograph.pixels.shape
   shape = restorer.factor * height, restorer.factor * width, restorer.channels
-  done = [0.0] * (own if restorer.channels == 1 else 1)  # the share of each part
+  images = _images(photograph.pixels, restorer.channels)
+  done = [0.0] * len(images)
 
-  def once(image: np.ndarray, part: int = 0) -> Iterator[np.ndarray]:
+  def once(image: np.ndarray, part: int) -> Iterator[np.ndarray]:
     def show(number: int, total: int) -> None:
       done[part] = number / total
-      progress((0 if index is None else 1 + index) + sum(done) / len(done))
+      progress(sum(done) / len(done))
 
-    yield from _checked(restorer.restore(np.ascontiguousarray(image), index, show), shape, image.shape)
+    yield from _checked(work(np.ascontiguousarray(image), part, show), shape, image.shape)
     show(1, 1)
 
+  parts = [once(image, part) for part, image in enumerate(images)]
   if own == restorer.channels:
-    return once(pixels)
+    return parts[0]
   if own == 1:
-    return ((band @ _LUMA)[..., None] for band in once(np.repeat(pixels, 3, axis=2)))
-  parts = [once(pixels[..., c : c + 1], c) for c in range(own)]
+    return ((band @ _LUMA)[..., None] for band in parts[0])
   return (np.concatenate(bands, axis=2) for bands in zip(*parts, strict=True))
+
+
+def _images(pixels: np.ndarray, channels: int) -> list[np.ndarray]:
+  """Pixels [h, w, 1 or 3] -> arrays [h, w, channels]: one, grey repeated; or one of each channel."""
+  own = pixels.shape[2]
+  if own == channels:
+    return [pixels]
+  if own == 1:
+    return [np.repeat(pixels, channels, axis=2)]
+  return [pixels[..., c : c + 1] for c in range(own)]
 
 
 def _checked(result: Result, shape: tuple[int, ...], given: tuple[int, ...]) -> Iterator[np.ndarray]:

@@ -1,26 +1,8 @@
-"""How uncertain each pixel of a restoration is: its standard deviation, and a map of it that can be read."""
+"""How uncertain each pixel of a restoration is, as a map that can be read."""
 
 from __future__ import annotations
 
 import numpy as np
-
-REACH = 8  # rows and columns that `total_deviation` looks at around a pixel: 4 deviations of its Gaussian
-
-
-def total_deviation(variance: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-  """Estimates the standard deviation of p(x | y) at each pixel, [h, w, c], from some draws of E(x | y, z).
-
-  By the law of total variance it is that of the draws, and that of p(x | y, z) about them. The variance of a few draws
-  is itself uncertain: in units of the noise it is averaged over neighbours (a Gaussian of 2 pixels).
-
-  variance: of the draws. noise: standard deviation of p(x | y, z), above 0; None: there is none.
-  """
-  if noise is None:
-    return np.sqrt(variance)
-  from scipy.ndimage import gaussian_filter
-
-  squared = np.square(np.maximum(noise, 1e-6), dtype=np.float64)
-  return np.sqrt(squared * (1 + gaussian_filter(variance / squared, (2, 2, 0))))
 
 
 def uncertainty_picture(deviation: np.ndarray) -> np.ndarray:

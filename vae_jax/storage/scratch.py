@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +50,6 @@ class Scratch:
         left = left[self._file.write(left) :]
     except OSError as error:
       raise self._refused(error) from error
-
-  def fill(self, bands: Iterable[np.ndarray]) -> None:
-    """Writes bands of rows from the top down."""
-    first = 0
-    for band in bands:
-      self.write(first, band)
-      first += len(band)
 
   def bands(self, rows: int = 64) -> Iterator[np.ndarray]:
     """All rows, so many at a time, from the top down."""
