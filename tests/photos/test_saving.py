@@ -11,7 +11,7 @@ from PIL import Image
 
 from vae_jax.errors import UserError
 from vae_jax.photos.photograph import Photograph, open_photograph
-from vae_jax.photos.saving import check_saveable, save_photograph
+from vae_jax.photos.saving import RowWriter, bytes_of_pixel, check_saveable, save_photograph
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -188,6 +188,26 @@ def test_rounding(tmp_path, bits):
   np.testing.assert_array_equal(got, expected)
   save_photograph(tmp_path / "a.png", Photograph(np.full((1, 1, 1), 0.5, np.float32), bits=bits))
   assert np.asarray(Image.open(tmp_path / "a.png")).item() == (white + 1) // 2
+
+
+def test_bytes_of_a_pixel():
+  """By hand: the picture, and with Pillow's 4 bytes for RGB, or the differences of a TIFF."""
+  for name, channels, alpha, bits, expected in (
+    ("a.png", 3, False, 8, (3, 7)),
+    ("a.jpg", 3, True, 16, (3, 7)),  # without alpha, and 8 bits
+    ("a.png", 3, True, 16, (8, 8)),
+    ("a.TIF", 1, True, 16, (4, 8)),
+    ("a.webp", 1, True, 16, (2, 2)),
+  ):
+    assert bytes_of_pixel(name, photograph(channels, alpha, bits)) == expected
+
+
+def test_rows_that_are_missing(tmp_path):
+  rows = RowWriter(tmp_path / "a.png", 4, 6, photograph(3, False, 8))
+  rows.add(np.zeros((3, 6, 3), np.float32))
+  with pytest.raises(ValueError, match="3 rows of a picture of 4"):
+    rows.save()
+  assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

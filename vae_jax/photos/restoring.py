@@ -17,7 +17,7 @@ import numpy as np
 from vae_jax.errors import UserError
 from vae_jax.photos.metadata import Metadata
 from vae_jax.photos.photograph import Photograph
-from vae_jax.photos.saving import RowWriter, check_saveable, save_samples, strips
+from vae_jax.photos.saving import RowWriter, bytes_of_pixel, check_saveable, save_samples, strips
 from vae_jax.photos.transparency import CutOut, cut_out, filled
 from vae_jax.photos.uncertainty import uncertainty_picture
 from vae_jax.storage.capacity import check_memory, check_space
@@ -144,11 +144,8 @@ def _check_fits(restorer: Restorer, photograph: Photograph, job: Job) -> None:
   """Raises UserError where the results of a photograph are certain not to fit into memory, or onto the disk."""
   rows, columns, colours = photograph.pixels.shape
   height, width = restorer.factor * rows, restorer.factor * columns
-  samples = (colours + (photograph.alpha is not None)) * photograph.bits // 8
-  a_pixel = samples + 4 * colours if restorer.whole else 0  # bytes while it is restored
-  a_pixel = max(
-    a_pixel, samples + (4 if colours == 3 and photograph.bits == 8 else 0)
-  )  # while Pillow encodes it
+  adding, saving = bytes_of_pixel(job.main, photograph)
+  a_pixel = max(adding + 4 * colours if restorer.whole else 0, saving)
   if job.uncertainty is not None and restorer.deviation is not None:
     a_pixel = max(a_pixel, _DRAWING)
   what = f"the result of {width} x {height} pixels"

@@ -79,6 +79,24 @@ def save_photograph(path: str | os.PathLike, photograph: Photograph) -> None:
   rows.save()
 
 
+def _stored(kind: str, photograph: Photograph) -> tuple[int, int]:
+  """Channels and bits of a photograph in a file of this kind."""
+  channels = photograph.pixels.shape[2] + (photograph.alpha is not None and kind in _ALPHA)
+  return channels, photograph.bits if kind in ("PNG", "TIFF") else 8
+
+
+def bytes_of_pixel(path: str | os.PathLike, photograph: Photograph) -> tuple[int, int]:
+  """Bytes of memory that `RowWriter` takes for each pixel, at least: while rows are added, and while it saves.
+
+  Left out is the content of the file, whose length is unknown before.
+  """
+  kind = WRITABLE[Path(path).suffix.lower()]
+  channels, bits = _stored(kind, photograph)
+  size = channels * bits // 8
+  copy = size if kind == "TIFF" else 4 if (channels, bits) == (3, 8) else 0  # Pillow has 4 bytes for RGB
+  return size, size + copy
+
+
 class RowWriter:
   """Writes a photograph as `save_photograph` does, from rows given from the top down.
 
@@ -92,9 +110,8 @@ class RowWriter:
       raise ValueError(f"bits = {like.bits}: must be 8 or 16")
     check_saveable(path, height, width)
     self._path, self._kind = Path(path), WRITABLE[Path(path).suffix.lower()]
-    self._bits = like.bits if self._kind in ("PNG", "TIFF") else 8
     self._colours = like.pixels.shape[2]
-    channels = self._colours + (like.alpha is not None and self._kind in _ALPHA)
+    channels, self._bits = _stored(self._kind, like)
     self._samples = np.empty((height, width, channels), np.uint8 if self._bits == 8 else np.uint16)
     space = {1: b"GRAY", 3: b"RGB "}[self._colours]
     self._about = like.about._replace(icc=like.icc if like.icc and like.icc[16:20] == space else None)
