@@ -54,7 +54,7 @@ def test_the_walk_finds_functions_and_methods():
   assert {
     "vae_jax.inference.generate.Generates.sample",
     "vae_jax.inference.load",
-    "vae_jax.data.degrade.gaussian_noise",
+    "vae_jax.data.degrade.noise.gaussian_noise",
   } < {*FUNCTIONS}
 
 

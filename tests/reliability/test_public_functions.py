@@ -193,7 +193,9 @@ ON_THE_HOST = {
     ),
     *("bicubic_weights", "gaussian_weights", "can", "require", "require_told"),
   ],
-  "cuts tiles of any number, and reports its progress": ["restore_image", "deviation"],
+  "cuts tiles of any number, and reports its progress": [
+    *("restore_image", "restore_bands", "deviation", "deviation_bands"),
+  ],
 }
 
 

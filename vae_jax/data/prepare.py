@@ -58,13 +58,7 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
 
   def prepare(keys: Key, batch: Batch, frozen: Frozen = NO_FROZEN) -> Batch:
     del frozen
-    if undeclared := sorted(set(batch) - set(FIELDS)):
-      raise UserError(
-        f"a batch has the field {undeclared[0]!r}, which is none of {', '.join(FIELDS)}; leave it out"
-      )
-    moved = "data.flip" if flip else "data.rotate"
-    if fixed := [name for name in ("factors", "codes") if name in batch and (flip or rotate)]:
-      raise UserError(f"{moved}=true moves images, and their {fixed[0]} stay as they are; set {moved}=false")
+    _check_fields(batch, flip, rotate)
 
     def stream(number: int) -> Key:
       return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
@@ -72,15 +66,9 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
     image = jnp.asarray(batch["image"])
     degraded = to_float(batch["degraded"]) if "degraded" in batch else None
     if flip:
-      mirrored = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(0.5)))(stream(FLIP))[
-        :, None, None, None
-      ]
-      image = jnp.where(mirrored, jnp.flip(image, 2), image)
-      degraded = None if degraded is None else jnp.where(mirrored, jnp.flip(degraded, 2), degraded)
+      image, degraded = _mirrored(stream(FLIP), image, degraded)
     if rotate:
-      turns = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4, jnp.int32))(stream(ROTATE))
-      image = jax.vmap(turned)(image, turns)
-      degraded = None if degraded is None else jax.vmap(turned)(degraded, turns)
+      image, degraded = _rotated(stream(ROTATE), image, degraded)
     if binarize == "dynamic":
       image = jax.vmap(binarize_dynamic)(stream(DYNAMIC), image)
     elif binarize == "threshold":
@@ -103,6 +91,31 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
     return cast(Batch, result if degraded is None else {**result, "degraded": degraded})
 
   return prepare
+
+
+def _check_fields(batch: Batch, flip: bool, rotate: bool) -> None:
+  """Raises UserError for fields that are unknown, or that moved images would no longer fit."""
+  if undeclared := sorted(set(batch) - set(FIELDS)):
+    raise UserError(
+      f"a batch has the field {undeclared[0]!r}, which is none of {', '.join(FIELDS)}; leave it out"
+    )
+  moved = "data.flip" if flip else "data.rotate"
+  if fixed := [name for name in ("factors", "codes") if name in batch and (flip or rotate)]:
+    raise UserError(f"{moved}=true moves images, and their {fixed[0]} stay as they are; set {moved}=false")
+
+
+def _mirrored(keys: Key, image: Array, degraded: Array | None) -> tuple[Array, Array | None]:
+  """Mirrors each pair left-right, with probability 1/2."""
+  draw = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(0.5)))(keys)[:, None, None, None]
+  image = jnp.where(draw, jnp.flip(image, 2), image)
+  return image, None if degraded is None else jnp.where(draw, jnp.flip(degraded, 2), degraded)
+
+
+def _rotated(keys: Key, image: Array, degraded: Array | None) -> tuple[Array, Array | None]:
+  """Turns each pair by 0, 90, 180 or 270 degrees, with equal probability."""
+  turns = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4, jnp.int32))(keys)
+  image = jax.vmap(turned)(image, turns)
+  return image, None if degraded is None else jax.vmap(turned)(degraded, turns)
 
 
 def to_float(image: ArrayLike) -> Array:

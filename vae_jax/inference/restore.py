@@ -58,6 +58,7 @@ class Restores(Autoencodes):
     return min(float(to_sigma(pooled(jnp.asarray(estimates)[None])[0])), 1.0)
 
   def require_told(self, what: str) -> None:
+    """Raises UserError, naming `what` was asked, where the model is not told the noise of a picture."""
     if not self.told:
       raise UserError(
         f"{what}: this run ({self.config.model.name}) is not told the noise of a picture; leave it out, or use a "

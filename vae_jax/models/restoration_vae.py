@@ -279,13 +279,7 @@ class RestorationVAE(Restorer):
     def each(x: Array) -> Array:  # [b, ...] -> [samples * b, ...]
       return jnp.tile(x, (samples, *(1,) * (x.ndim - 1)))
 
-    def draws(key: Key) -> Eps:
-      return tuple(
-        jax.random.normal(jax.random.fold_in(key, i), (samples, *x.shape[1:3], self.latent_dim), jnp.float32)
-        for i, x in enumerate(scales)
-      )
-
-    eps = jax.tree.map(lambda e: e.swapaxes(0, 1).reshape(-1, *e.shape[2:]), jax.vmap(draws)(keys))
+    eps = self._posterior_noise(keys, scales, samples)
     targets = [
       each(x) for x in self.target_encoder(pixel_unshuffle(deviation_seen, self.factor * self.unshuffle))
     ]
@@ -320,6 +314,17 @@ class RestorationVAE(Restorer):
       log_weight=jnp.stack(log_ratios).sum(axis=0).reshape(samples, n) - distortion,
       latents={"mean": shift.reshape(samples, n, -1).mean(axis=0)},
     )
+
+  def _posterior_noise(self, keys: Key, scales: list[Array], samples: int) -> Eps:
+    """Standard normal noise float32 [samples * b, h', w', latent_dim] for each scale; keys: [b]."""
+
+    def draws(key: Key) -> Eps:
+      return tuple(
+        jax.random.normal(jax.random.fold_in(key, i), (samples, *x.shape[1:3], self.latent_dim), jnp.float32)
+        for i, x in enumerate(scales)
+      )
+
+    return jax.tree.map(lambda e: e.swapaxes(0, 1).reshape(-1, *e.shape[2:]), jax.vmap(draws)(keys))
 
   def _told(
     self, batch: Batch, padded: Array, keys: Key, mode: Mode

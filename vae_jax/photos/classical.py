@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFilter
+
+if TYPE_CHECKING:
+  from PIL import Image
 
 Denoise = Callable[[np.ndarray, float], np.ndarray]
 
@@ -82,25 +85,27 @@ def wiener(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
 def lanczos(small: np.ndarray, factor: int) -> np.ndarray:
   """Enlarges by Pillow's Lanczos filter of 3 lobes."""
-  return _from_picture(_enlarge(small, factor, Image.Resampling.LANCZOS), small)
+  return _from_picture(_enlarge(small, factor, "LANCZOS"), small)
 
 
 def bicubic_pillow(small: np.ndarray, factor: int) -> np.ndarray:
   """Enlarges by Pillow's bicubic filter."""
-  return _from_picture(_enlarge(small, factor, Image.Resampling.BICUBIC), small)
+  return _from_picture(_enlarge(small, factor, "BICUBIC"), small)
 
 
 def unsharp(small: np.ndarray, factor: int) -> np.ndarray:
   """Enlarges by Pillow's bicubic filter, then sharpens by its default unsharp mask: radius 2, 150 %, threshold 3."""
-  return _from_picture(
-    _enlarge(small, factor, Image.Resampling.BICUBIC).filter(ImageFilter.UnsharpMask()), small
-  )
+  from PIL import ImageFilter
+
+  return _from_picture(_enlarge(small, factor, "BICUBIC").filter(ImageFilter.UnsharpMask()), small)
 
 
-def _enlarge(small: np.ndarray, factor: int, resample: Image.Resampling) -> Image.Image:
+def _enlarge(small: np.ndarray, factor: int, resample: str) -> Image.Image:
+  from PIL import Image
+
   pixels = np.rint(255 * np.clip(small, 0, 1)).astype(np.uint8)
   picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-  return picture.resize((factor * picture.width, factor * picture.height), resample)
+  return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling[resample])
 
 
 def _from_picture(picture: Image.Image, small: np.ndarray) -> np.ndarray:
