@@ -143,7 +143,7 @@ DEGRADE = {
   "camera_noise": [(lambda x, s: degrade.camera_noise(KEY, x, s, 0.02, 0.5), (BIG, jnp.float32(0.05)))],
   "chain": [
     (
-      lambda x: degrade.chain(KEY, x, "blur 0..1 @0.5; down 2 box|lanczos; noise 0..9; jpeg 9..95 420|444"),
+      lambda x: degrade.chain(KEY, x, "blur 0..1 @0.5; down 2 box|lanczos; noise 0..9"),
       (BIG,),
     )
   ],
