@@ -1,5 +1,5 @@
 """What a photograph looks like: on public-domain photographs of scikit-image that were noised, compressed, sharpened
-and blurred by known amounts. Pillow and SciPy make them; thresholds come from other photographs (docs/restoration.md).
+and blurred by known amounts. Pillow and SciPy make them; thresholds come from other photographs.
 """
 
 import io
