@@ -97,10 +97,15 @@ def test_exposure_clips_half_of_the_images_at_black_or_white():
   same = np.abs(exposed - levels).max(axis=1) < 1e-6
   black, white = exposed[:, 128] < levels[128] - 1e-6, exposed[:, 128] > levels[128] + 1e-6
   assert abs(same.mean() - 0.5) < 0.04 and abs(black.mean() - 0.25) < 0.04 and abs(white.mean() - 0.25) < 0.04
-  gain = exposed[white, 8] / levels[8]  # not clipped below 8 times
-  np.testing.assert_allclose(exposed[white], np.minimum(gain[:, None] * levels, 1), atol=1e-5)
-  gain = (1 - exposed[black, 247]) / (1 - levels[247])
-  np.testing.assert_allclose(1 - exposed[black], np.minimum(gain[:, None] * (1 - levels), 1), atol=1e-5)
+  gain, most = exposed[white, 8] / levels[8], exposed[white].max(axis=1)  # not clipped below 8 times
+  np.testing.assert_allclose(exposed[white], np.minimum(gain[:, None] * levels, most[:, None]), atol=1e-5)
+  gain, least = (1 - exposed[black, 247]) / (1 - levels[247]), exposed[black].min(axis=1)
+  np.testing.assert_allclose(
+    exposed[black], np.maximum(1 - gain[:, None] * (1 - levels), least[:, None]), atol=1e-5
+  )
+  # half of them at white or black, the others at a level within a tenth of it
+  assert abs((most == 1).mean() - 0.5) < 0.06 and abs((least == 0).mean() - 0.5) < 0.06
+  assert most.min() >= 0.9 and least.max() <= 0.1001 and 0.94 < most[most < 1].mean() < 0.96
   # 2^u, u uniform in [0, 3]: half of the gains lie below 2^1.5
   assert gain.min() >= 1 and gain.max() <= 8.001 and abs((gain < 2**1.5).mean() - 0.5) < 0.06
   np.testing.assert_array_equal(

@@ -6,7 +6,16 @@ import pytest
 import scipy.ndimage
 import scipy.stats
 
-from vae_jax.models.noise_level import local_sigma, pooled, spread_out, surprise, to_level, to_sigma
+from vae_jax.models.noise_level import (
+  local_sigma,
+  mean_around,
+  pooled,
+  spread_out,
+  surprise,
+  surprise_of_pooled,
+  to_level,
+  to_sigma,
+)
 
 
 def normal(*shape, seed=0):
@@ -55,3 +64,16 @@ def test_surprise_is_the_negative_log_density():
   scale = np.exp(-0.5 * estimates[..., 1].astype(np.float64))
   density = scipy.stats.norm.logpdf(level, estimates[..., 0], scale) + 0.5 * np.log(2 * np.pi)
   np.testing.assert_allclose(surprise(estimates, level), -density.sum((1, 2)), rtol=1e-5)
+
+
+def test_surprise_of_pooled_is_the_negative_log_density_of_a_tenth():
+  estimates, level = normal(2, 3, 4, 2), normal(2, seed=1)
+  density = scipy.stats.norm.logpdf(level, pooled(estimates), 0.1) - scipy.stats.norm.logpdf(0, 0, 0.1)
+  np.testing.assert_allclose(surprise_of_pooled(estimates, level), -density, rtol=1e-4)
+
+
+def test_means_around_a_position_count_what_is_in_the_image():
+  x = normal(1, 5, 6, 1)
+  total = scipy.ndimage.uniform_filter(np.float64(x[0, ..., 0]), 3, mode="constant")
+  inside = scipy.ndimage.uniform_filter(np.ones((5, 6)), 3, mode="constant")
+  np.testing.assert_allclose(mean_around(jnp.asarray(x))[0, ..., 0], total / inside, atol=1e-6)

@@ -128,13 +128,14 @@ def to_float(image: ArrayLike) -> Array:
 def exposed(key: Key, image: Array, stops: float) -> Array:
   """Makes half of all images, float32 in [0, 1], brighter or darker, by 2^u with u ~ U[0, stops]; clipped.
 
-  Brighter: 2^u x, so that bright parts are white. Darker: the same of the negative, so that dark parts are black. What
-  denoises photographs learns from it what clipped noise looks like beside black and white.
+  Brighter: 2^u x, clipped at white, or in half of them at a level of 0.9 to 1. Darker: the same of the negative. What
+  denoises photographs learns from it what noise looks like on plain black and white, and close to them.
   """
-  happens, side, amount = jax.random.split(key, 3)
+  happens, side, amount, level = jax.random.split(key, 4)
   gain = jnp.exp2(jax.random.uniform(amount, (), jnp.float32, 0.0, stops))
-  brighter = jnp.minimum(gain * image, 1.0)
-  darker = 1.0 - jnp.minimum(gain * (1.0 - image), 1.0)
+  most = 1.0 - jnp.maximum(jax.random.uniform(level, (), jnp.float32, -0.1, 0.1), 0.0)
+  brighter = jnp.minimum(gain * image, most)
+  darker = 1.0 - jnp.minimum(gain * (1.0 - image), most)
   changed = jnp.where(jax.random.bernoulli(side, jnp.float32(0.5)), brighter, darker)
   return jnp.where(jax.random.bernoulli(happens, jnp.float32(0.5)), changed, image)
 

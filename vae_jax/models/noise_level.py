@@ -31,22 +31,35 @@ def to_sigma(level: Array) -> Array:
 
 
 class NoiseEstimator(Convolutions):
-  """Estimates levels from local differences.
+  """Estimates levels from the energies of learned filters.
+
+  Filters of 3 x 3 blocks of `stride` pixels see what departs from the local mean; the logarithms of their mean squares
+  over 3 x 3 blocks are levels themselves, of noise and of texture, which two layers tell apart. The mean and the share
+  of black and white pixels are given too: noise is clipped there.
 
   __call__: an image [b, h, w, c], h and w multiples of `stride`. Returns float32 [b, h / stride, w / stride, 2]: the
   level, and the logarithm of its precision (1 / variance).
   """
 
   stride: int = 4
-  LAYERS: ClassVar[int] = 4
+  REACH: ClassVar[int] = 4  # blocks
 
   @nn.compact
   def __call__(self, image: Array) -> Array:
-    act = ACTIVATIONS[self.activation]
-    x = act(self.conv(pixel_unshuffle(image.astype(self.dtype), self.stride), self.channels[0], "stem"))
-    for i in range(self.LAYERS - 1):
-      x = act(self.conv(x, self.channels[0], f"conv{i}"))
+    act, (filters, width) = ACTIVATIONS[self.activation], self.channels
+    x = pixel_unshuffle(image.astype(self.dtype), self.stride)
+    mean = mean_around(x.mean(axis=-1, keepdims=True))
+    clipped = mean_around(((x <= 0) | (x >= 1)).mean(axis=-1, keepdims=True, dtype=x.dtype))
+    energy = mean_around(jnp.square(255 * self.conv(x - mean, filters, "filters")))
+    x = jnp.concatenate([jnp.log(energy + 0.25) / 4, mean, clipped], axis=-1)
+    for i in range(2):
+      x = act(self.mix(x, width, f"mix{i}"))
     return self.mix(x, 2, "out", zero=True).astype(jnp.float32) + jnp.float32([2.0, 0.0]).reshape(1, 1, 1, 2)
+
+
+def mean_around(x: Array, size: int = 3) -> Array:
+  """Means over windows of size x size positions, within the image: [b, h, w, c] -> the same shape."""
+  return nn.avg_pool(x, (size, size), padding="SAME", count_include_pad=False)
 
 
 def pooled(estimates: Array) -> Array:
@@ -71,10 +84,7 @@ def local_sigma(difference: Array, stride: int) -> Array:
   squares = jnp.square(difference).mean(axis=-1)
   squares = squares.reshape(b, h // stride, stride, w // stride, stride).mean(axis=(2, 4))
 
-  def total(x: Array) -> Array:
-    return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 5, 5), (1, 1, 1), "SAME")
-
-  return jnp.sqrt(total(squares) / total(jnp.ones_like(squares)))
+  return jnp.sqrt(mean_around(squares[..., None], 5)[..., 0])
 
 
 def surprise(estimates: Array, level: Array) -> Array:
@@ -82,3 +92,12 @@ def surprise(estimates: Array, level: Array) -> Array:
   log_precision = jnp.clip(estimates[..., 1], -4.0, 8.0)
   square = jnp.square(estimates[..., 0] - level) * jnp.exp(log_precision)
   return 0.5 * (square - log_precision).sum(axis=(1, 2))
+
+
+def surprise_of_pooled(estimates: Array, level: Array) -> Array:
+  """Returns -log N(level; pooled(estimates), 0.1^2) less its constant, in nats [b]: 0.1 is a tenth of the sigma.
+
+  Trains the precisions to weigh positions so that the picture's level is right, which positions that are right one by
+  one do not make it: each leans towards levels that are frequent.
+  """
+  return 50.0 * jnp.square(pooled(estimates) - level)

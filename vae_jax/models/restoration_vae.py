@@ -40,6 +40,7 @@ from vae_jax.models.noise_level import (
   pooled,
   spread_out,
   surprise,
+  surprise_of_pooled,
   to_level,
   to_sigma,
 )
@@ -107,7 +108,7 @@ class RestorationVAE(Restorer):
       )  # a difference of two of its images has none
       self.spread_head = self._to_pixels("spread_head")
     if self.noise_mode != "none":
-      self.estimator = NoiseEstimator((32,), 0, stride=self.stride, **dtypes)
+      self.estimator = NoiseEstimator((32, 64), 0, stride=self.stride, **dtypes)
     self.log_scale = self._scale("log_scale", self.likelihood.has_scale)
     self.point_log_scale = self._scale("point_log_scale", self.latent_dim > 0)
 
@@ -145,7 +146,7 @@ class RestorationVAE(Restorer):
     trunk = 2 * self.blocks * (sum(strides) + sum(strides[:-1])) + sum(strides[1:]) + 2 * strides[0]
     # Of the ladder, a scale: the residual block and the way up; then the head.
     ladder = 3 * sum(strides) if self.latent_dim else 0
-    estimator = self.stride * (NoiseEstimator.LAYERS + 2) if self.noise_mode == "local" else 0
+    estimator = self.stride * (NoiseEstimator.REACH + 1) if self.noise_mode == "local" else 0
     head = 2 if self.head_channels else 0
     return trunk + ladder + 2 * strides[-1] + 3 + estimator + head
 
@@ -343,7 +344,7 @@ class RestorationVAE(Restorer):
       if "sigma" in batch
       else jnp.sqrt(jnp.square(difference).mean(axis=(1, 2, 3)))
     )
-    term = surprise(estimates, to_level(true)[:, None, None])
+    term = surprise_of_pooled(estimates, to_level(true))
     levels = pooled(jax.lax.stop_gradient(estimates))
     if mode.training:  # told by a person, or estimated
       draw = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, TOLD), 0.75))(keys)
