@@ -36,7 +36,9 @@ class Stand:
     self.estimates += 1
     return float(image.mean())
 
-  def restore_bands(self, image, key=None, tile=0, ensemble=False, progress=None, sigma=None):
+  def restore_bands(
+    self, image, key=None, tile=0, ensemble=False, progress=None, sigma=None, temperature=0.5
+  ):
     self.sigmas.append(sigma)
     yield 1 - image.repeat(self.factor, 0).repeat(self.factor, 1)
 

@@ -112,6 +112,23 @@ def test_draws_are_a_function_of_the_key_and_the_first_do_not_depend_on_their_nu
   assert np.abs(np.asarray(model.restore(image, jax.random.key(1), samples=3) - three)).max() > 1e-3
 
 
+def test_the_temperature_scales_the_noise_of_draws(model, key):
+  """0 is the estimate; one key is one direction, and half of the way lies between."""
+  image = pixels(1, 6, 7, 1)
+  estimate, whole = model.restore(image), model.restore(image, key, temperature=1.0)[0]
+  np.testing.assert_array_equal(model.restore(image, key, temperature=0.0)[0], estimate)
+  half = model.restore(image, key)[0]
+  np.testing.assert_array_equal(half, model.restore(image, key, temperature=0.5)[0])
+  distances = [float(np.abs(np.asarray(x - estimate)).mean()) for x in (half, whole)]
+  assert 0.3 * distances[1] < distances[0] < 0.7 * distances[1]
+  tiled = model.restore_image(image[0], key, temperature=1.0) - model.restore_image(image[0])
+  assert np.abs(tiled).mean() > 1.5 * np.abs(model.restore_image(image[0], key) - estimate[0]).mean()
+  for wrong in -1.0, float("nan"), float("inf"):
+    one_line(
+      model.restore, image, key, temperature=wrong, match="temperature = .*: must be at least 0 and finite"
+    )
+
+
 def test_bytes_are_images_too(model):
   image = np.random.default_rng(0).integers(50, 200, size=(1, 6, 5, 1), dtype=np.uint8)
   np.testing.assert_allclose(model.restore(image), model.restore(image.astype(np.float32) / 255), atol=1e-6)

@@ -94,7 +94,7 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
   "temperature": {
     "type": number(float, 0),
     "metavar": "T",
-    "help": "sample, frechet: scales the standard deviation of the prior (default 1)",
+    "help": "scales the standard deviation of the prior (default 1; restore, benchmark: 0.5)",
   },
   "method": {
     "choices": METHODS,
@@ -314,7 +314,7 @@ def _complete(args: argparse.Namespace) -> None:
     "batch_size": config.batch_size,
     "split": args.config.data.test,
     "seed": 0,
-    "temperature": 1.0,
+    "temperature": 0.5 if args.mode in ("restore", "benchmark") else 1.0,
     "method": METHODS[0],
     "of": OF[0],
     "network": "vgg16",

@@ -7,7 +7,19 @@ from typing import Any
 
 HELP = "score a folder of clean photographs (--input), degraded and restored, beside baselines: PSNR, SSIM"
 EXAMPLE = "--pretrained superres_x2 --input photographs/ --output scores.json"
-FLAGS = ("input", "degrade", "num", "samples", "seed", "ensemble", "lpips", "output", "tile", "sigma")
+FLAGS = (
+  "input",
+  "degrade",
+  "num",
+  "samples",
+  "seed",
+  "temperature",
+  "ensemble",
+  "lpips",
+  "output",
+  "tile",
+  "sigma",
+)
 NEEDS = "restore"
 OUTPUT = ".json"
 
@@ -23,6 +35,7 @@ def run(model: Any, args: Any) -> None:
     "degrade": args.degrade,
     "samples": args.samples,
     "seed": args.seed,
+    "temperature": args.temperature,
     "tile": args.tile,
     "ensemble": args.ensemble,
     "sigma": None if args.sigma is None else args.sigma / 255,

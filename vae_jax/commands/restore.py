@@ -6,7 +6,7 @@ from typing import Any
 
 HELP = "restore your photographs (--input), of any size: enlarge or denoise, as the model was trained to"
 EXAMPLE = "--pretrained superres_x2 --input photo.jpg --output restored/"
-FLAGS = ("input", "output", "scale", "samples", "seed", "tile", "ensemble", "sigma")
+FLAGS = ("input", "output", "scale", "samples", "seed", "temperature", "tile", "ensemble", "sigma")
 NEEDS = "restore"
 OUTPUT = ""
 
@@ -22,6 +22,7 @@ def run(model: Any, args: Any) -> None:
 
   output = args.output or args.folder / "restored"
   how = {"samples": args.samples, "seed": args.seed, "tile": args.tile, "ensemble": args.ensemble}
+  how["temperature"] = args.temperature
   how["written"] = lambda path: tell(f"wrote {printable(str(path))}")
   if model is None:
     report = evaluation.restore_each_by_its_model(args.input, output, scale=args.scale, **how)

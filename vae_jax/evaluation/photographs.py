@@ -16,7 +16,7 @@ from vae_jax.data.degrade import factor_of
 from vae_jax.errors import UserError
 from vae_jax.evaluation.results import write_json
 from vae_jax.generator import new_key
-from vae_jax.inference import TILE, TrainedVAE, load
+from vae_jax.inference import TEMPERATURE, TILE, TrainedVAE, load
 from vae_jax.objectives import load_scoring_network
 from vae_jax.photos import fitting
 from vae_jax.photos.cases import list_cases
@@ -39,6 +39,7 @@ def restore_photographs(
   tile: int = TILE,
   ensemble: bool = False,
   sigma: float | None = None,
+  temperature: float = TEMPERATURE,
   written: Callable[[Path], None] = lambda path: None,
 ) -> Report:
   """Restores a person's photographs, whole, into `output`: see `photos.files.restore_files`.
@@ -50,7 +51,7 @@ def restore_photographs(
   model.require("restore")
   if sigma is not None:
     model.require_told(f"--sigma {255 * sigma:g}")
-  restorer = _restorer(model, samples, seed, tile, ensemble)
+  restorer = _restorer(model, samples, seed, tile, ensemble, temperature)
 
   def treat(path: Path, photograph: Photograph) -> Treatment:
     seen = ""
@@ -78,6 +79,7 @@ def restore_each_by_its_model(
   seed: int = 0,
   tile: int = TILE,
   ensemble: bool = False,
+  temperature: float = TEMPERATURE,
   written: Callable[[Path], None] = lambda path: None,
 ) -> Report:
   """Restores each photograph with the pretrained model that fits its condition; see `fitting.choose`.
@@ -89,7 +91,7 @@ def restore_each_by_its_model(
   @functools.cache
   def opened(name: str) -> tuple[TrainedVAE, Restorer]:
     model = load(exported.FOLDER / name)
-    return model, _restorer(model, samples, seed, tile, ensemble)
+    return model, _restorer(model, samples, seed, tile, ensemble, temperature)
 
   def treat(path: Path, photograph: Photograph) -> Treatment:
     choice = fitting.choose(
@@ -109,7 +111,9 @@ def restore_each_by_its_model(
   return restore_each(treat, inputs, output, samples=samples, written=written)
 
 
-def _restorer(model: TrainedVAE, samples: int, seed: int, tile: int, ensemble: bool) -> Restorer:
+def _restorer(
+  model: TrainedVAE, samples: int, seed: int, tile: int, ensemble: bool, temperature: float
+) -> Restorer:
   """What a model does to the images of a photograph."""
   if samples:
     model.require("draw")
@@ -121,7 +125,9 @@ def _restorer(model: TrainedVAE, samples: int, seed: int, tile: int, ensemble: b
     if index is None:
       return model.restore_bands(image, tile=tile, ensemble=ensemble, progress=progress, sigma=sigma)
     drawn = jax.random.fold_in(key, index)
-    return model.restore_bands(image, drawn, tile=tile, progress=progress, sigma=sigma)
+    return model.restore_bands(
+      image, drawn, tile=tile, progress=progress, sigma=sigma, temperature=temperature
+    )
 
   def deviation(image: np.ndarray, sigma: float | None = None) -> Iterator[np.ndarray]:
     return model.deviation_bands(image, tile=tile, sigma=sigma)
@@ -162,6 +168,7 @@ def benchmark_folder(
   tile: int = TILE,
   ensemble: bool = False,
   sigma: float | None = None,
+  temperature: float = TEMPERATURE,
   degrade: str | None = None,
 ) -> dict[str, Any]:
   """Scores a folder of clean photographs into `output` (.json), a contact sheet beside it (.png); returns the scores.
@@ -179,7 +186,9 @@ def benchmark_folder(
 
   def draw(k: int) -> Callable[[np.ndarray], np.ndarray]:
     drawn = jax.random.fold_in(key, k)
-    return lambda degraded: model.restore_image(degraded, drawn, tile=tile, sigma=sigma)
+    return lambda degraded: model.restore_image(
+      degraded, drawn, tile=tile, sigma=sigma, temperature=temperature
+    )
 
   def deviation(degraded: np.ndarray) -> np.ndarray:
     return model.deviation(degraded, tile=tile, sigma=sigma)
