@@ -487,6 +487,9 @@ def test_parts_that_only_one_run_has_start_anew_or_are_left_out(tmp_path, capsys
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), second.params["trunk"], first.params["trunk"]
   )
+  # The scale of pixels is the trunk's, and has another name beside that of the ladder.
+  np.testing.assert_allclose(second.params["point_log_scale"], first.params["log_scale"], rtol=1e-6)
+  assert second.params["log_scale"] == 0
   said = capsys.readouterr().out
   assert (
     "ladder" in said and "fine_head" in said and said.endswith("; head left out\n") and "trunk" not in said

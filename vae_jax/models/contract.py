@@ -145,6 +145,10 @@ class Family(nn.Module):
     Of a second stage, the codes or latents of images, which its first stage decodes."""
     raise NotImplementedError
 
+  def adopt(self, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of another run of the family, with those that have another name here under that name. Pure."""
+    return params
+
   def absorb(self, variables: Variables, statistics: Any) -> Variables:
     """The variables after an accepted step: what the model keeps, moved on by the step's statistics. Pure."""
     return variables

@@ -109,7 +109,8 @@ class RestorationVAE(Restorer):
       self.spread_head = self._to_pixels("spread_head")
     if self.noise_mode != "none":
       self.estimator = NoiseEstimator((32, 64), 0, stride=self.stride, **dtypes)
-    self.log_scale = self._scale("log_scale", self.likelihood.has_scale)
+    in_spreads = 0.0 if self.latent_dim else -4.0
+    self.log_scale = self._scale("log_scale", self.likelihood.has_scale, in_spreads)
     self.point_log_scale = self._scale("point_log_scale", self.latent_dim > 0)
 
   def _to_pixels(self, name: str, use_bias: bool = True) -> nn.Module:
@@ -125,6 +126,17 @@ class RestorationVAE(Restorer):
     return nn.Conv(
       features, (3, 3), use_bias=use_bias, kernel_init=init, conv_general_dilated=convolution(), **dtypes
     )
+
+  def adopt(self, params: dict[str, Any]) -> dict[str, Any]:
+    """The scale of pixels around the restoration is the only one without latents, and one of two with them."""
+    names = ("log_scale", "point_log_scale")
+    scales = {name: params[name] for name in names if name in params}
+    rest = {part: x for part, x in params.items() if part not in names}
+    if self.latent_dim and list(scales) == ["log_scale"]:
+      return {**rest, "point_log_scale": scales["log_scale"]}
+    if not self.latent_dim and "point_log_scale" in scales:
+      return {**rest, "log_scale": scales["point_log_scale"]}
+    return params
 
   @property
   def told(self) -> bool:

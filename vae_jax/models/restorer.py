@@ -71,9 +71,9 @@ class Restorer(Family):
   def last_kernel(self) -> tuple[str, ...]:
     return ("head", "kernel")
 
-  def _scale(self, name: str, wanted: bool) -> Array:
+  def _scale(self, name: str, wanted: bool, start: float = -4.0) -> Array:
     """A likelihood's scale: it starts near the error of an untrained network, some grey levels of 255."""
-    return self.param(name, nn.initializers.constant(-4.0), (), jnp.float32) if wanted else jnp.float32(0)
+    return self.param(name, nn.initializers.constant(start), (), jnp.float32) if wanted else jnp.float32(0)
 
   @property
   def multiple(self) -> int:

@@ -352,7 +352,7 @@ def start(parts: Parts) -> tuple[state.TrainState, list[Any]]:
     return train_state, _unpacked(restored.get("window", {}))
   train_state = parts.init()
   if name := parts.config.training.init_from:
-    train_state, new, left = state.start_from(train_state, runs.open_run(name).variables, name)
+    train_state, new, left = state.start_from(parts.model, train_state, runs.open_run(name).variables, name)
     train_state = jax.device_put(train_state, jax.tree.map(lambda x: x.sharding, parts.like))
     if new or left:
       words = [

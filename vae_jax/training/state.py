@@ -140,7 +140,9 @@ def init_state(
   return TrainState(zero(), params, averaged, tx.init(params), zero(), zero(), facing, rest)
 
 
-def start_from(state: TrainState, variables: Variables, name: str) -> tuple[TrainState, list[str], list[str]]:
+def start_from(
+  model: Family, state: TrainState, variables: Variables, name: str
+) -> tuple[TrainState, list[str], list[str]]:
   """Returns a fresh state with another run's (averaged) variables, and the parts that are new and those left out.
 
   Parts are the modules at the top of the parameters. Those that only one model has start fresh, or are left out; so a
@@ -149,7 +151,8 @@ def start_from(state: TrainState, variables: Variables, name: str) -> tuple[Trai
   variables: {"params": ..., **rest} of the other run. name: of it, for messages. Raises UserError: a part of another
   shape, or none in common.
   """
-  fresh, given = {"params": state.params, **state.rest}, dict(variables)
+  fresh = {"params": state.params, **state.rest}
+  given = {**variables, "params": model.adopt(variables["params"])}
   tree: dict[str, Any] = {}
   new, common = [], 0
   for collection, parts in fresh.items():
