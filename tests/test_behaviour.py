@@ -80,7 +80,7 @@ def see_run(folder, case):
   if case in RESTORERS:
     found = {"restore": model.restore(images), "reconstruct": model.reconstruct(images)}
     if case != "transformation_net":  # which has nothing to draw
-      found["draws"] = model.restore(images, jax.random.key(3), samples=2)
+      found["draws"] = model.restore(images, jax.random.key(3), samples=2, temperature=1.0)
   else:
     found = {
       "sample": model.sample(jax.random.key(2), 3),
@@ -95,7 +95,7 @@ def see_pretrained(name):
   """An estimate and a draw, by a model that comes with the project, for one image of 24 x 20."""
   model, image = vae_jax.load(name), np.random.default_rng(0).uniform(size=(1, 24, 20, 3)).astype(np.float32)
   image = image[..., :1] if name == "denoise_grey" else image
-  draw = model.restore(image, jax.random.key(0), samples=1)
+  draw = model.restore(image, jax.random.key(0), samples=1, temperature=1.0)
   return {"estimate": np.asarray(model.restore(image)), "draw": np.asarray(draw)}
 
 
