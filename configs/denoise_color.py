@@ -11,17 +11,42 @@ Correlation of the uncertainty map (8 draws) with the error: 0.26 (40 photograph
 The network is wider than `denoise_grey`, on smaller crops.
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
-from vae_jax.configuration import load_config_file
+from vae_jax.configuration import base_config
 
 
 def get_config() -> ConfigDict:
-  config = load_config_file(Path(__file__).with_name("denoise_grey.py"))
+  config = base_config("restoration_vae")
+  config.data.name = "folder"
+  config.data.dir = "data/bsds"
+  config.data.train = "train[:96%]"
+  config.data.validation = "train[96%:]"
+  config.data.size = (64, 64)
   config.data.channels = 3
-  config.data.size = (72, 72)
-  config.model.channels = (64, 64, 64)
-  config.training.steps = 9000
+  config.data.flip = True
+  config.data.rotate = True
+  config.data.exposure = 3.0
+  config.data.degrade.name = "chain"
+  config.data.degrade.chain = "noise 0..75 @0.6; noise 0..15 @0.4; noise 0..5 @0.5; round @0.5"
+  config.model.channels = (64, 96, 128)
+  config.model.blocks = 2
+  config.model.unshuffle = 2
+  config.model.noise = "uniform"
+  config.model.latent_dim = 4
+  config.model.likelihood = "laplace"
+  config.model.sigma = "0.3"
+  config.objective.beta_schedule = "linear"
+  config.objective.beta_steps = 500
+  config.training.optimizer = "muon"
+  config.training.learning_rate = 0.008
+  config.training.weight_decay = 0.3
+  config.training.steps = 12500
+  config.training.batch_size = 8
+  config.training.steps_per_call = 1
+  config.training.log_every = 100
+  config.training.eval_every = 1000
+  config.training.checkpoint_every = 500
+  config.evaluation.batch_size = 8
+  config.evaluation.pictures = 8
   return config

@@ -17,37 +17,15 @@ For an accelerator, larger, not measured: --config.model.channels=96,128,128 --c
 --config.training.batch_size=32 --config.training.steps=60000.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
-from vae_jax.configuration import base_config
+from vae_jax.configuration import load_config_file
 
 
 def get_config() -> ConfigDict:
-  config = base_config("restoration_vae")
-  config.data.name = "folder"
-  config.data.dir = "data/bsds"
-  config.data.train = "train[:96%]"
-  config.data.validation = "train[96%:]"
-  config.data.size = (96, 96)
+  config = load_config_file(Path(__file__).with_name("denoise_color.py"))
   config.data.channels = 1
-  config.data.flip = True
-  config.data.rotate = True
-  config.data.degrade.name = "gaussian_noise"
-  config.data.degrade.sigma = 25 / 255
-  config.model.channels = (32, 48, 64)
-  config.model.blocks = 2
-  config.model.unshuffle = 2
-  config.model.latent_dim = 4
-  config.model.likelihood = "laplace"
-  config.model.sigma = "0.3"
-  config.objective.beta_schedule = "linear"
-  config.objective.beta_steps = 1000
-  config.training.steps = 10000
-  config.training.batch_size = 4
-  config.training.steps_per_call = 1
-  config.training.log_every = 100
-  config.training.eval_every = 1000
-  config.training.checkpoint_every = 1000
-  config.evaluation.batch_size = 8
-  config.evaluation.pictures = 8
+  config.training.steps = 10500
   return config

@@ -23,7 +23,9 @@ from vae_jax.configuration import load_config_file
 
 def get_config() -> ConfigDict:
   config = load_config_file(Path(__file__).with_name("superres_x2.py"))
-  config.data.size = (160, 160)
+  config.data.size = (128, 128)
   config.data.degrade.factor = 4
-  config.training.steps = 5500
+  config.model.head_channels = 16
+  config.training.learning_rate = 0.006
+  config.training.steps = 9000
   return config

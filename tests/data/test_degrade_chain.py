@@ -35,7 +35,7 @@ def test_a_chain_is_read():
     Step("blur", (Range(0.2, 2), ()), 0.5),
     Step("down", ((2,), ("bicubic", "box")), 1),
     Step("noise", ((5, 10),), 1),
-    Step("jpeg", (Range(30, 95), ("420",)), 1),
+    Step("jpeg", (Range(30, 95), ("420",), ("aligned",)), 1),
     Step("sharpen", ((1,), (1,)), 1),
     Step("blur", ((1,), (2,)), 1),
     Step("round", (), 1),
@@ -51,7 +51,7 @@ def test_a_chain_is_read():
     ("round; snow", "step 2, 'snow': 'snow' is not a step; known steps: blur, camera"),
     ("round;", "step 2, '' is empty; leave out the ';' before or after it"),
     ("noise", "step 1, 'noise' has 0 values; write noise SIGMA"),
-    ("jpeg 30 420 5", "has 3 values; write jpeg QUALITY [SUBSAMPLING]"),
+    ("jpeg 30 420 aligned 5", "has 4 values; write jpeg QUALITY [SUBSAMPLING] [GRID]"),
     ("noise 256", "SIGMA='256' must be a number >= 0 and <= 255, or a range LO..HI or choice A|B of such"),
     ("noise 1..x", "SIGMA='1..x' must be a number"),
     ("noise nan", "SIGMA='nan' must be a number"),
@@ -137,6 +137,25 @@ def test_words_are_drawn_with_equal_chances():
   np.testing.assert_allclose(np.mean(seen, 1), 1 / 3, atol=5 * math.sqrt(2 / 9 / 600))
 
 
+def test_blocks_anywhere_are_those_of_a_part_of_a_larger_image():
+  """Each is the part of one of 16 x 16 larger images, and all places are drawn alike."""
+  image = random_image(10, 12, 3)
+  larger = np.pad(image, ((15, 15), (15, 15), (0, 0)), mode="symmetric")
+  places = [(y, x) for y in range(16) for x in range(16)]
+  parts = np.stack([larger[15 - y : 40 - y, 15 - x : 42 - x] for y, x in places])
+  stored = jax.jit(jax.vmap(lambda x: degrade.jpeg(x, 20, "420")))(parts)
+  expected = np.stack([s[y : y + 10, x : x + 12] for s, (y, x) in zip(stored, places, strict=True)])
+  found = np.asarray(jax.jit(jax.vmap(make("jpeg 20 420 anywhere"), (0, None)))(keys(2000), image))
+  nearest = [int(np.abs(expected - one).max((1, 2, 3)).argmin()) for one in found]
+  np.testing.assert_allclose(expected[nearest], found, atol=1e-6)
+  drawn = np.array(places)[nearest]
+  for axis in range(2):  # blocks of 16: 2,000 draws of 16 places, 125 each
+    assert np.abs(np.bincount(drawn[:, axis], minlength=16) - 125).max() < 50
+  np.testing.assert_array_equal(
+    make("jpeg 20 420 aligned")(keys(1)[0], image), degrade.jpeg(image, 20, "420")
+  )
+
+
 def test_directions_are_drawn():
   point = np.zeros((9, 9, 1), np.float32)
   point[4, 4] = 1
@@ -158,7 +177,7 @@ def test_gradients_are_finite_and_right_where_a_step_is_smooth():
   step = 0.02
   middle = (float(run(step)[0]) - float(run(-step)[0])) / (2 * step)
   np.testing.assert_allclose(run(0.0)[1], middle, rtol=5e-3)
-  harsh = "camera 5 0; jpeg 10..90; round; gamma 0.3"
+  harsh = "camera 5 0; jpeg 10..90 420 aligned|anywhere; round; gamma 0.3"
   gradient = jax.jit(jax.grad(lambda x: jnp.sum(make(harsh)(jax.random.key(2), x) ** 2)))
   for extreme in (np.zeros_like(image), np.ones_like(image), 3 * direction):
     assert np.isfinite(gradient(extreme)).all()

@@ -150,6 +150,7 @@ def test_sigma_of_a_chain(chain, sigma):
     ("down 2 box; jpeg 9", 16),
     ("jpeg 9; down 2 box", 8),
     ("jpeg 9; down 4 box; jpeg 9", 32),
+    ("jpeg 9; jpeg 9 420|444 aligned|anywhere", 0),
   ],
 )
 def test_blocks_of_a_chain(chain, block):

@@ -19,6 +19,10 @@ LONGEST = 64  # steps
 
 FILTERS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 SUBSAMPLINGS = ("420", "444")
+GRIDS = (
+  "aligned",
+  "anywhere",
+)  # where the blocks of a JPEG lie: as in a file, or as in a part that was cut out of one
 
 
 class Range(NamedTuple):
@@ -61,7 +65,11 @@ STEPS: dict[str, tuple[Wanted, ...]] = {
   "blur": (Wanted("SIGMA", _PIXELS), Wanted("SIGMA2", _PIXELS, ())),
   "motion": (Wanted("LENGTH", _PIXELS),),
   "sharpen": (Wanted("AMOUNT", between(0, 10)), Wanted("RADIUS", _PIXELS, (1.0,))),
-  "jpeg": (Wanted("QUALITY", between(1, 100)), Wanted("SUBSAMPLING", SUBSAMPLINGS, ("420",))),
+  "jpeg": (
+    Wanted("QUALITY", between(1, 100)),
+    Wanted("SUBSAMPLING", SUBSAMPLINGS, ("420",)),
+    Wanted("GRID", GRIDS, ("aligned",)),
+  ),
   "gamma": (Wanted("G", between(0.1, 10)),),
   "linear": (),
   "srgb": (),

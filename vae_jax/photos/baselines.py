@@ -107,14 +107,17 @@ def sigma_of(degrade: Mapping[str, Any]) -> float | None:
 
 
 def block_of(degrade: Mapping[str, Any]) -> int:
-  """Returns the side of JPEG's blocks in pixels of the restored image; 0 where the degradation has no JPEG.
+  """Returns the side of JPEG's blocks in pixels of the restored image; 0 for no JPEG, and for blocks anywhere.
 
   The last JPEG counts. What comes before the image is made smaller has blocks of 8 pixels of the restored image.
   """
-  names = [step.name for step in steps_of(degrade)]
+  steps = steps_of(degrade)
+  names = [step.name for step in steps]
   if "jpeg" not in names:
     return 0
   last = len(names) - names[::-1].index("jpeg")
+  if "anywhere" in steps[last - 1].values[2]:
+    return 0
   return JPEG_BLOCK * (factor_of(degrade) if "down" in names[:last] else 1)
 
 

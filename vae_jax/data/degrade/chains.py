@@ -129,9 +129,21 @@ def _sharpen(key: Key, image: Array, amount: Drawn, radius: Drawn) -> Array:
   return sharpen(image, amount.value, radius.value, radius.most)
 
 
-def _jpeg(key: Key, image: Array, quality: Drawn, subsampling: Drawn) -> Array:
-  del key
-  return _chosen(subsampling, lambda name: jpeg(image, quality.value, name))
+def _jpeg(key: Key, image: Array, quality: Drawn, subsampling: Drawn, grid: Drawn) -> Array:
+  def stored(image: Array) -> Array:
+    return _chosen(subsampling, lambda name: jpeg(image, quality.value, name))
+
+  return _chosen(grid, lambda word: stored(image) if word == "aligned" else _off_grid(key, image, stored))
+
+
+def _off_grid(key: Key, image: Array, stored: Callable[[Array], Array], block: int = 16) -> Array:
+  """What was stored as a part of a larger image, mirrored around it, which begins up to block - 1 pixels before it."""
+  margin, (height, width, channels) = block - 1, image.shape
+  down, right = jax.random.randint(key, (2,), 0, block, jnp.int32)
+  larger = jnp.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric")
+  size = (height + margin, width + margin, channels)
+  larger = stored(jax.lax.dynamic_slice(larger, (margin - down, margin - right, 0), size))
+  return jax.lax.dynamic_slice(larger, (down, right, 0), image.shape)
 
 
 def _gamma(key: Key, image: Array, power: Drawn) -> Array:

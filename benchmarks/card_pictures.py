@@ -1,0 +1,102 @@
+"""Draws where a restoration model gains most over a baseline, and where it loses most: the pictures of a model card.
+
+    python benchmarks/card_pictures.py --pretrained superres_x2 --input data/bsds/test --output examples.png
+
+Columns: the three parts (of different photographs) with the largest gain, then the three with the largest loss or the
+smallest gain, by mean squared error over 72 x 72 pixels. Rows: what the model is given, the baseline, the model, one of
+its draws, the clean image. Nobody chooses: so the last three are its failures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+import vae_jax
+from vae_jax import pictures
+from vae_jax.data.degrade import make_degrade
+from vae_jax.photos.baselines import make_baselines
+from vae_jax.photos.cases import Task, eight_bits, list_cases, open_case
+
+SIDE, ZOOM, EACH = 72, 2, 3
+
+
+class Part(NamedTuple):
+  """A part of a photograph. gain: by how much the mean squared error is below the baseline's."""
+
+  gain: float
+  rows: dict[str, np.ndarray]
+
+
+def parts(clean: np.ndarray, outputs: dict[str, np.ndarray], baseline: str, factor: int) -> list[Part]:
+  """The parts with the largest and the smallest gain."""
+  errors = {name: np.square(outputs[name] - clean).mean(axis=2) for name in (baseline, "model")}
+  gains = uniform_filter(errors[baseline] - errors["model"], SIDE)
+  half = SIDE // 2
+  inside = gains[half:-half, half:-half]
+  found = []
+  for place in (inside.argmax(), inside.argmin()):
+    y, x = (int(n) // factor * factor for n in np.unravel_index(place, inside.shape))
+
+    def cut(image: np.ndarray, y: int = y, x: int = x) -> np.ndarray:
+      scale = clean.shape[0] // image.shape[0]
+      return image[y // scale : (y + SIDE) // scale, x // scale : (x + SIDE) // scale]
+
+    found.append(Part(float(inside.flat[place]), {name: cut(image) for name, image in outputs.items()}))
+  return found
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--pretrained", required=True, help="name of a model, or the folder of a run")
+  parser.add_argument("--input", required=True, type=Path, help="folder of clean photographs, or of pairs")
+  parser.add_argument("--output", required=True, type=Path)
+  parser.add_argument("--degrade", help="a chain in place of the model's own degradation")
+  parser.add_argument("--num", type=int, default=40, help="how many photographs, spread over the folder")
+  args = parser.parse_args()
+  model = vae_jax.load(args.pretrained)
+  degrade: Any = model.config.data.degrade
+  if args.degrade:
+    degrade = {"name": "chain", "chain": args.degrade}
+  cases = list_cases(args.input)
+  cases = cases[:: max(1, len(cases) // args.num)][: args.num]
+  paired = cases[0].low is not None
+  methods, _ = make_baselines(degrade, model.factor, paired)
+  name = next(n for n in ("bicubic", "bm3d", "nlm", "input", "noisy") if n in methods)
+  given = jax.jit(make_degrade(degrade))
+  channels = model.input_shape[2]
+  task = Task(degrade, given, channels, 0, paired, model.factor, None, 0, methods, [], 0)
+  best, worst = [], []
+  for case in cases:
+    opened = open_case(case, task)
+    if isinstance(opened, str):
+      raise SystemExit(f"{case.name}: {opened}")
+    clean, degraded = opened
+    outputs = {
+      "input": degraded,
+      name: methods[name].restore(degraded, task.sigma_for(clean, degraded), clean),
+    }
+    outputs["model"] = model.restore_image(degraded)
+    if model.can("draw"):
+      outputs["a draw"] = model.restore_image(degraded, 0)
+    outputs["clean"] = clean
+    high, low = parts(clean, {n: eight_bits(x) for n, x in outputs.items()}, name, model.factor)
+    best.append(high)
+    worst.append(low)
+  shown = [
+    *sorted(best, key=lambda part: -part.gain)[:EACH],
+    *sorted(worst, key=lambda part: part.gain)[:EACH][::-1],
+  ]
+  labels = [n for n in shown[0].rows if not (n == name and name in ("input", "noisy"))]
+  rows = [np.stack([part.rows[n] for part in shown]) for n in labels]
+  pictures.save_png(args.output, pictures.compare(*rows, columns=2 * EACH, scale=ZOOM, labels=labels))
+  print(f"wrote {args.output}: {', '.join(f'{1e4 * part.gain:+.2f}' for part in shown)} (gain in MSE, 1e-4)")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,23 @@
+"""Removes the noise of cameras from photographs as cameras store them.
+
+TODO
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vae_jax.configuration import load_config_file
+
+
+def get_config() -> ConfigDict:
+  config = load_config_file(Path(__file__).with_name("denoise_color.py"))
+  config.data.exposure = 1.0
+  config.data.degrade.chain = (
+    "linear; camera 0.3..20 0..4 0..1; srgb; sharpen 0..0.5 @0.3; jpeg 50..98 420|444 aligned|anywhere @0.8; round"
+  )
+  config.model.noise = "local"
+  config.training.init_from = "runs/denoise_color"
+  config.training.learning_rate = 0.006
+  config.training.steps = 3500
+  return config

@@ -1,0 +1,23 @@
+"""Super-resolution x2 of photographs as they are: JPEG, noise, other down-scaling, sharpened or blurred before.
+
+TODO
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vae_jax.configuration import load_config_file
+
+
+def get_config() -> ConfigDict:
+  config = load_config_file(Path(__file__).with_name("superres_x2.py"))
+  config.data.degrade.name = "chain"
+  config.data.degrade.chain = (
+    "blur 0.2..1.2 @0.3; down 2 bicubic|bicubic|lanczos|box|nearest; sharpen 0.2..1.0 @0.15; noise 0..10 @0.4; "
+    "jpeg 30..95 420|444 aligned|anywhere @0.6; round @0.8"
+  )
+  config.training.init_from = "runs/superres_x2"
+  config.training.learning_rate = 0.006
+  config.training.steps = 3500
+  return config
