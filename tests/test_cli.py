@@ -269,7 +269,11 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     ("--workdir runs/a --ensemble", "--ensemble has no effect in --mode score"),
     ("--workdir runs/a --num 3", "--num has no effect in --mode score"),
     ("--workdir runs/a --lpips resnet", "--lpips: invalid choice: 'resnet'"),
-    ("--workdir runs/a --temperature 1", "--temperature has no effect in --mode score, only in sample"),
+    ("--workdir runs/a --temperature 1", "--temperature has no effect in --mode score, only in"),
+    (
+      "--workdir runs/a --mode restore --input configs --temperature 1",
+      "--temperature has no effect without draws; give --samples N, or leave it out",
+    ),
     ("--workdir runs/a --mode sample --samples 0", "--samples has no effect in --mode sample"),
     ("--workdir runs/a --mode export --seed 0", "--seed has no effect in --mode export"),
     ("--workdir runs/a --mode reconstruct --method linear", "--method has no effect in --mode reconstruct"),

@@ -248,6 +248,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     raise UserError(f"{_said(args)} needs --input: your image files or folders")
   if args.mode == "frechet" and args.of == "reconstructions" and args.temperature is not None:
     raise UserError("--temperature has no effect with --of reconstructions, only with samples; leave it out")
+  if args.mode in ("restore", "benchmark") and args.temperature is not None and not args.samples:
+    raise UserError("--temperature has no effect without draws; give --samples N, or leave it out")
   if args.input and (given := [name for name in ("data_dir", "split") if getattr(args, name) is not None]):
     raise UserError(f"--{given[0]} has no effect with --input, which names the images; leave one of them out")
   for item in args.input or ():
