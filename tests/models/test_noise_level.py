@@ -68,7 +68,7 @@ def test_surprise_is_the_negative_log_density():
 
 def test_surprise_of_pooled_is_the_negative_log_density_of_a_tenth():
   estimates, level = normal(2, 3, 4, 2), normal(2, seed=1)
-  density = scipy.stats.norm.logpdf(level, pooled(estimates), 0.1) - scipy.stats.norm.logpdf(0, 0, 0.1)
+  density = scipy.stats.laplace.logpdf(level, pooled(estimates), 0.1) - scipy.stats.laplace.logpdf(0, 0, 0.1)
   np.testing.assert_allclose(surprise_of_pooled(estimates, level), -density, rtol=1e-4)
 
 

@@ -95,9 +95,10 @@ def surprise(estimates: Array, level: Array) -> Array:
 
 
 def surprise_of_pooled(estimates: Array, level: Array) -> Array:
-  """Returns -log N(level; pooled(estimates), 0.1^2) less its constant, in nats [b]: 0.1 is a tenth of the sigma.
+  """Returns -log of a Laplace density of scale 0.1 (a tenth of the sigma) at `level`, less its constant; nats [b].
 
   Trains the precisions to weigh positions so that the picture's level is right, which positions that are right one by
-  one do not make it: each leans towards levels that are frequent.
+  one do not make it: each leans towards levels that are frequent. The absolute error, as with the square of it the few
+  pictures that tell nothing (all white, all black) would bias all others.
   """
-  return 50.0 * jnp.square(pooled(estimates) - level)
+  return jnp.abs(pooled(estimates) - level) / 0.1
