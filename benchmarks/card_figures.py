@@ -4,8 +4,8 @@
     python benchmarks/card_figures.py --pretrained denoise_grey --input data/bsds/test --num 8
 
 PSNR in dB, on Y where a picture is enlarged and on RGB (or grey) elsewhere; mean over the first photographs of the
-folder by name. Each score is that of `vae-jax benchmark` with `--degrade CONDITION`, written to --folder. The reference
-of denoisers is BM3D where it is installed (pip install bm3d), else non-local means.
+folder by name. Each score is that of the command benchmark with `--degrade CONDITION`, written to --folder. The
+reference of denoisers is BM3D where it is installed (pip install bm3d), else non-local means.
 """
 
 from __future__ import annotations

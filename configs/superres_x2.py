@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
   config.objective.beta_steps = 500
   config.training.optimizer = "muon"
   config.training.learning_rate = 0.008
+  config.training.adam_rate = 0.05
   config.training.weight_decay = 0.3
   config.training.steps = 11000
   config.training.batch_size = 6

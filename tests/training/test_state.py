@@ -1,6 +1,5 @@
 """The schedule against hand values, the optimiser against Adam written out in float64, the first state."""
 
-import dataclasses
 import math
 
 import jax
@@ -13,7 +12,6 @@ from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.models.contract import Family, Output
-from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import state
 from vae_jax.types import image_spec
 
@@ -84,6 +82,39 @@ def test_the_optimiser_is_adam_with_decoupled_weight_decay():
         np.testing.assert_allclose(x, adams + 0.1 * kernel * (name in names), rtol=1e-4, atol=1e-6)
 
 
+def test_muon_trains_kernels_and_adam_the_heads_biases_and_scales():
+  """A kernel's step is near an orthogonal matrix; Adam's first one is +-1 times its rate; kernels of Muon decay."""
+  random = np.random.default_rng(0)
+  kernel = random.normal(size=(5, 3)).astype(np.float32)
+  params = {
+    "a": {"kernel": kernel, "bias": kernel[0]},
+    "head": {"kernel": kernel},
+    "codes": kernel,
+    "log_scale": np.ones((), np.float32),
+  }
+  gradient = jax.tree.map(lambda x: np.float32(2) * x, params)
+
+  def first(*values):
+    tx = state.make_optimizer(training("optimizer=muon", *values))
+    return tx.update(gradient, tx.init(params), params)[0]
+
+  plain, slow, decayed = first(), first("adam_rate=0.1"), first("weight_decay=0.5")
+  singular = np.linalg.svd(plain["a"]["kernel"], compute_uv=False)
+  assert (
+    singular.min() > 0.5 and singular.max() < 1.6
+  )  # Newton-Schulz: not exactly 1; sqrt(5 / 3) by the shape
+  for name in "a", "codes":
+    x, y = (d["a"]["kernel"] if name == "a" else d["codes"] for d in (plain, slow))
+    np.testing.assert_array_equal(x, y)
+  adams = [(d["head"]["kernel"], d["a"]["bias"], d["log_scale"]) for d in (plain, slow, decayed)]
+  for one, tenth, same, value in zip(*adams, (kernel, kernel[0], 1.0), strict=True):
+    np.testing.assert_allclose(one, np.sign(value) * np.abs(one).max(), rtol=1e-4)
+    np.testing.assert_allclose(tenth, 0.1 * np.asarray(one), rtol=1e-5)
+    np.testing.assert_array_equal(same, one)
+  np.testing.assert_allclose(decayed["a"]["kernel"], plain["a"]["kernel"] + 0.5 * kernel, rtol=1e-5)
+  np.testing.assert_array_equal(decayed["codes"], plain["codes"])
+
+
 def test_gradients_are_clipped_by_their_global_norm_before_adam():
   gradients = np.array([[3.0, 4.0], [0.03, 0.04], [-30.0, 40.0]], np.float32)  # norms 5, 0.05, 50
   clipped = gradients / np.maximum(np.linalg.norm(gradients, axis=-1, keepdims=True) / 0.5, 1.0)
@@ -136,15 +167,13 @@ def test_a_first_state_made_outside_jit_can_be_donated():
 # --- parameters of another run ---
 
 
-def start(tmp_path, saved, hidden=4, ema=True, **shapes):
-  """A fresh state, and what `start_from` makes of it from a run that saved `saved(params)`."""
+def start(given, hidden=4, ema=True):
+  """A fresh state, and what `start_from` makes of it and of the variables `given(params)`."""
   config = apply_overrides(base_config(), [f"model.hidden={hidden}", "model.latent_dim=2"])
   spec = image_spec((4, 4, 1))
   model, tx = build(config.model, spec), optax.scale_by_adam()
   fresh = jax.jit(lambda key: state.init_state(model, tx, spec, key, ema=ema))(jax.random.key(0))
-  with Checkpoints(tmp_path / "checkpoints") as store:
-    store.save(3, saved(fresh), meta={}, score=None)
-  return fresh, state.start_from(fresh, Checkpoints(tmp_path / "checkpoints"))
+  return fresh, state.start_from(model, fresh, given(fresh.params), "runs/other")
 
 
 def shifted(params, by):
@@ -152,15 +181,9 @@ def shifted(params, by):
 
 
 @pytest.mark.parametrize("ema", [True, False])
-def test_a_state_starts_from_the_average_of_another_run(tmp_path, ema):
-  def saved(fresh):
-    moved = jax.tree.map(lambda x: x + 1, fresh.opt_state)
-    old = dataclasses.replace(
-      fresh, params=shifted(fresh.params, 9), ema=shifted(fresh.params, 1), opt_state=moved
-    )
-    return dataclasses.replace(old, step=fresh.step + 3)
-
-  fresh, got = start(tmp_path, saved, ema=ema)
+def test_a_state_starts_from_the_variables_of_another_run(ema):
+  fresh, (got, new, left) = start(lambda params: {"params": shifted(params, 1)}, ema=ema)
+  assert (new, left) == ([], [])
   jax.tree.map(np.testing.assert_array_equal, got.params, shifted(fresh.params, 1))
   assert (got.ema is None) == (not ema)
   if ema:
@@ -172,30 +195,28 @@ def test_a_state_starts_from_the_average_of_another_run(tmp_path, ema):
   jax.block_until_ready(jax.jit(lambda s: s, donate_argnums=0)(jax.device_put(got)))
 
 
-def test_a_state_starts_from_a_run_without_an_average(tmp_path):
-  def saved(fresh):
-    return dataclasses.replace(fresh, params=shifted(fresh.params, 2), ema=None)
+def test_parts_that_one_model_lacks_start_anew_or_are_left_out():
+  def given(params):
+    _, *others = sorted(params)
+    return {"params": {"another": np.zeros(3), **{name: shifted(params[name], 1) for name in others}}}
 
-  fresh, got = start(tmp_path, saved)
-  for params in (got.params, got.ema):
-    jax.tree.map(np.testing.assert_array_equal, params, shifted(fresh.params, 2))
+  fresh, (got, new, left) = start(given)
+  first, *others = sorted(fresh.params)
+  assert (new, left) == ([first], ["another"])
+  jax.tree.map(np.testing.assert_array_equal, got.params[first], fresh.params[first])
+  for name in others:
+    jax.tree.map(np.testing.assert_array_equal, got.params[name], shifted(fresh.params[name], 1))
 
 
-@pytest.mark.parametrize("change", ["shape", "names", "none"])
-def test_a_state_of_another_model_is_refused(tmp_path, change):
-  def saved(fresh):
-    if change == "none":
-      return {"other": np.zeros(3)}
-    other = jax.tree.map(lambda x: np.zeros((*x.shape, 2), np.float32), fresh.params)
-    return {"params": other if change == "shape" else {"deeper": fresh.params}}
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [("shape", r"is \[.*\], and this model has"), ("names", "has no part of"), ("none", "has no part of")],
+)
+def test_variables_of_another_model_are_refused(change, words):
+  def given(params):
+    other = jax.tree.map(lambda x: np.zeros((*x.shape, 2), np.float32), params)
+    return {"params": {"shape": other, "names": {"deeper": params}, "none": {}}[change]}
 
-  with pytest.raises(UserError) as error:
-    start(tmp_path, saved)
+  with pytest.raises(UserError, match=f"^training.init_from=runs/other: .*{words}") as error:
+    start(given)
   assert "\n" not in str(error.value)
-
-
-def test_a_state_without_a_run_is_refused(tmp_path):
-  fresh = state.TrainState(*[jnp.zeros(())] * 6)
-  with pytest.raises(UserError, match="no checkpoint in"):
-    state.start_from(fresh, Checkpoints(tmp_path / "nowhere"))
-  assert not list(tmp_path.iterdir())

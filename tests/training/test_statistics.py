@@ -142,7 +142,7 @@ def test_the_running_mean_is_saved_restored_and_started_from(tmp_path):
   assert store.has(STEPS, "rest")
   rest, _ = store.restore(only="rest")
   np.testing.assert_array_equal(rest["stats"]["mean"], after.rest["stats"]["mean"])
-  fresh = state.start_from(first, store)
+  fresh, _, _ = state.start_from(Centred(), first, after.averaged, "runs/other")
   assert int(fresh.step) == 0
   np.testing.assert_array_equal(fresh.rest["stats"]["mean"], after.rest["stats"]["mean"])
   np.testing.assert_array_equal(fresh.params["scale"], after.ema["scale"])

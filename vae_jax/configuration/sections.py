@@ -207,6 +207,9 @@ TRAINING: Keys = {
   "training.final_learning_rate": Key(
     0.0, "learning rate of the last step, as a fraction of the peak", between(0, 1)
   ),
+  "training.adam_rate": Key(
+    1.0, "muon: learning rate of biases, scales and output heads, as a fraction of the other", between(0, 1)
+  ),
   "training.adam_eps": Key(1e-8, "epsilon of Adam", ABOVE_0),
   "training.weight_decay": Key(0.0, "decoupled weight decay of kernels", MIN_0),
   "training.decayed": Key(

@@ -52,9 +52,6 @@ class TrainState:
     return {"params": self.params if self.ema is None else self.ema, **self.rest}
 
 
-ADAM_RATE = 0.05  # of Muon's learning rate: what Adam has beside it
-
-
 def _matrices(params: Params) -> Params:
   """How Muon sees each parameter: kernels as matrices (inputs and window, outputs); None: Adam's.
 
@@ -74,18 +71,20 @@ def _muon(config: ConfigDict) -> optax.GradientTransformation:
   how = {
     "eps": config.adam_eps,
     "weight_decay": config.weight_decay,
+    "weight_decay_mask": _kernels if config.decayed == "kernels" else None,
+    "adam_learning_rate": -config.adam_rate,
     "muon_weight_dimension_numbers": _matrices,
   }
-  return optax.contrib.muon(-1.0, adam_learning_rate=-ADAM_RATE, **how)
+  return optax.contrib.muon(-1.0, **how)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   """Clipping, the optimiser, decoupled weight decay: gradients -> a direction that the step scales by -learning_rate.
 
   adam: Kingma & Ba 2015. muon: momentum orthogonalised by Newton-Schulz iterations (Jordan et al. 2024) for parameters
-  of two axes and more; for biases, scales and output layers Adam with Nesterov momentum (NAdam, Dozat 2016), at a
-  twentieth of the learning rate. Muon costs a few products of each kernel with itself. Its updates have one size,
-  whatever the gradient, so weights grow without weight decay, which reaches its own parameters alone: 0.1 to 0.3.
+  of two axes and more; for biases, scales and output layers Adam with Nesterov momentum (NAdam, Dozat 2016), whose rate
+  is `training.adam_rate` of the learning rate. Muon costs a few products of each kernel with itself. Its updates have
+  one size, whatever the gradient, so weights grow without weight decay (0.1 to 0.3), which reaches its own kernels.
 
   Weight decay (Loshchilov & Hutter 2019) reaches kernels alone: it would draw a likelihood's sigma towards 1, and
   scales and codes towards 0. `training.decayed` = "all" is the rule of older runs.
