@@ -183,7 +183,8 @@ def test_evaluate_flags(workdir):
   assert parse("--mode benchmark --input configs --num 2 --seed 4").num == 2
   words = ["--workdir", "runs/a", "--mode", "benchmark", "--input", "configs", "--degrade"]
   assert cli.parse_evaluate([*words, " noise  25;round "]).degrade == "noise 25; round"
-  assert parse("--mode export --output x").output == "x"
+  assert parse("--mode export --output x").output == "x" and parse("--mode export").bits == 32
+  assert parse("--mode export --bits 8").bits == 8
 
 
 def models(tmp_path, monkeypatch, *names):
@@ -276,6 +277,8 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     ),
     ("--workdir runs/a --mode sample --samples 0", "--samples has no effect in --mode sample"),
     ("--workdir runs/a --mode export --seed 0", "--seed has no effect in --mode export"),
+    ("--workdir runs/a --mode export --bits 4", "--bits: invalid choice: 4 (choose from"),
+    ("--workdir runs/a --bits 8", "--bits has no effect in --mode score, only in export; leave it out"),
     ("--workdir runs/a --mode reconstruct --method linear", "--method has no effect in --mode reconstruct"),
     ("--workdir runs/a --method cubic", "invalid choice: 'cubic'"),
     ("--workdir runs/a --num 0", "--num: '0' must be an integer >= 1"),

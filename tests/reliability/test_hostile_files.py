@@ -656,7 +656,8 @@ HOSTILE_MODELS = {
   "deep beyond": {"weights": renamed("/".join("x" * 50_000)), "words": "names are short"},
   "in an array": {"weights": renamed("decoder/Dense_0/kernel/x")},
   "of integers": {"weights": lambda flat: {k: v.astype(np.int32) for k, v in flat.items()}},
-  "of 16 bits": {"weights": lambda flat: {k: v.astype(np.float16) for k, v in flat.items()}},
+  "of 64 bits": {"weights": lambda flat: {k: v.astype(np.float64) for k, v in flat.items()}, "words": "not F64 of"},
+  "of 8 bits": {"weights": lambda flat: {k: v.astype(np.int8) for k, v in flat.items()}, "words": "has no scale"},
   "none": {"weights": lambda flat: {"x": np.zeros(0, np.float32)}},
 }  # fmt: skip
 

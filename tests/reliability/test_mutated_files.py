@@ -350,9 +350,9 @@ def variables(config=CONFIG, shape=SHAPE):
   return jax.tree.map(lambda x: np.full(x.shape, 0.1, x.dtype), shapes(config, image_spec(shape)))
 
 
-def save_model(folder, config=CONFIG, **changes):
+def save_model(folder, config=CONFIG, bits=32, **changes):
   meta = {"config": config.to_dict(), "image_shape": SHAPE, "input_shape": SHAPE, "step": 7} | changes
-  pretrained.save(folder, variables(config), meta)
+  pretrained.save(folder, variables(config), meta, bits=bits)
   return folder
 
 
@@ -368,10 +368,13 @@ def sealed(folder, content):
   return content
 
 
+@pytest.mark.parametrize("bits", [32, 8])
 @pytest.mark.parametrize("examples", MANY)
-def test_weights_of_a_model(tmp_path, model, examples):
-  save_model(tmp_path)
-  whole = (model / "model.safetensors").read_bytes()
+def test_weights_of_a_model(tmp_path, monkeypatch, examples, bits):
+  monkeypatch.setattr(pretrained, "_LEAST_VALUES", 1)
+  save_model(tmp_path, bits=bits)
+  whole = (tmp_path / "model.safetensors").read_bytes()
+  assert (b"kernel:scale" in whole) == (bits == 8)
   read = lambda path: pretrained.read(path.parent)  # noqa: E731
   examine(tmp_path / "model.safetensors", whole, lambda data: sealed(tmp_path, data), read, examples)
 

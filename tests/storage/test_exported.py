@@ -72,20 +72,169 @@ def test_what_is_saved_is_read(folder):
   assert meta["sha256"] == digest
 
 
-def test_half_takes_half_the_space(tmp_path):
+# --- fewer bits ---
+
+
+def layer(kernel, **others):
+  return {"params": {"layer": {"kernel": np.asarray(kernel, np.float32), **others}}}
+
+
+def test_16_bits_take_half_the_space(tmp_path):
   """float16 has 11 bits; scales and biases keep their 24."""
   kernel, bias = np.random.default_rng(0).normal(size=(50, 60)).astype(np.float32), np.float32([1 / 3])
-  variables = {"params": {"layer": {"kernel": kernel, "bias": bias}}}
-  pretrained.save(tmp_path, variables, META, half=True)
+  pretrained.save(tmp_path, layer(kernel, bias=bias), META, bits=16)
   found, meta, _ = pretrained.read(tmp_path)
   assert meta["format_version"] == 3 and (tmp_path / pretrained.WEIGHTS).stat().st_size < 2.2 * kernel.size
-  layer = found["params"]["layer"]
-  assert layer["kernel"].dtype == np.float32 and np.array_equal(layer["bias"], bias)
-  np.testing.assert_array_equal(layer["kernel"], kernel.astype(np.float16).astype(np.float32))
-  with pytest.raises(UserError, match="layer/kernel' holds 70000, too large"):
-    pretrained.save(
-      tmp_path, {"params": {"layer": {"kernel": 70000 * np.ones((1, 1), np.float32)}}}, META, half=True
-    )
+  found = found["params"]["layer"]
+  assert found["kernel"].dtype == np.float32 and np.array_equal(found["bias"], bias)
+  np.testing.assert_array_equal(found["kernel"], kernel.astype(np.float16).astype(np.float32))
+
+
+def test_8_bits_take_a_quarter_of_the_space(tmp_path):
+  """Each channel has 255 levels of its own, of which its largest value is the 127th; zeros stay zeros."""
+  from safetensors.numpy import load_file
+
+  kernel = np.random.default_rng(0).normal(size=(3, 3, 40, 50)).astype(np.float32)
+  kernel *= np.float32(10) ** np.linspace(-6, 6, 50, dtype=np.float32)
+  kernel[..., 7], kernel[..., 8] = 0, 2.6e-43  # 186 times the least float32, and so too many scales
+  pretrained.save(tmp_path, layer(kernel), META, bits=8)
+  found, meta, _ = pretrained.read(tmp_path)
+  assert meta["format_version"] == 3 and (tmp_path / pretrained.WEIGHTS).stat().st_size < 1.05 * kernel.size
+  found = found["params"]["layer"]["kernel"]
+  assert found.dtype == np.float32 and found.shape == kernel.shape and not found[..., 7].any()
+  scale = np.abs(kernel.astype(np.float64)).max(axis=(0, 1, 2)) / 127
+  ordinary = np.arange(50) != 8
+  assert (np.abs(found - kernel.astype(np.float64)) <= scale * (0.5 + 1e-4))[..., ordinary].all()
+  assert 0 <= found[..., 8].min() <= found[..., 8].max() < 2.6e-43
+  flat = load_file(tmp_path / pretrained.WEIGHTS)  # as another program sees it
+  whole, scales = (flat[f"params/layer/kernel{end}"] for end in ("", ":scale"))
+  assert (whole.dtype, scales.dtype, whole.min(), whole.max()) == (np.int8, np.float32, -127, 127)
+  np.testing.assert_allclose(scales[ordinary], scale[ordinary], rtol=1e-6)
+  np.testing.assert_array_equal(found, whole.astype(np.float32) * scales)
+
+
+def test_8_bits_are_for_large_kernels_alone(tmp_path):
+  """Small ones, biases, integers, the prior of a cvae and codebooks, kept or learned, are as with 32 bits."""
+  random = np.random.default_rng(0)
+  values = lambda *shape: random.normal(size=shape).astype(np.float32)  # noqa: E731
+  tree = layer(values(3, 85), bias=values(300)) | {
+    "codebook": {"codes": values(64, 8), "sums": values(64, 8)}
+  }
+  tree["params"] |= {"codes": values(64, 8), "prior_mean": values(10, 64)}
+  tree["codebook"]["counts"] = np.arange(400, dtype=np.int32).reshape(20, 20)
+  pretrained.save(tmp_path, tree, META, bits=8)
+  assert_same(pretrained.read(tmp_path)[0], tree)
+  pretrained.save(tmp_path, layer(kernel := values(4, 64)), META, bits=8)
+  found = pretrained.read(tmp_path)[0]["params"]["layer"]["kernel"]
+  assert 0 < np.abs(found - kernel).max() < 0.02
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_few_bits_leave_the_first_stage_as_it_is(tmp_path, bits):
+  """Its digest is part of the config."""
+  kernel = np.random.default_rng(0).normal(size=(20, 20))
+  pretrained.save(tmp_path, layer(kernel), META, (layer(kernel / 3), META), bits=bits)
+  read, _, below = pretrained.read(tmp_path)
+  assert_same(below[0], layer(kernel / 3))
+  assert not np.array_equal(read["params"]["layer"]["kernel"], np.float32(kernel))
+
+
+@pytest.mark.parametrize(
+  ("bits", "value", "said"),
+  [(16, 70000, "70000"), (16, np.nan, "nan"), (8, np.nan, "nan"), (8, np.inf, "inf")],
+)
+def test_values_that_few_bits_cannot_hold_are_refused(tmp_path, bits, value, said):
+  tree = layer(np.ones((20, 20)))
+  tree["params"]["layer"]["kernel"][3, 4] = value
+  with pytest.raises(
+    UserError,
+    match=f"^'params/layer/kernel' holds {said}, which {bits} bits cannot hold; export with --bits 32$",
+  ):
+    pretrained.save(tmp_path / "m", tree, META, bits=bits)
+  assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("bits", [4, "8", True, 8.0, None])
+def test_other_bits_are_refused(tmp_path, bits):
+  model = vae_jax.load(ROOT / "tests" / "golden" / "export_v1")
+  refused(lambda folder: export(model, folder, bits), tmp_path / "m", "^bits = .*: must be 32, 16 or 8$")
+  assert not (tmp_path / "m").exists()
+
+
+EIGHT, ONES = np.ones((4, 64), np.int8), np.ones(64, np.float32)
+
+
+def scaled(scale, kernel=EIGHT):
+  """A file's arrays: a kernel of 8 bits, and its scale."""
+  return {"params/layer/kernel": np.array(kernel), "params/layer/kernel:scale": np.array(scale)}
+
+
+def ones_and(value):
+  return np.where(np.arange(64) == 5, np.float32(value), ONES)
+
+
+FAULTS = {
+  "a scale alone": ({"a:scale": ONES}, "'a:scale' is the scale of no array of type I8"),
+  "a scale of 32 bits": (
+    scaled(ONES, np.ones((4, 64), np.float32)),
+    "kernel:scale' is the scale of no array of",
+  ),
+  "a scale of 16 bits": (
+    scaled(ONES, np.ones((4, 64), np.float16)),
+    "kernel:scale' is the scale of no array of",
+  ),
+  "a scale of a scale": (scaled(ONES) | {"params/layer/kernel:scale:scale": ONES}, "the scale of no array"),
+  "a scale of a folder": (
+    scaled(ONES) | {"params/layer:scale": ONES},
+    "'params/layer:scale' is the scale of no",
+  ),
+  "8 bits alone": ({"params/a": EIGHT}, "'params/a' is of type I8 and has no scale"),
+  "too few": (scaled(ONES[:63]), r"the scale float32\[63\] of .* does not fit I8\[4, 64\]"),
+  "one for all": (scaled(np.float32(1)), r"the scale float32\[\] of .* does not fit I8\[4, 64\]"),
+  "one for each value": (scaled(np.ones((4, 64), np.float32)), "does not fit"),
+  "of inputs": (scaled(np.ones((4, 1), np.float32)), "does not fit"),
+  "of one axis": (scaled(ONES, np.ones(64, np.int8)), r"does not fit I8\[64\]"),
+  "of no axis": (scaled(np.float32(1), np.ones((), np.int8)), r"does not fit I8\[\]"),
+  "in 16 bits": (scaled(ONES.astype(np.float16)), r"the scale float16\[64\] of"),
+  "in 8 bits": (scaled(ONES.astype(np.int8)), r"the scale int8\[64\] of"),
+  "nan": (scaled(ones_and(np.nan)), "is negative, not finite or too large"),
+  "inf": (scaled(ones_and(np.inf)), "is negative, not finite or too large"),
+  "negative": (scaled(ones_and(-1)), "is negative, not finite or too large"),
+  "overflow": (scaled(ONES * np.float32(3e38)), "is negative, not finite or too large"),
+  "in an array": (scaled(ONES) | {"params/layer": ONES}, "lies in an array|is there twice"),
+  "of a first stage": (
+    {"first_stage/a": EIGHT},
+    "'first_stage/a' is of type I8 and has no",
+  ),
+  "doubles": ({"params/a": np.ones((4, 64))}, "types F32, F16, I32 or I8, not F64 of 'params/a'"),
+}
+
+
+def write(folder, arrays):
+  """What a stranger writes, with a digest that is right."""
+  from safetensors.numpy import save
+
+  content = save(arrays)
+  (folder / "model.safetensors").write_bytes(content)
+  meta = json.loads((folder / "config.json").read_text())
+  meta |= {"sha256": hashlib.sha256(content).hexdigest(), "format_version": 3}
+  (folder / "config.json").write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_8_bits_and_scales_that_do_not_fit_are_refused(folder, case):
+  arrays, said = FAULTS[case]
+  write(folder, scaled(0 * ONES))  # it is not the way that it is written
+  assert not pretrained.read(folder)[0]["params"]["layer"]["kernel"].any()
+  write(folder, arrays)
+  refused(pretrained.read, folder, rf"model\.safetensors: cannot be read \(.*({said})")
+
+
+def test_8_bits_do_not_become_more_memory_than_32_would_take(folder, monkeypatch):
+  write(folder, scaled(ONES, np.ones((400, 64), np.int8)))
+  monkeypatch.setattr(pretrained, "MAX_BYTES", 100_000)
+  assert (folder / "model.safetensors").stat().st_size < 30_000
+  refused(pretrained.read, folder, "102656 bytes as float32, more than 100000")
 
 
 def test_others_can_read_the_weights(folder):

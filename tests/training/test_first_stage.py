@@ -434,6 +434,20 @@ def test_a_first_stage_may_be_an_exported_model(run, data, first, tmp_path):
   assert load(tmp_path / "run").config.training.first_stage_digest == load(first).run.digest
 
 
+def test_few_bits_leave_the_first_stage_as_it_was_trained_on(run, data, first, tmp_path, monkeypatch):
+  """And a first stage of 8 bits is one like any other, with a digest of its own."""
+  monkeypatch.setattr(exported, "_LEAST_VALUES", 1)
+  model = load(run[0])
+  for bits in 16, 8:
+    export(model, tmp_path / str(bits), bits)
+    again = load(tmp_path / str(bits))
+    assert same(again.first.variables, model.first.variables)
+    assert not same(again.variables, model.variables)
+  export(load(first), tmp_path / "first", 8)
+  stage = runs.open_first_stage(config := second_config(data, tmp_path / "first"))
+  assert config.training.first_stage_digest == stage.digest != model.first.run.digest
+
+
 def test_a_relative_first_stage_is_found_beside_the_run(run, data, first, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   shutil.copytree(first, tmp_path / "first")

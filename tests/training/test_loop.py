@@ -19,8 +19,9 @@ from vae_jax import evaluation
 from vae_jax.configuration import apply_overrides, base_config, from_json, to_json
 from vae_jax.data.pipeline import order
 from vae_jax.errors import UserError
-from vae_jax.inference import load
+from vae_jax.inference import export, load
 from vae_jax.models import build
+from vae_jax.storage import exported
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import assemble, loop, scoring, state, steps
 from vae_jax.training import workdir as workdirs
@@ -445,6 +446,16 @@ def test_a_run_starts_from_the_average_of_another(run, data, tmp_path):
   for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(run[1].ema), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-6)
   assert int(state.step) == 2 and rows(tmp_path)[0]["step"] == 2
+
+
+def test_a_run_starts_from_an_export_of_8_bits(run, data, tmp_path, monkeypatch):
+  monkeypatch.setattr(exported, "_LEAST_VALUES", 1)
+  export(load(run[0]), tmp_path / "small", bits=8)
+  config = tiny(data, f"training.init_from={tmp_path / 'small'}")
+  state, _ = assemble.start(assemble.assemble(config, tmp_path / "new"))
+  assert same(state.params, load(tmp_path / "small").params) and not same(state.params, run[1].ema)
+  for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(run[1].ema), strict=True):
+    assert a.dtype == np.float32 and np.abs(a - b).max() <= np.abs(b).max() / 254 * 1.001
 
 
 def test_a_run_from_another_continues_without_it(run, data, tmp_path, monkeypatch):

@@ -115,7 +115,11 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
     "metavar": "S",
     "help": "restore, benchmark: std of the noise in grey levels of 255, for denoisers (default: estimated)",
   },
-  "half": {"action": "store_true", "default": None, "help": "export: kernels as float16, in half the space"},
+  "bits": {
+    "type": int,
+    "choices": exported.BITS,
+    "help": "export: bits of the kernels' values; 16 halves the folder's size, 8 quarters it (default 32)",
+  },
   "network": {
     "choices": tuple(command("frechet").LAYERS),
     "metavar": "NAME",
@@ -324,7 +328,7 @@ def _complete(args: argparse.Namespace) -> None:
     "tile": 256,
     "scale": 1,
     "ensemble": False,
-    "half": False,
+    "bits": 32,
   }
   others = {"checkpoint": "newest", "lpips": config.lpips, "data_dir": args.config.data.dir}
   asked = {name: getattr(args, name) for name in (*command(args.mode).FLAGS, "checkpoint")}

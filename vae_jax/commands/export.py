@@ -6,7 +6,7 @@ from typing import Any
 
 HELP = "write the run as one small folder, which --workdir and vae_jax.load take"
 EXAMPLE = "--workdir runs/mnist_vae --output mnist_vae/"
-FLAGS = ("output", "half")
+FLAGS = ("output", "bits")
 NEEDS = None
 OUTPUT = ""
 
@@ -16,5 +16,5 @@ def run(model: Any, args: Any) -> None:
   from vae_jax import inference
 
   output = args.output or args.folder / "export"
-  inference.export(model, output, half=args.half)
+  inference.export(model, output, bits=args.bits)
   print(f"wrote {output}: load it with vae_jax.load({str(output)!r})")

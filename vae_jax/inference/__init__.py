@@ -54,10 +54,12 @@ def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
   return TrainedVAE(runs.open_run(at_home(str(workdir)), checkpoint))
 
 
-def export(model: TrainedVAE, folder: str | Path, half: bool = False) -> None:
+def export(model: TrainedVAE, folder: str | Path, bits: int = 32) -> None:
   """Writes a model, with its first stage, as one small file of weights and its description, for `load` anywhere.
 
-  half: kernels as float16, in half the space.
+  bits: of the kernels' values: 32; 16, float16, about half the size; or 8, integers with a scale for each output
+  channel, about a quarter. `load` gives float32 in any case. The first stage keeps 32 bits. Raises UserError for other
+  `bits`, values that these bits cannot hold, or a folder that cannot be written.
   """
 
   def described(run: Run) -> dict:
@@ -65,4 +67,4 @@ def export(model: TrainedVAE, folder: str | Path, half: bool = False) -> None:
 
   first = model.run.first
   below = None if first is None else (jax.device_get(first.variables), described(first))
-  exported.save(folder, jax.device_get(model.run.variables), described(model.run), below, half)
+  exported.save(folder, jax.device_get(model.run.variables), described(model.run), below, bits)

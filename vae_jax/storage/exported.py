@@ -1,11 +1,13 @@
 """Small trained models in a folder each: weights (safetensors), what they are (JSON), a model card.
 
-    pretrained/superres_x2/model.safetensors   variables by name, "params/trunk/stem/kernel", float32, float16 or int32
+    pretrained/superres_x2/model.safetensors   variables by name, "params/trunk/stem/kernel", float32 or int32
     pretrained/superres_x2/config.json         format version, config of the run, shapes, step, digest of the weights
     pretrained/superres_x2/README.md           the model card: data, command, figures
 
 A model with a first stage has that one's variables too, "first_stage/params/...", and its description. Format 1 had
-parameters alone, without "params/" before their names; it is still read. Format 3 is 2 with float16 among the types.
+parameters alone, without "params/" before their names; it is still read. Format 3 is 2 with
+kernels of fewer bits: float16, or int8 with a float32 scale for each output channel (the last axis) under the kernel's
+name and ":scale". A value is then the integer times its scale.
 
 Reading them runs no code: a folder may come from anyone. What it says is not believed, but compared with what it holds.
 """
@@ -31,7 +33,11 @@ FOLDER = resources.folder("pretrained")
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 FORMAT_VERSION = 3
 FIRST_STAGE = "first_stage"  # of the names of its variables, and of its description
-_TYPES = {"F32": "<f4", "F16": "<f2", "I32": "<i4"}  # what safetensors calls the types that are read
+BITS = (32, 16, 8)  # of the values of kernels
+_TYPES = {"F32": "<f4", "F16": "<f2", "I32": "<i4", "I8": "i1"}  # those that are read, by safetensors' names
+_SCALE = ":scale"  # ends the name of a kernel's scales; no name of a variable has a colon
+_LEAST_VALUES = 256  # of a kernel of 8 bits: in smaller ones there is nothing to save
+_LARGEST_SCALE = 2.0**120  # times -128 is still a float32
 MAX_BYTES, MAX_HEADER, MAX_NAME = (
   4 << 30,
   10 << 20,
@@ -55,36 +61,31 @@ def save(
   variables: Variables,
   meta: dict[str, Any],
   below: tuple[Variables, dict[str, Any]] | None = None,
-  half: bool = False,
+  bits: int = 32,
 ) -> None:
   """Writes the weights and their description; `meta`: config, spec, image_shape, input_shape, step. Keeps other files.
 
-  below: the same of the first stage. half: arrays of two axes and more as float16, in half the space; not those of the
-  first stage. Raises UserError where the folder cannot be written, or a value does not fit into float16.
+  below: the same of the first stage, which keeps 32 bits: its digest is part of the config. bits: 16 stores arrays of
+  two axes and more as float16; 8 stores kernels of 256 values and more as int8, with a scale for each output channel,
+  max|w| / 127. All else keeps 32 bits. Raises UserError where the folder cannot be written, for other `bits`, or for
+  values that these bits cannot hold.
   """
-  import numpy as np
   from flax.traverse_util import flatten_dict
   from safetensors.numpy import save as to_bytes
 
+  if type(bits) is not int or bits not in BITS:
+    raise UserError(f"bits = {bits!r}: must be {', '.join(map(str, BITS[:-1]))} or {BITS[-1]}")
   folder = local_folder(folder)
-  tree = {**variables, **({FIRST_STAGE: below[0]} if below else {})}
-  flat = {}
-  for name, x in flatten_dict(tree, sep="/").items():
-    kind = np.int32 if np.issubdtype(np.asarray(x).dtype, np.integer) else np.float32
-    if kind is np.int32 and np.size(x) and not -(2**31) <= np.min(x) <= np.max(x) < 2**31:
-      raise ValueError(f"{name!r} holds {max(np.min(x), np.max(x), key=abs)}, more than 32 bits")
-    flat[name] = np.array(x, kind, order="C")  # in C order, because safetensors takes the memory as it lies
-    if half and kind is np.float32 and np.ndim(x) > 1 and not name.startswith(f"{FIRST_STAGE}/"):
-      with np.errstate(over="ignore"):
-        flat[name] = flat[name].astype(np.float16)
-      if not np.isfinite(flat[name]).all():
-        raise UserError(f"{name!r} holds {np.abs(x).max():g}, too large for float16; export without --half")
+  flat: dict[str, Any] = {}
+  for name, x in flatten_dict(variables, sep="/").items():
+    flat |= _stored(name, x, bits)
+  for name, x in flatten_dict({FIRST_STAGE: below[0]} if below else {}, sep="/").items():
+    flat |= _stored(name, x, 32)
   content = to_bytes(flat)
   meta = {**meta, **({FIRST_STAGE: below[1]} if below else {})}
   digest = hashlib.sha256(content).hexdigest()
-  text = json.dumps(
-    {"format_version": FORMAT_VERSION if half else 2, "sha256": digest, **meta}, indent=2, allow_nan=False
-  )
+  version = 2 if bits == 32 else FORMAT_VERSION  # so that older versions read what they can
+  text = json.dumps({"format_version": version, "sha256": digest, **meta}, indent=2, allow_nan=False)
   write_whole(folder / WEIGHTS, lambda file: file.write(content))
   write_whole(folder / DESCRIPTION, lambda file: file.write(text.encode() + b"\n"))
 
@@ -144,19 +145,56 @@ def _content(path: Path, most: int) -> bytes:
     ) from error
 
 
+def _stored(name: str, x: Any, bits: int) -> dict[str, Any]:
+  """The arrays of a file that hold a variable. Raises UserError for floats, ValueError for integers that do not fit."""
+  import numpy as np
+
+  if np.issubdtype(np.asarray(x).dtype, np.integer):
+    if np.size(x) and not -(2**31) <= np.min(x) <= np.max(x) < 2**31:
+      raise ValueError(f"{name!r} holds {max(np.min(x), np.max(x), key=abs)}, more than 32 bits")
+    return {name: np.array(x, np.int32, order="C")}  # in C order: safetensors takes the memory as it lies
+  x = np.array(x, np.float32, order="C")
+  if bits == 16 and x.ndim > 1:
+    with np.errstate(over="ignore"):
+      arrays = {name: x.astype(np.float16)}
+    fits = np.isfinite(arrays[name]).all()
+  elif bits == 8 and x.ndim > 1 and x.size >= _LEAST_VALUES and name.rpartition("/")[2] == "kernel":
+    scale = np.abs(x).max(axis=tuple(range(x.ndim - 1))) / np.float32(127)
+    fits = _are_scales(scale)
+    arrays = {name: _quantised(x, scale), name + _SCALE: scale} if fits else {}
+  else:
+    return {name: x}
+  if not fits:
+    raise UserError(
+      f"{name!r} holds {np.abs(x).max():g}, which {bits} bits cannot hold; export with --bits 32"
+    )
+  return arrays
+
+
+def _quantised(x: Any, scale: Any) -> Any:
+  """The multiples of `scale` that are nearest to x, int8 in -127..127; 0 where the scale is 0."""
+  import numpy as np
+
+  multiples = np.divide(x, scale, out=np.zeros_like(x), where=scale > 0)
+  return np.clip(np.rint(multiples), -127, 127).astype(np.int8)
+
+
+def _are_scales(scale: Any) -> bool:
+  """Whether all are at least 0 and, times any int8, finite; NaN is not."""
+  return bool(((scale >= 0) & (scale <= _LARGEST_SCALE)).all())
+
+
 def _parse(content: bytes) -> Variables:
-  """The bytes of a safetensors file of float32, float16 and int32 -> nested dicts of float32 and int32.
+  """The bytes of a safetensors file -> nested dicts of float32 and int32.
 
   Raises whatever the damage may cause."""
-  import numpy as np
-  from safetensors import deserialize
-
-  if (size := int.from_bytes(content[:8], "little")) > MAX_HEADER:
-    raise ValueError(f"a header of {size} bytes, more than {MAX_HEADER}")
+  flat = _arrays(content)
   tree: dict[str, Any] = {}
-  for name, entry in deserialize(content):
-    if entry["dtype"] not in _TYPES or len(name) > MAX_NAME:
-      raise ValueError(f"names are short and types F32, F16 or I32, not {entry['dtype']} of {name[:80]!r}")
+  for name in flat:
+    if name.endswith(_SCALE):
+      if getattr(flat.get(name.removesuffix(_SCALE)), "dtype", None) != "int8":
+        raise ValueError(f"{name[-80:]!r} is the scale of no array of type I8")
+      continue
     *parents, leaf = name.split("/")
     node = tree
     for parent in parents:
@@ -165,6 +203,42 @@ def _parse(content: bytes) -> Variables:
         raise ValueError(f"{name!r} lies in an array")
     if leaf in node:
       raise ValueError(f"{name!r} is there twice")
-    array = np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
-    node[leaf] = array.astype(np.float32) if entry["dtype"] == "F16" else array
+    node[leaf] = _restored(name, flat)
   return tree
+
+
+def _arrays(content: bytes) -> dict[str, Any]:
+  """The arrays of a safetensors file by name, as they are stored. Raises whatever the damage may cause."""
+  import numpy as np
+  from safetensors import deserialize
+
+  if (size := int.from_bytes(content[:8], "little")) > MAX_HEADER:
+    raise ValueError(f"a header of {size} bytes, more than {MAX_HEADER}")
+  flat: dict[str, Any] = {}
+  for name, entry in deserialize(content):
+    if entry["dtype"] not in _TYPES or len(name.removesuffix(_SCALE)) > MAX_NAME:
+      types = f"F32, F16, I32 or I8, not {entry['dtype']}"
+      raise ValueError(f"names are short and types {types} of {name[:80]!r}")
+    if name in flat:
+      raise ValueError(f"{name!r} is there twice")
+    flat[name] = np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
+  if (size := 4 * sum(x.size for x in flat.values())) > MAX_BYTES:
+    raise ValueError(f"{size} bytes as float32, more than {MAX_BYTES}")
+  return flat
+
+
+def _restored(name: str, flat: dict[str, Any]) -> Any:
+  """A variable of a file's arrays, float32 or int32. Raises ValueError where an int8 one lacks its scales."""
+  import numpy as np
+
+  x, scale = flat[name], flat.get(name + _SCALE)
+  if x.dtype == np.int8:
+    if scale is None:
+      raise ValueError(f"{name[:80]!r} is of type I8 and has no scale")
+    if x.ndim < 2 or scale.dtype != np.float32 or scale.shape != x.shape[-1:]:
+      has, kernel = f"{scale.dtype}{list(scale.shape)}", f"I8{list(x.shape)}"
+      raise ValueError(f"the scale {has} of {name[:80]!r} does not fit {kernel}")
+    if not _are_scales(scale):
+      raise ValueError(f"the scale of {name[:80]!r} is negative, not finite or too large")
+    return x * scale
+  return x.astype(np.float32) if x.dtype == np.float16 else x
