@@ -1,6 +1,13 @@
 """Removes the noise of cameras from photographs as cameras store them.
 
-TODO
+    python train.py --config configs/denoise_color.py
+    python train.py --config configs/denoise_real.py     # starts from runs/denoise_color
+    python evaluate.py --workdir runs/denoise_real --mode restore --input photo.jpg --output restored/
+
+cost: to be measured.
+figure: to be measured.
+
+Noise of a sensor in linear light, correlated by demosaicking and smoothing; perhaps sharpened, and stored as JPEG.
 """
 
 from pathlib import Path
