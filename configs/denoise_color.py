@@ -1,14 +1,13 @@
-"""Denoising of colour photographs, sigma 25 of 255: a conditional hierarchical VAE.
+"""Denoising of colour photographs, sigma 0 to 75 of 255, told or estimated: a conditional hierarchical VAE.
 
     python train.py --config configs/denoise_color.py     # BSDS500's folders train and test in data/bsds
     python evaluate.py --workdir runs/denoise_color --mode benchmark --input data/bsds/test
     python evaluate.py --workdir runs/denoise_color --mode restore --input photo.jpg --output restored/
 
-cost: 70 minutes on one core of a busy 2-core CPU.
-figure: BM3D + 0.05 dB (RGB), and + 0.18 with --ensemble, mean over the first 8 test photographs (BM3D takes 78 s each).
-Correlation of the uncertainty map (8 draws) with the error: 0.26 (40 photographs).
+cost: to be measured.
+figure: to be measured. The model in pretrained/ is of an earlier config; its card has the figures.
 
-The network is wider than `denoise_grey`, on smaller crops.
+Arrays and 8-bit files, photographs with black and white areas, and levels near black and white.
 """
 
 from ml_collections import ConfigDict

@@ -29,6 +29,8 @@ def get_config() -> ConfigDict:
   config.objective.perceptual.network = "alexnet"
   config.objective.perceptual.distance = "lpips"
   config.training.init_from = "runs/superres_x4"
+  config.training.optimizer = "adam"
+  config.training.weight_decay = 0.0
   config.training.learning_rate = 3e-4
   config.training.steps = 1500
   config.training.batch_size = 8
