@@ -1,5 +1,7 @@
 """Objectives against hand values and float64 formulas; gradients at the extremes of every likelihood."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -328,6 +330,23 @@ def test_the_perceptual_term_is_the_weighted_distance_of_the_features():
   )
   np.testing.assert_allclose(parts["perceptual"], expected, rtol=1e-5)
   np.testing.assert_allclose(loss, plain + 7 * expected, rtol=1e-5)
+
+
+def test_the_perceptual_term_sees_images_moved_alike():
+  """Within most^2 steps each move comes once, for all places; the distance is that of the moved images."""
+  o, image = pictures((32, 32))
+  made, frozen, network = with_perceptual("perceptual.layers=relu1", "perceptual.shift=3")
+  batch = {"image": image, "place": jnp.arange(len(image))}
+  found = np.stack([made(o, batch, step, frozen)[1]["perceptual"] for step in range(9)])
+  moves = list(itertools.product(range(3), repeat=2))
+
+  def distance(rows, columns):
+    a, b = (jnp.roll(x, (rows, columns), (1, 2)) for x in (o.reconstruction, image))
+    return losses.perceptual_loss(network(a), network(b))
+
+  expected = np.stack([distance(*move) for move in moves])
+  assert np.ptp(expected, axis=0).min() > 1e-6  # borders of the network see other pixels
+  np.testing.assert_allclose(np.sort(found, axis=0), np.sort(expected, axis=0), rtol=1e-4)
 
 
 def test_channels_are_scaled_where_asked():

