@@ -55,13 +55,14 @@ class TrainState:
 def _matrices(params: Params) -> Params:
   """How Muon sees each parameter: kernels as matrices (inputs and window, outputs); None: Adam's.
 
-  Adam's are biases and scales, and kernels of modules whose name ends in "head", which make the outputs.
+  Adam's are biases and scales, and kernels of modules whose name ends in "head", which make the outputs, or "filters",
+  which see the image and should stay what they have become.
   """
 
   def axes(path: Any, p: Array) -> optax.contrib.MuonDimensionNumbers | None:
-    is_head = any(str(getattr(part, "key", "")).endswith("head") for part in path)
+    by_adam = any(str(getattr(part, "key", "")).endswith(("head", "filters")) for part in path)
     matrix = optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)
-    return matrix if p.ndim > 1 and not is_head else None
+    return matrix if p.ndim > 1 and not by_adam else None
 
   return jax.tree_util.tree_map_with_path(axes, params)
 
