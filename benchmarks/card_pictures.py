@@ -1,10 +1,10 @@
-"""Draws where a restoration model gains most over a baseline, and where it loses most: the pictures of a model card.
+"""Draws where a restoration model gains most over a baseline, and where it fails: the pictures of a model card.
 
     python benchmarks/card_pictures.py --pretrained superres_x2 --input data/bsds/test --output examples.png
 
-Columns: the three parts (of different photographs) with the largest gain, then the three with the largest loss or the
-smallest gain, by mean squared error over 72 x 72 pixels. Rows: what the model is given, the baseline, the model, one of
-its draws, the clean image. Nobody chooses: so the last three are its failures.
+Columns: the three parts (of different photographs) with the largest gain in squared error over 72 x 72 pixels, then the
+three that are farthest from the clean image with the least gain: the largest squared error of the model, times its
+ratio to the baseline's. Rows: what the model is given, the baseline, the model, one of its draws, the clean image.
 """
 
 from __future__ import annotations
@@ -27,27 +27,31 @@ SIDE, ZOOM, EACH = 72, 2, 3
 
 
 class Part(NamedTuple):
-  """A part of a photograph. gain: by how much the mean squared error is below the baseline's."""
+  """A part of a photograph, its score in the choice, and by how much its mean squared error is below the baseline's."""
 
+  score: float
   gain: float
   rows: dict[str, np.ndarray]
 
 
 def parts(clean: np.ndarray, outputs: dict[str, np.ndarray], baseline: str, factor: int) -> list[Part]:
-  """The parts with the largest and the smallest gain."""
-  errors = {name: np.square(outputs[name] - clean).mean(axis=2) for name in (baseline, "model")}
-  gains = uniform_filter(errors[baseline] - errors["model"], SIDE)
+  """The part with the largest gain, and the one that fails most."""
   half = SIDE // 2
-  inside = gains[half:-half, half:-half]
+  before, after = (
+    uniform_filter(np.square(outputs[name] - clean).mean(axis=2), SIDE)[half:-half, half:-half]
+    for name in (baseline, "model")
+  )
   found = []
-  for place in (inside.argmax(), inside.argmin()):
-    y, x = (int(n) // factor * factor for n in np.unravel_index(place, inside.shape))
+  for scores in (before - after, after * after / before):
+    place = scores.argmax()
+    y, x = (int(n) // factor * factor for n in np.unravel_index(place, scores.shape))
 
     def cut(image: np.ndarray, y: int = y, x: int = x) -> np.ndarray:
       scale = clean.shape[0] // image.shape[0]
       return image[y // scale : (y + SIDE) // scale, x // scale : (x + SIDE) // scale]
 
-    found.append(Part(float(inside.flat[place]), {name: cut(image) for name, image in outputs.items()}))
+    gain = float((before - after).flat[place])
+    found.append(Part(float(scores.max()), gain, {name: cut(image) for name, image in outputs.items()}))
   return found
 
 
@@ -71,7 +75,8 @@ def main() -> None:
   given = jax.jit(make_degrade(degrade))
   channels = model.input_shape[2]
   task = Task(degrade, given, channels, 0, paired, model.factor, None, 0, methods, [], 0)
-  best, worst = [], []
+  best: list[Part] = []
+  worst: list[Part] = []
   for case in cases:
     opened = open_case(case, task)
     if isinstance(opened, str):
@@ -88,10 +93,7 @@ def main() -> None:
     high, low = parts(clean, {n: eight_bits(x) for n, x in outputs.items()}, name, model.factor)
     best.append(high)
     worst.append(low)
-  shown = [
-    *sorted(best, key=lambda part: -part.gain)[:EACH],
-    *sorted(worst, key=lambda part: part.gain)[:EACH][::-1],
-  ]
+  shown = [part for group in (best, worst) for part in sorted(group, key=lambda part: -part.score)[:EACH]]
   labels = [n for n in shown[0].rows if not (n == name and name in ("input", "noisy"))]
   rows = [np.stack([part.rows[n] for part in shown]) for n in labels]
   pictures.save_png(args.output, pictures.compare(*rows, columns=2 * EACH, scale=ZOOM, labels=labels))
