@@ -347,6 +347,10 @@ def test_the_perceptual_term_sees_images_moved_alike():
   expected = np.stack([distance(*move) for move in moves])
   assert np.ptp(expected, axis=0).min() > 1e-6  # borders of the network see other pixels
   np.testing.assert_allclose(np.sort(found, axis=0), np.sort(expected, axis=0), rtol=1e-4)
+  scored = made(o, {"image": image}, 4, frozen)[1][
+    "perceptual"
+  ]  # a batch that is not trained on has no places
+  np.testing.assert_allclose(scored, distance(0, 0), rtol=1e-5)
 
 
 def test_channels_are_scaled_where_asked():

@@ -230,8 +230,8 @@ def perceptual_term(config: ConfigDict) -> Term:
 
   def term(output: Output, batch: Batch, step: Step, frozen: Frozen) -> Array:
     images = _reconstruction(output), jnp.asarray(batch["image"])
-    if shift := config.get("shift", 0):
-      images = moved(*images, jnp.asarray(step), jnp.asarray(batch["place"]), shift)
+    if config.shift and "place" in batch:  # in training; scores are those of the images as they are
+      images = moved(*images, jnp.asarray(step), jnp.asarray(batch["place"]), config.shift)
     return compare(frozen["perceptual"], *images)
 
   return term

@@ -742,6 +742,7 @@ def test_a_perceptual_loss_keeps_its_network_out_of_the_state_and_the_checkpoint
     "model.likelihood=gaussian",
     "training.steps=4",
     "objective.perceptual.weight=2",
+    "objective.perceptual.shift=3",
     "objective.perceptual.network=squeezenet",
     "objective.perceptual.layers=relu1",
     "objective.perceptual.weights=random",
