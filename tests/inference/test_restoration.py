@@ -123,6 +123,8 @@ def test_the_temperature_scales_the_noise_of_draws(model, key):
   assert 0.3 * distances[1] < distances[0] < 0.7 * distances[1]
   tiled = model.restore_image(image[0], key, temperature=1.0) - model.restore_image(image[0])
   assert np.abs(tiled).mean() > 1.5 * np.abs(model.restore_image(image[0], key) - estimate[0]).mean()
+  for call, x in (model.restore, image), (model.restore_image, image[0]):
+    one_line(call, x, temperature=0.5, match="temperature = 0.5 has no effect without a key")
   for wrong in -1.0, float("nan"), float("inf"):
     one_line(
       model.restore, image, key, temperature=wrong, match="temperature = .*: must be at least 0 and finite"

@@ -320,7 +320,7 @@ def _complete(args: argparse.Namespace) -> None:
     "batch_size": config.batch_size,
     "split": args.config.data.test,
     "seed": 0,
-    "temperature": 0.5 if args.mode in ("restore", "benchmark") else 1.0,
+    "temperature": None if args.mode in ("restore", "benchmark") else 1.0,
     "method": METHODS[0],
     "of": OF[0],
     "network": "vgg16",

@@ -16,7 +16,7 @@ from vae_jax.data.degrade import factor_of
 from vae_jax.errors import UserError
 from vae_jax.evaluation.results import write_json
 from vae_jax.generator import new_key
-from vae_jax.inference import TEMPERATURE, TILE, TrainedVAE, load
+from vae_jax.inference import TILE, TrainedVAE, load
 from vae_jax.objectives import load_scoring_network
 from vae_jax.photos import fitting
 from vae_jax.photos.cases import list_cases
@@ -39,7 +39,7 @@ def restore_photographs(
   tile: int = TILE,
   ensemble: bool = False,
   sigma: float | None = None,
-  temperature: float = TEMPERATURE,
+  temperature: float | None = None,
   written: Callable[[Path], None] = lambda path: None,
 ) -> Report:
   """Restores a person's photographs, whole, into `output`: see `photos.files.restore_files`.
@@ -79,7 +79,7 @@ def restore_each_by_its_model(
   seed: int = 0,
   tile: int = TILE,
   ensemble: bool = False,
-  temperature: float = TEMPERATURE,
+  temperature: float | None = None,
   written: Callable[[Path], None] = lambda path: None,
 ) -> Report:
   """Restores each photograph with the pretrained model that fits its condition; see `fitting.choose`.
@@ -112,7 +112,7 @@ def restore_each_by_its_model(
 
 
 def _restorer(
-  model: TrainedVAE, samples: int, seed: int, tile: int, ensemble: bool, temperature: float
+  model: TrainedVAE, samples: int, seed: int, tile: int, ensemble: bool, temperature: float | None
 ) -> Restorer:
   """What a model does to the images of a photograph."""
   if samples:
@@ -168,7 +168,7 @@ def benchmark_folder(
   tile: int = TILE,
   ensemble: bool = False,
   sigma: float | None = None,
-  temperature: float = TEMPERATURE,
+  temperature: float | None = None,
   degrade: str | None = None,
 ) -> dict[str, Any]:
   """Scores a folder of clean photographs into `output` (.json), a contact sheet beside it (.png); returns the scores.

@@ -16,12 +16,12 @@ from vae_jax import runs
 from vae_jax.configuration import at_home
 from vae_jax.errors import UserError
 from vae_jax.inference.autoencode import slerp
-from vae_jax.inference.restore import TEMPERATURE, TILE, Restores
+from vae_jax.inference.restore import TILE, Restores
 from vae_jax.photos.fitting import AUTO
 from vae_jax.runs import Run
 from vae_jax.storage import exported
 
-__all__ = ["TEMPERATURE", "TILE", "TrainedVAE", "export", "load", "slerp"]
+__all__ = ["TILE", "TrainedVAE", "export", "load", "slerp"]
 
 
 class TrainedVAE(Restores):

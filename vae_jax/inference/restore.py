@@ -50,7 +50,7 @@ class Restores(Autoencodes):
   def noise_sigma(self, image: ArrayLike, *, tile: int = TILE) -> float:
     """The standard deviation of a picture's noise, in units of [0, 1], at most 1, as the model estimates it.
 
-    Of a model with a map of the noise (model.noise=local), the mean level. image, tile: as for `restore_image`.
+    A model with a map of the noise (model.noise=local) gives the mean level. image, tile: as for `restore_image`.
     Raises UserError: the model is not told of noise.
     """
     self.require_told("noise_sigma")
@@ -99,7 +99,7 @@ class Restores(Autoencodes):
     key: Key | int | None = None,
     samples: int = 1,
     sigma: float | ArrayLike | None = None,
-    temperature: float = TEMPERATURE,
+    temperature: float | None = None,
   ) -> Array:
     """Restores degraded images: denoises, enlarges or enhances them, as the run was trained to.
 
@@ -111,14 +111,14 @@ class Restores(Autoencodes):
       samples: how many draws.
       sigma: standard deviation of the noise in units of [0, 1], one or one for each image, for models that are told
         (`told`); None: estimated from the image.
-      temperature: of draws: scales the deviation of the prior. 1: p(clean | degraded) as it was learned; 0: the
-        estimate.
+      temperature: of draws: scales the deviation of the prior. None: 0.5; 1: p(clean | degraded) as it was learned;
+        0: the estimate.
 
     Returns:
       float32 in [0, 1]: [n, H, W, c] without a key, [samples, n, H, W, c] with one; H = factor * h.
     """
     inputs = self._images(images)
-    sigmas = self._sigmas(sigma, len(inputs))
+    sigmas, scale = self._sigmas(sigma, len(inputs)), _temperature(temperature, key)
     if key is None:
       if samples != 1:
         raise UserError(
@@ -128,7 +128,7 @@ class Restores(Autoencodes):
     self.require("draw")
     if samples < 1:
       raise UserError(f"samples = {samples}: must be at least 1")
-    key, origin, scale = as_key(key), jnp.zeros(2, jnp.int32), _temperature(temperature)
+    key, origin = as_key(key), jnp.zeros(2, jnp.int32)
     draws = []
     for k in range(samples):
       keys = example_keys(jax.random.fold_in(key, k), PRIOR_STREAM, jnp.arange(len(inputs), dtype=jnp.int32))
@@ -144,7 +144,7 @@ class Restores(Autoencodes):
     ensemble: bool = False,
     progress: Callable[[int, int], None] | None = None,
     sigma: float | None = None,
-    temperature: float = TEMPERATURE,
+    temperature: float | None = None,
   ) -> np.ndarray:
     """One image of any size, in tiles: the result is that of the whole image, the memory that of a tile.
 
@@ -175,7 +175,7 @@ class Restores(Autoencodes):
     ensemble: bool = False,
     progress: Callable[[int, int], None] | None = None,
     sigma: float | None = None,
-    temperature: float = TEMPERATURE,
+    temperature: float | None = None,
   ) -> Iterator[np.ndarray]:
     """The result of `restore_image` in bands of rows, from the top down, so that memory need not hold it as a whole.
 
@@ -191,9 +191,9 @@ class Restores(Autoencodes):
     ensemble: bool,
     progress: Callable[[int, int], None] | None,
     sigma: float | None,
-    temperature: float,
+    temperature: float | None,
   ) -> Iterator[np.ndarray]:
-    sigmas, scale = self._one_sigma(inputs, sigma, tile), _temperature(temperature)
+    sigmas, scale = self._one_sigma(inputs, sigma, tile), _temperature(temperature, key)
     if key is not None:
       key = as_key(key)
       self.require("draw")
@@ -305,8 +305,12 @@ class Restores(Autoencodes):
     return tiled_bands(window, pixels, **sizes, progress=progress)
 
 
-def _temperature(temperature: float) -> Array:
-  """float32. Raises UserError: not at least 0 and finite."""
+def _temperature(temperature: float | None, key: Key | int | None) -> Array:
+  """float32; TEMPERATURE for None. Raises UserError: not at least 0 and finite, or without a key to draw with."""
+  if temperature is None:
+    return jnp.float32(TEMPERATURE)
+  if key is None:
+    raise UserError(f"temperature = {temperature} has no effect without a key; give key=0, or leave it out")
   found = extent(temperature)
   if found is not None and not 0 <= found.low <= found.high < math.inf:
     raise UserError(f"temperature = {temperature}: must be at least 0 and finite")

@@ -74,9 +74,9 @@ def _shrunk(part: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _smallest_eigenvalue(patches: np.ndarray) -> float:
-  """Of the covariance of patches [n, d], corrected for their number; 0 for too few.
+  """Returns the smallest eigenvalue of the covariance of patches [n, d], corrected for their number; 0 for too few.
 
-  Of n vectors of white noise it is (1 - sqrt(d / n))^2 of the variance (Marchenko & Pastur 1967). Texture that is left
+  For n vectors of white noise it is (1 - sqrt(d / n))^2 of the variance (Marchenko & Pastur 1967). Texture that is left
   makes up for half of that, as measured on photographs, so 0.5 sqrt(d / n) is used.
   """
   count, values = patches.shape

@@ -145,8 +145,8 @@ def start_from(
 ) -> tuple[TrainState, list[str], list[str]]:
   """Returns a fresh state with another run's (averaged) variables, and the parts that are new and those left out.
 
-  Parts are the modules at the top of the parameters. Those that only one model has start fresh, or are left out; so a
-  network may get a ladder of latents, or another head. Those of both must agree in all shapes.
+  Parts are the modules at the top of the parameters. Parts that only one model has start fresh, or are left out; so
+  a network may get a ladder of latents, or another head. Parts that both have must agree in all shapes.
 
   variables: {"params": ..., **rest} of the other run. name: of it, for messages. Raises UserError: a part of another
   shape, or none in common.
