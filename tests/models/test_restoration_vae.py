@@ -439,6 +439,15 @@ def test_the_scale_follows_the_noise():
     np.testing.assert_allclose(output.terms["distortion"][i], -density, rtol=1e-4)
 
 
+def test_the_scale_of_pixels_has_the_name_that_the_model_gives_it():
+  """It is log_scale without latents, and point_log_scale beside the ladder's log_scale with them."""
+  plain, latent = (make(latent_dim=dim, likelihood="laplace")[0] for dim in (0, 2))
+  one, two = {"trunk": 1, "log_scale": -3.0}, {"trunk": 1, "log_scale": 0.5, "point_log_scale": -2.0}
+  assert plain.adopt(one) == one and latent.adopt(two) == two
+  assert latent.adopt(one) == {"trunk": 1, "point_log_scale": -3.0}
+  assert plain.adopt(two) == {"trunk": 1, "log_scale": -2.0}
+
+
 def test_noise_of_enlarged_pictures_is_refused():
   with pytest.raises(UserError, match=r"model.noise=local .* 2 times as large; set model.noise=none"):
     make(factor=2, noise="local")

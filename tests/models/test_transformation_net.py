@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import batch_of, mode
+from tiles import tiled
 
 from vae_jax.configuration import apply_overrides, base_config, validate
 from vae_jax.data.degrade import bicubic_up
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.models.contract import init_variables
-from vae_jax.photos.tiling import tiled
 from vae_jax.types import image_spec
 
 OVERRIDES = ["model.name=transformation_net", "model.likelihood=gaussian"]

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiles import tiled
 
 from vae_jax.errors import UserError
-from vae_jax.photos.tiling import assembled, tiled, tiled_bands
+from vae_jax.photos.tiling import assembled, tiled_bands
 
 
 def conv(x, kernel, stride=1, up=1):

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiles import tiled
 
 from vae_jax import losses, metrics, pictures
 from vae_jax.configuration import base_config
@@ -22,7 +23,6 @@ from vae_jax.data.images import decode, to_channels
 from vae_jax.data.pipeline import fit
 from vae_jax.data.prepare import check_first_batch, make_prepare
 from vae_jax.errors import UserError
-from vae_jax.photos.tiling import tiled
 
 TIMES = [1, pytest.param(10, marks=pytest.mark.slow)]
 SEEDS = st.integers(0, 2**31)

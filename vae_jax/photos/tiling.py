@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from vae_jax.errors import UserError
 from vae_jax.types import ArrayLike
 
 
-def tiled(
+def tiled_bands(
   function: Callable[[np.ndarray, tuple[int, int]], ArrayLike],
   image: ArrayLike,
   *,
@@ -20,8 +19,8 @@ def tiled(
   halo: int,
   multiple: int = 1,
   progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
-  """Puts what `function` makes of the whole image together from windows.
+) -> Iterator[np.ndarray]:
+  """Gives what `function` makes of the whole image in bands of rows, from the top down, made from windows.
 
   The image is continued below and at the right to a multiple of `multiple` by mirroring, the edge pixel repeated,
   and the result cropped. Windows have `tile + 2 * halo` rows and columns, all of them, so that a compiled function
@@ -44,29 +43,14 @@ def tiled(
     progress: called with (windows done, windows in all) after each.
 
   Returns:
-    float32 [factor * h, factor * w, c_out]. Beside it and the image, memory holds one row of windows of the result.
+    float32 [rows, factor * w, c_out], one at a time: beside it and the image, memory holds one window. `assembled` puts
+    them together.
 
   Raises:
     UserError: tile, factor or multiple below 1, halo below 0, no integers, or an image that is not [h, w, c] or
       is empty.
     ValueError: the function returns another size.
   """
-  sizes: Any = {"factor": factor, "tile": tile, "halo": halo, "multiple": multiple}
-  image = _checked(image, **sizes)
-  return assembled(tiled_bands(function, image, **sizes, progress=progress), factor * image.shape[0])
-
-
-def tiled_bands(
-  function: Callable[[np.ndarray, tuple[int, int]], ArrayLike],
-  image: ArrayLike,
-  *,
-  factor: int = 1,
-  tile: int,
-  halo: int,
-  multiple: int = 1,
-  progress: Callable[[int, int], None] | None = None,
-) -> Iterator[np.ndarray]:
-  """The result of `tiled` in bands of rows, from the top down: float32 [rows, factor * w, c_out], one at a time."""
   image = _checked(image, tile=tile, halo=halo, multiple=multiple, factor=factor)
   height, width = image.shape[:2]
   tile, halo = (-(-int(value) // multiple) * multiple for value in (tile, halo))
