@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
   config = load_config_file(Path(__file__).with_name("superres_x2.py"))
   config.data.degrade.name = "chain"
   config.data.degrade.chain = (
-    "blur 0.2..1.2 @0.3; down 2 bicubic|bicubic|lanczos|box|nearest; sharpen 0.2..1.0 @0.15; noise 0..10 @0.4; "
-    "jpeg 30..95 420|444 aligned|anywhere @0.6; round @0.8"
+    "blur 0.2..0.8 @0.1; down 2 bicubic|bicubic|bicubic|bicubic|lanczos|box|nearest; sharpen 0.2..1.0 @0.1; "
+    "noise 0..10 @0.3; jpeg 30..95 420|444 aligned|anywhere @0.5; round @0.8"
   )
   config.training.init_from = "runs/superres_x2"
   config.training.learning_rate = 0.006
