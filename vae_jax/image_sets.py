@@ -20,6 +20,7 @@ from vae_jax.evaluation.records import describe, open_split
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import FeatureSet
+from vae_jax.priors.base import Prior
 from vae_jax.progress import FileProgress
 from vae_jax.training import steps
 from vae_jax.types import seen
@@ -41,6 +42,7 @@ def score(
   batch_size: int = 64,
   seed: int = 0,
   temperature: float = 1.0,
+  prior: Prior | None = None,
   label: int | None = None,
   statistics: Path | None = None,
 ) -> dict[str, Any]:
@@ -56,6 +58,7 @@ def score(
     batch_size: images at a time; does not change the scores beyond rounding.
     seed: of the samples, of what is drawn for a reconstruction's input, and of the kernel distance's subsets.
     temperature: of the samples.
+    prior: a fitted one that samples are drawn from; None: the model's own.
     label: only images of that label, real ones and the model's. By default samples take each label in turn.
     statistics: .npz with the features of the real images (`perceptual.save_reference`): read where it is there, else
       written.
@@ -69,7 +72,7 @@ def score(
       protocol; fewer than 2 images.
   """
   started = time.monotonic()
-  _check(model, of, label)
+  _check(model, of, label, prior)
   extractor = perceptual.load(network, (layer,), weights=weights)
   source, what = _real(model, split, label)
   if min(num or len(source), len(source)) < 2:
@@ -79,7 +82,7 @@ def score(
   reference = _reference(model, extractor, source, what, batch_size, statistics)
   num = num or len(source)
   if of == "samples":
-    made = _samples(model, num, batch_size, seed, temperature, label)
+    made = _samples(model, num, batch_size, seed, temperature, label, prior)
   else:
     source = pipeline.First(source, num)
     num, made = len(source), _reconstructions(model, source, batch_size, seed)
@@ -92,7 +95,7 @@ def score(
     "of": of,
     **describe(model, split),
     "label": label,
-    **({"temperature": temperature} if of == "samples" else {}),
+    **({"temperature": temperature, "prior": prior.words if prior else "own"} if of == "samples" else {}),
     "statistics": None if statistics is None else str(statistics),
     "step": model.step,
     "seed": seed,
@@ -130,10 +133,11 @@ def _reference(
   return real
 
 
-def _check(model: TrainedVAE, of: str, label: int | None) -> None:
+def _check(model: TrainedVAE, of: str, label: int | None, prior: Prior | None) -> None:
   """Raises UserError where the model cannot make such images, or knows no labels."""
   if of == "samples":
-    model.require("sample")
+    if prior is None:
+      model.require("sample")
   elif not model.module.reconstructs:
     raise UserError(f"this run ({model.config.model.name}) gives no images back; give --of samples")
   if label is not None and "label" not in model.module.NEEDS:
@@ -229,11 +233,17 @@ def _reconstructions(model: TrainedVAE, source: pipeline.Source, batch_size: int
 
 
 def _samples(
-  model: TrainedVAE, num: int, batch_size: int, seed: int, temperature: float, label: int | None
+  model: TrainedVAE,
+  num: int,
+  batch_size: int,
+  seed: int,
+  temperature: float,
+  label: int | None,
+  prior: Prior | None = None,
 ) -> Parts:
   key, size = new_key(seed), min(batch_size, num)
   for start in range(0, num, size):
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {} if prior is None else {"prior": prior}
     if "label" in model.module.NEEDS:
       each = (start + np.arange(size)) % model.config.model.classes
       given["label"] = each if label is None else np.full(size, label)

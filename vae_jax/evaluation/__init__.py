@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from vae_jax import pictures
+from vae_jax.evaluation.fitting import fit_prior, prior_table, save_prior
 from vae_jax.evaluation.photographs import (
   benchmark_folder,
   restore_each_by_its_model,
@@ -30,6 +31,7 @@ from vae_jax.evaluation.shown import (
   drawn,
   has_samples,
   interpolations,
+  prior_line,
   reconstructions,
   samples,
   split_samples,
@@ -42,6 +44,7 @@ __all__ = [
   "condition",
   "drawn",
   "evaluate",
+  "fit_prior",
   "has_samples",
   "inputs",
   "interpolations",
@@ -51,10 +54,13 @@ __all__ = [
   "own_images",
   "preparation",
   "prepared",
+  "prior_line",
+  "prior_table",
   "reconstructions",
   "restore_each_by_its_model",
   "restore_photographs",
   "samples",
+  "save_prior",
   "score_split",
   "stream",
   "suffix",
