@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-HELP = "fit a density to the latents of the training images (--prior), which sample and frechet then draw from"
+HELP = (
+  "fit a density to the latents of the training images (--prior), which sample and frechet then draw from"
+)
 EXAMPLE = "--workdir runs/mnist_vae --prior mixture"
 FLAGS = ("data_dir", "prior", "components", "seed", "batch_size")
 NEEDS = "encode"

@@ -1,4 +1,4 @@
-"""Priors fitted to a trained model's latents (Ghosh et al. 2020, section 4), with what says whether they are over-fitted."""
+"""Fits priors to a trained model's latents (Ghosh et al. 2020, section 4), and says where they are over-fitted."""
 
 from __future__ import annotations
 
@@ -71,14 +71,19 @@ def fit_prior(
       progress.update(f"fitting {kind}", done, total)
 
     fit = priors.fit(kind, train, components=components, seed=seed, progress=told)
-  rivals = {kind: fit.prior, **({} if kind == "gaussian" else {"gaussian": priors.fit("gaussian", train).prior})}
+  rivals = {
+    kind: fit.prior,
+    **({} if kind == "gaussian" else {"gaussian": priors.fit("gaussian", train).prior}),
+  }
   likelihood = {
     part: {name: mean_log_prob(prior, z) for name, prior in rivals.items()} | {OWN: _standard_normal(z)}
     for part, z in (("train", train), ("validation", held))
   }
   for part, scores in likelihood.items():
     if lost := [name for name, value in scores.items() if not np.isfinite(value)]:
-      raise UserError(f"prior {lost[0]!r} gives the {part} images a density that is not finite; fit another kind")
+      raise UserError(
+        f"prior {lost[0]!r} gives the {part} images a density that is not finite; fit another kind"
+      )
   remarks = (*fit.remarks, *_overfitted(kind, likelihood["validation"]))
   report = {
     "prior": kind,

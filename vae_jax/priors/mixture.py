@@ -133,7 +133,9 @@ def fit_mixture(
   facts: components, iterations, converged, gain (of the last iteration, in nats), smallest (latents that the smallest
   component stands for). Raises UserError for more components than latents.
   """
-  if isinstance(components, bool) or not isinstance(components, int) or not 1 <= components <= MOST_COMPONENTS:
+  if (
+    isinstance(components, bool) or not isinstance(components, int) or not 1 <= components <= MOST_COMPONENTS
+  ):
     raise UserError(f"components = {str(components)[:80]}: must be an integer from 1 to {MOST_COMPONENTS}")
   if components > len(z):
     raise UserError(

@@ -31,15 +31,17 @@ def masks(units: int, layers: int) -> Float[np.ndarray, "l d"]:
 
 
 class Coupling(nn.Module):
-  """log scales and shifts of all latents, [n, d] each, from the kept ones: tanh-bounded, of a perceptron with two hidden
-  layers. At first both are 0."""
+  """Log scales (bounded by tanh) and shifts of all latents, [n, d] each, from the kept ones: a perceptron with two
+  hidden layers. At first both are 0."""
 
   units: int
   hidden: int
 
   @nn.compact
   def __call__(self, kept: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
-    dense = partial(nn.Dense, precision="highest")  # or an accelerator's inverse is not that of its forward pass
+    dense = partial(
+      nn.Dense, precision="highest"
+    )  # or an accelerator's inverse is not that of its forward pass
     x = nn.silu(dense(self.hidden, name="hidden_0")(kept))
     x = nn.silu(dense(self.hidden, name="hidden_1")(x))
     out = dense(2 * self.units, kernel_init=nn.initializers.zeros_init(), name="out")(x)

@@ -59,7 +59,7 @@ def read(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]
     raise UserError(f"{printable(str(path))}: does not describe a prior; {REMEDY}") from error
   if not 1 <= version <= FORMAT_VERSION:
     raise UserError(
-      f"{printable(str(path))} has format {str(version)[:80]}, this vae_jax reads up to {FORMAT_VERSION}; update vae_jax"
+      f"{printable(str(path))} has format {str(version)[:80]}, this vae_jax reads {FORMAT_VERSION}; update vae_jax"
     )
   content = content_of(file, MAX_BYTES, REMEDY)
   if hashlib.sha256(content).hexdigest() != digest:
