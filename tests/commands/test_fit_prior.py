@@ -336,27 +336,27 @@ def test_families_whose_latents_have_no_such_prior(place, family, said):
   assert not (place / "model/priors").exists()
 
 
-@pytest.mark.parametrize(
-  ("words", "said"),
-  [
-    ("--mode fit_prior", "--mode fit_prior needs --prior, what to fit: gaussian or mixture or flow"),
-    (
-      "--mode fit_prior --prior flow --components 3",
-      "--components has no effect on --prior flow, only on mixture",
-    ),
-    ("--mode fit_prior --prior mixture --components 0", "'0' must be an integer >= 1 and <= 1000"),
-    ("--mode fit_prior --prior vamp", "invalid choice: 'vamp'"),
-    ("--mode fit_prior --prior gaussian --output x", "--output has no effect in --mode fit_prior"),
-    ("--mode score --prior gaussian", "--prior has no effect in --mode score, only in"),
-    ("--mode sample --prior mixture", "mixture.json is not there: no such prior was fitted"),
-    ("--mode frechet --of reconstructions --prior flow", "--prior has no effect with --of reconstructions"),
-    ("--mode fit_prior --prior mixture --components 61", "components = 61 for the latents of 60 images"),
-  ],
-)
-def test_mistakes_are_one_line(place, words, said):
+MISTAKES = [
+  ("--mode fit_prior", "--mode fit_prior needs --prior, what to fit: gaussian or mixture or flow"),
+  (
+    "--mode fit_prior --prior flow --components 3",
+    "--components has no effect on --prior flow, only on mixture",
+  ),
+  ("--mode fit_prior --prior mixture --components 0", "'0' must be an integer >= 1 and <= 1000"),
+  ("--mode fit_prior --prior vamp", "invalid choice: 'vamp'"),
+  ("--mode fit_prior --prior gaussian --output x", "--output has no effect in --mode fit_prior"),
+  ("--mode score --prior gaussian", "--prior has no effect in --mode score, only in"),
+  ("--mode sample --prior mixture", "mixture.json is not there: no such prior was fitted"),
+  ("--mode frechet --of reconstructions --prior flow", "--prior has no effect with --of reconstructions"),
+  ("--mode fit_prior --prior mixture --components 61", "components = 61 for the latents of 60 images"),
+]
+
+
+def test_mistakes_are_one_line(place):
   exported(*MLP)
-  refused(said, lambda: main(["--workdir", "model", *words.split()]))
-  assert not (place / "model/priors").exists() and not (place / "model/evaluation").exists()
+  for words, said in MISTAKES:
+    refused(said, lambda words=words: main(["--workdir", "model", *words.split()]))
+    assert not (place / "model/priors").exists() and not (place / "model/evaluation").exists(), words
 
 
 def test_latents_that_are_not_finite_and_one_image_are_refused(place):

@@ -39,9 +39,8 @@ class Coupling(nn.Module):
 
   @nn.compact
   def __call__(self, kept: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
-    dense = partial(
-      nn.Dense, precision="highest"
-    )  # or an accelerator's inverse is not that of its forward pass
+    # With fewer bits, as accelerators multiply by default, `inverse` would not undo `forward`.
+    dense = partial(nn.Dense, precision="highest")
     x = nn.silu(dense(self.hidden, name="hidden_0")(kept))
     x = nn.silu(dense(self.hidden, name="hidden_1")(x))
     out = dense(2 * self.units, kernel_init=nn.initializers.zeros_init(), name="out")(x)
