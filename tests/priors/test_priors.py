@@ -268,6 +268,12 @@ def test_a_flow_that_gains_nothing_is_the_gaussian_of_its_start(quick, monkeypat
     ("mixture", np.tile(BLOB[:2], (9, 1)), {"components": 3}, "the latents have 2 different values"),
     ("mixture", BLOB, {"components": 0}, "components = 0: must be an integer from 1 to 1000"),
     ("mixture", BLOB, {"components": 1.5}, "components = 1.5: must be an integer"),
+    (
+      "mixture",
+      np.eye(2, 600),
+      {"components": 999},
+      "999 covariances of 600 latents: more than the 268,435,456",
+    ),
     ("flow", BLOB[:19], {}, "a flow needs the latents of 20 images and more, and there are 19"),
   ],
 )

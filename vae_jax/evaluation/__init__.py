@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from vae_jax import pictures
-from vae_jax.evaluation.fitting import fit_prior, prior_table, save_prior
+from vae_jax.evaluation.fitting import fit_prior, latents_of, prior_table, save_prior
 from vae_jax.evaluation.photographs import (
   benchmark_folder,
   restore_each_by_its_model,
@@ -48,6 +48,7 @@ __all__ = [
   "has_samples",
   "inputs",
   "interpolations",
+  "latents_of",
   "open_split",
   "own_files",
   "own_image",

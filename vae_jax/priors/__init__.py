@@ -21,6 +21,7 @@ __all__ = ["KINDS", "MOST_COMPONENTS", "fit", "from_arrays", "to_arrays"]
 
 KINDS = ("gaussian", "mixture", "flow")
 MOST_COMPONENTS = 1000
+MOST_NUMBERS = 2**28  # of all covariances: 2 GiB in float64
 
 
 def fit(
@@ -44,7 +45,7 @@ def fit(
     Fit: `prior`, `facts` about the fit as JSON data, `remarks` that a person should read.
 
   Raises:
-    UserError: another kind, latents that are not finite, too few or all alike, more components than latents.
+    UserError: another kind, latents that are not finite, too few, too long or all alike, more components than latents.
   """
   from vae_jax.errors import UserError, nearest
   from vae_jax.priors.base import checked
@@ -53,6 +54,12 @@ def fit(
     raise UserError(f"prior {str(kind)[:80]!r} is unknown{nearest(str(kind)[:80], KINDS, what='priors')}")
   tell = progress or (lambda done, total: None)
   latents = checked(z)
+  of = components if kind == "mixture" and isinstance(components, int) else 1
+  if of * latents.shape[1] ** 2 > MOST_NUMBERS:
+    raise UserError(
+      f"{of} covariance{'s' * (of > 1)} of {latents.shape[1]} latents: more than the {MOST_NUMBERS:,} numbers that a "
+      "prior may have; give fewer components, or train a model with fewer latents"
+    )
   if kind == "gaussian":
     from vae_jax.priors.gaussian import fit_gaussian
 
