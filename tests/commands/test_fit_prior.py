@@ -304,7 +304,7 @@ def test_priors_that_do_not_fit_the_model_are_refused(place):
   model = exported(*MLP)
   three = priors.fit("gaussian", np.random.default_rng(0).normal(size=(9, 3))).prior
   refused("a prior of 3 latents: this model has 2", lambda: model.sample(0, 2, prior=three))
-  refused("prior 'mix' is unknown; did you mean 'mixture'", lambda: model.sample(0, 2, prior="mix"))
+  refused("prior 'mixtur' is unknown; did you mean 'mixture'", lambda: model.sample(0, 2, prior="mixtur"))
   refused("prior=5?3?.*: give 'gaussian', 'mixture', 'flow' or what", lambda: model.sample(0, 2, prior=5))
   two = priors.fit("gaussian", np.random.default_rng(0).normal(size=(9, 2))).prior
   refused("num = 2, temperature = -1", lambda: model.sample(0, 2, -1, prior=two))
