@@ -80,13 +80,8 @@ def score(
       f"{num or len(source)} {of} against {len(source)} images: a distance of sets needs at least 2 of each"
     )
   reference = _reference(model, extractor, source, what, batch_size, statistics)
-  num = num or len(source)
-  if of == "samples":
-    made = _samples(model, num, batch_size, seed, temperature, label, prior)
-  else:
-    source = pipeline.First(source, num)
-    num, made = len(source), _reconstructions(model, source, batch_size, seed)
-  fake = _features(extractor, made, num, f"features of {of}")
+  made, total = _made(model, source, of, num or len(source), batch_size, seed, temperature, label, prior)
+  fake = _features(extractor, made, total, f"features of {of}")
   scores = _distances(reference, fake, seed)
   if scores["real"] != what:
     scores["notes"].append(f"{statistics} has features of: {scores['real'] or 'images without a name'}")
@@ -101,6 +96,16 @@ def score(
     "seed": seed,
     "seconds": round(time.monotonic() - started, 2),
   }
+
+
+def _made(
+  model: TrainedVAE, source: pipeline.Source, of: str, num: int, batch_size: int, seed: int, *how: Any
+) -> tuple[Parts, int]:
+  """The model's images, and how many. how: of samples: temperature, label, prior."""
+  if of == "samples":
+    return _samples(model, num, batch_size, seed, *how), num
+  source = pipeline.First(source, num)
+  return _reconstructions(model, source, batch_size, seed), len(source)
 
 
 def _real(model: TrainedVAE, split: str, label: int | None) -> tuple[pipeline.Source, str]:
