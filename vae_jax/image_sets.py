@@ -20,6 +20,7 @@ from vae_jax.evaluation.records import describe, open_split
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import FeatureSet
+from vae_jax.priors.base import Prior
 from vae_jax.progress import FileProgress
 from vae_jax.training import steps
 from vae_jax.types import seen
@@ -41,6 +42,7 @@ def score(
   batch_size: int = 64,
   seed: int = 0,
   temperature: float = 1.0,
+  prior: Prior | None = None,
   label: int | None = None,
   statistics: Path | None = None,
 ) -> dict[str, Any]:
@@ -57,6 +59,7 @@ def score(
     seed: of the samples, of what is drawn for a reconstruction's input, of the kernel distance's subsets and of the
       groups for the intervals.
     temperature: of the samples.
+    prior: a fitted one that samples are drawn from; None: the model's own.
     label: only images of that label, real ones and the model's. By default samples take each label in turn.
     statistics: .npz with the features of the real images (`perceptual.save_reference`): read where it is there, else
       written. One of another program, without features, gives the Frechet distance only.
@@ -71,7 +74,7 @@ def score(
       protocol; fewer than 2 images.
   """
   started = time.monotonic()
-  _check(model, of, label)
+  _check(model, of, label, prior)
   extractor = perceptual.load(network, (layer,), weights=weights)
   source, what = _real(model, split, label)
   if min(num or len(source), len(source)) < 2:
@@ -79,13 +82,8 @@ def score(
       f"{num or len(source)} {of} against {len(source)} images: a distance of sets needs at least 2 of each"
     )
   reference = _reference(model, extractor, source, what, batch_size, statistics)
-  num = num or len(source)
-  if of == "samples":
-    made = _samples(model, num, batch_size, seed, temperature, label)
-  else:
-    source = pipeline.First(source, num)
-    num, made = len(source), _reconstructions(model, source, batch_size, seed)
-  fake = _features(extractor, made, num, f"features of {of}")
+  made, total = _made(model, source, of, num or len(source), batch_size, seed, temperature, label, prior)
+  fake = _features(extractor, made, total, f"features of {of}")
   scores = _scores(reference, fake, seed)
   if scores["real"] != what:
     scores["notes"].append(f"{statistics} has features of: {scores['real'] or 'images without a name'}")
@@ -94,12 +92,27 @@ def score(
     "of": of,
     **describe(model, split),
     "label": label,
-    **({"temperature": temperature, "prior": model.module.PRIOR} if of == "samples" else {}),
+    **({"temperature": temperature, "prior": _prior(model, prior)} if of == "samples" else {}),
     "statistics": None if statistics is None else str(statistics),
     "step": model.step,
     "seed": seed,
     "seconds": round(time.monotonic() - started, 2),
   }
+
+
+def _prior(model: TrainedVAE, fitted: Prior | None) -> str:
+  """What samples are drawn from, in words."""
+  return fitted.words if fitted else model.module.PRIOR
+
+
+def _made(
+  model: TrainedVAE, source: pipeline.Source, of: str, num: int, batch_size: int, seed: int, *how: Any
+) -> tuple[Parts, int]:
+  """The model's images, and how many. how: of samples: temperature, label, prior."""
+  if of == "samples":
+    return _samples(model, num, batch_size, seed, *how), num
+  source = pipeline.First(source, num)
+  return _reconstructions(model, source, batch_size, seed), len(source)
 
 
 def _real(model: TrainedVAE, split: str, label: int | None) -> tuple[pipeline.Source, str]:
@@ -132,10 +145,11 @@ def _reference(
   return real
 
 
-def _check(model: TrainedVAE, of: str, label: int | None) -> None:
+def _check(model: TrainedVAE, of: str, label: int | None, prior: Prior | None) -> None:
   """Raises UserError where the model cannot make such images, or knows no labels."""
   if of == "samples":
-    model.require("sample")
+    if prior is None:
+      model.require("sample")
   elif not model.module.reconstructs:
     raise UserError(f"this run ({model.config.model.name}) gives no images back; give --of samples")
   if label is not None and "label" not in model.module.NEEDS:
@@ -240,11 +254,17 @@ def _reconstructions(model: TrainedVAE, source: pipeline.Source, batch_size: int
 
 
 def _samples(
-  model: TrainedVAE, num: int, batch_size: int, seed: int, temperature: float, label: int | None
+  model: TrainedVAE,
+  num: int,
+  batch_size: int,
+  seed: int,
+  temperature: float,
+  label: int | None,
+  prior: Prior | None = None,
 ) -> Parts:
   key, size = new_key(seed), min(batch_size, num)
   for start in range(0, num, size):
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {} if prior is None else {"prior": prior}
     if "label" in model.module.NEEDS:
       each = (start + np.arange(size)) % model.config.model.classes
       given["label"] = each if label is None else np.full(size, label)

@@ -15,7 +15,7 @@ import pytest
 from trained import spec_of, trained
 
 from vae_jax import distributions as dist
-from vae_jax import losses, metrics, perceptual
+from vae_jax import losses, metrics, perceptual, priors
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data import degrade
 from vae_jax.errors import UserError
@@ -181,7 +181,7 @@ ON_THE_HOST = {
   ],
   "files": [
     *("load_features", "load_statistics", "save_statistics", "load", "load_lpips", "load_reference"),
-    "save_reference",
+    *("save_reference", "fitted_prior", "fitted_priors"),
   ],
   "containers, makers and names": [
     *("Decomposition", "Gaussian", "Likelihood", "Preset", "StreamingLogSumExp", "make_likelihood"),
@@ -195,7 +195,7 @@ ON_THE_HOST = {
       "factor_of",
       "noise_sigma",
     ),
-    *("bicubic_weights", "gaussian_weights", "can", "require", "require_told"),
+    *("bicubic_weights", "gaussian_weights", "can", "require", "require_told", "check_prior"),
   ],
   "cuts tiles of any number, and reports its progress": [
     *("restore_image", "restore_bands", "deviation", "deviation_bands"),
@@ -231,6 +231,7 @@ def methods():
     model__likelihood="gaussian",
   )
   codes = model((8, 8, 1), model__name="vq_vae", model__channels="4,4", model__codes=6, model__code_dim=2)
+  fitted = [priors.fit(kind, np.asarray(rows(3)), components=2).prior for kind in ("gaussian", "mixture")]
   given, noisy, coded = uniform(3, 5, 4, 1), uniform(3, 12, 12, 1), uniform(3, 8, 8, 1)
   indices = jnp.zeros((3, codes.module.positions), jnp.int32)
   return {
@@ -240,6 +241,7 @@ def methods():
     "sample": [
       (lambda t: vae.sample(KEY, 3, t), (jnp.float32(0.5),)),
       (lambda t: vae.sample(KEY, 3, t, pixels=True), (jnp.float32(0.5),)),
+      *((lambda t, prior=prior: vae.sample(KEY, 3, t, prior=prior), (jnp.float32(0.5),)) for prior in fitted),
       (lambda data: vae.sample(jax.random.wrap_key_data(data), 3), (jax.random.key_data(KEY),)),
     ],
     "reconstruct": [(vae.reconstruct, (given,))],

@@ -20,6 +20,7 @@ from vae_jax.data.suffixes import DRAWINGS, PICTURES
 from vae_jax.errors import UserError, nearest
 from vae_jax.keys import MOST_PICTURES
 from vae_jax.photos import fitting
+from vae_jax.priors import KINDS, MOST_COMPONENTS
 from vae_jax.storage import exported
 
 SCRIPT = "python evaluate.py"
@@ -94,7 +95,17 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
   "temperature": {
     "type": number(float, 0),
     "metavar": "T",
-    "help": "scales the standard deviation of the prior (default 1; restore, benchmark: 0.5)",
+    "help": "scales the standard deviation of the prior; of a fitted mixture, within its components; of a flow, of its "
+    "noise (default 1; restore, benchmark: 0.5)",
+  },
+  "prior": {
+    "choices": KINDS,
+    "help": "fit_prior: what to fit; sample, frechet: draw from what fit_prior fitted (default: the model's own prior)",
+  },
+  "components": {
+    "type": number(int, 1, MOST_COMPONENTS),
+    "metavar": "K",
+    "help": "fit_prior: Gaussians of a mixture (default 10)",
   },
   "method": {
     "choices": METHODS,
@@ -160,7 +171,7 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str =
       sources.move(model.config.data, args.data_dir)
     if args.lpips:
       model.config.evaluation.lpips = args.lpips
-    if chosen.NEEDS:
+    if chosen.NEEDS and not (chosen.NEEDS == "sample" and args.prior):  # a fitted prior stands in
       model.require(chosen.NEEDS)
   with standard():
     chosen.run(model, args)
@@ -250,8 +261,11 @@ def _check_flags(args: argparse.Namespace) -> None:
     raise UserError("--split '' must be the name of a split, such as test")
   if args.mode in ("restore", "benchmark") and not args.input:
     raise UserError(f"{_said(args)} needs --input: your image files or folders")
-  if args.mode == "frechet" and args.of == "reconstructions" and args.temperature is not None:
-    raise UserError("--temperature has no effect with --of reconstructions, only with samples; leave it out")
+  for flag in ("temperature", "prior"):
+    if args.mode == "frechet" and args.of == "reconstructions" and getattr(args, flag) is not None:
+      raise UserError(f"--{flag} has no effect with --of reconstructions, only with samples; leave it out")
+  if args.mode == "fit_prior":
+    _check_fit(args)
   if args.mode in ("restore", "benchmark") and args.temperature is not None and not args.samples:
     raise UserError("--temperature has no effect without draws; give --samples N, or leave it out")
   if args.input and (given := [name for name in ("data_dir", "split") if getattr(args, name) is not None]):
@@ -261,6 +275,16 @@ def _check_flags(args: argparse.Namespace) -> None:
       raise UserError(f"--input {configs.show(item)} does not exist; give image files or folders")
   if args.mode == "benchmark" and (len(args.input) > 1 or not Path(args.input[0]).is_dir()):
     raise UserError(f"--input {' '.join(args.input)}: --mode benchmark takes one folder of clean images")
+
+
+def _check_fit(args: argparse.Namespace) -> None:
+  """Refuses a request to fit no prior, or one for a mixture that fits none."""
+  if args.prior is None:
+    raise UserError(f"{_said(args)} needs --prior, what to fit: {' or '.join(KINDS)}")
+  if args.components is not None and args.prior != "mixture":
+    raise UserError(f"--components has no effect on --prior {args.prior}, only on mixture; leave it out")
+  if args.pretrained is not None:
+    raise UserError(f"{_said(args)} needs the --workdir of a run or an export, beside which it writes")
 
 
 def _said(args: argparse.Namespace) -> str:
@@ -321,6 +345,7 @@ def _complete(args: argparse.Namespace) -> None:
     "split": args.config.data.test,
     "seed": 0,
     "temperature": None if args.mode in ("restore", "benchmark") else 1.0,
+    "components": 10,
     "method": METHODS[0],
     "of": OF[0],
     "network": "vgg16",

@@ -15,6 +15,7 @@ MODES = (
   "score",
   "sample",
   "encode",
+  "fit_prior",
   "reconstruct",
   "interpolate",
   "restore",
