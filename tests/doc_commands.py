@@ -46,7 +46,7 @@ REASONS = {
   r"^sphinx-build ": "is run by .ci/run after this program",
   r"--coordinator": "needs several machines; tests/training/test_processes.py runs two processes",
   r"^python train.py --config configs/superres_pets.py$": "downloads Oxford-IIIT Pet",
-  r"configs/(superres_x4_real|denoise_real).py|runs/(superres_x4_real|denoise_real)": "superres_x2_real or dejpeg with other values",
+  r"configs/(superres_x4|denoise)_real.py|runs/(superres_x4|denoise)_real": "superres_x2_real or dejpeg otherwise",
   r"--workdir runs/superres_pets ": "its run downloads Oxford-IIIT Pet",
   r"^python -c .": "a measurement of import time",
   r"^python -[cm]( vae_jax)?$": "names a way to start Python, not a command",
