@@ -196,7 +196,9 @@ def parse_evaluate(
 
 def _evaluate_parser(prog: str, mode: str | None) -> Parser:
   """The parser of all modes, or of one: it knows the flags of the others, to say whose they are, and hides them."""
-  about = "Use a trained model: score, sample, encode, reconstruct, interpolate, walk; restore your photographs."
+  about = (
+    "Use a trained model: score, sample, encode, reconstruct, interpolate, walk; restore your photographs."
+  )
   about = about if mode is None else f"{command(mode).HELP[0].upper()}{command(mode).HELP[1:]}."
   usage = f"{prog} (--workdir DIR | --pretrained NAME){'' if mode else ' [--mode MODE]'} [flags]"
   parser = Parser(prog, about, usage=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
