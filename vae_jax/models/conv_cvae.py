@@ -22,7 +22,7 @@ def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
   yield from cvae.faults(config)
   if not config.model.dense:
-    yield f"model.dense={config.model.dense} leaves a map of latents, and model.name=conv_cvae has a vector; give a width"
+    yield "model.dense=0 leaves a map of latents, and model.name=conv_cvae has a vector; give model.dense a width"
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> cvae.CVAE:
