@@ -78,7 +78,7 @@ def test_a_mode_that_the_family_cannot_do_is_one_line_that_names_what_can(models
   if mode == "fit_prior":  # it writes beside the run
     words += ["--prior", "gaussian"]
   else:
-    words += ["--output", models / f"x{commands.command(mode).OUTPUT}"]
+    words += ["--output", models / f"x{(*commands.command(mode).OUTPUT, '')[0]}"]
   line = refused(capsys, *words, *(["--input", models / "photos"] if mode in INPUT else []))
   needs = commands.command(mode).NEEDS
   assert f"this run ({name} of 8 x 8 x 1) cannot {ABILITIES[needs]}; {', '.join(able(needs))} can" in line
@@ -94,6 +94,14 @@ def test_what_families_cannot_do_is_what_was_meant():
     ("fit_prior", "transformation_net"),
     ("interpolate", "restoration_vae"),
     ("interpolate", "transformation_net"),
+    ("walk", "restoration_vae"),
+    ("walk", "transformation_net"),
+    ("traverse", "restoration_vae"),
+    ("traverse", "transformation_net"),
+    ("attribute", "restoration_vae"),
+    ("attribute", "transformation_net"),
+    ("neighbours", "restoration_vae"),
+    ("neighbours", "transformation_net"),
     ("restore", "mlp_vae"),
     ("restore", "conv_vae"),
     ("benchmark", "mlp_vae"),

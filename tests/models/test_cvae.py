@@ -20,11 +20,14 @@ BATCH = {
 }
 
 
-@pytest.fixture(scope="module")
-def made():
+NETWORKS = {"cvae": "model.hidden=7,6", "conv_cvae": "model.channels=3 model.blocks=0 model.dense=6"}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def made(request):
   """A model, and variables in which no prior is standard."""
-  words = f"model.classes={CLASSES} model.latent_dim=2 model.hidden=7,6"
-  model = build(apply_overrides(base_config("cvae"), words.split()).model, SPEC)
+  words = f"model.classes={CLASSES} model.latent_dim=2 {NETWORKS[request.param]}"
+  model = build(apply_overrides(base_config(request.param), words.split()).model, SPEC)
   variables = init_variables(model, SPEC, jax.random.key(0))
   random = np.random.default_rng(1)
   for name in ("prior_mean", "prior_logvar"):

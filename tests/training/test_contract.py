@@ -40,6 +40,7 @@ FAMILIES = {
   "restoration_vae": f"{NOISE} model.latent_dim=2",
   "transformation_net": NOISE,
   "cvae": f"{MLP} model.classes=4 data.binarize=dynamic",
+  "conv_cvae": f"{CONV} model.classes=4",
   "vq_vae": "model.channels=4,6 model.blocks=0 model.codes=12 model.code_dim=3 model.kmeans_steps=2 model.sigma=0.3",
 }
 WAYS = {  # devices, way, fsdp, parts of a batch

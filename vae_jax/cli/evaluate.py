@@ -25,6 +25,7 @@ from vae_jax.storage import exported
 
 SCRIPT = "python evaluate.py"
 METHODS = ("spherical", "linear")
+FEW = ("interpolate", "traverse", "attribute", "neighbours")  # modes that show 8 things unless --num is given
 OF = ("samples", "reconstructions")
 # The flags that say which model; every mode takes them.
 MODEL_FLAGS: dict[str, dict[str, Any]] = {
@@ -207,7 +208,7 @@ def parse_evaluate(
 def _evaluate_parser(prog: str, mode: str | None) -> Parser:
   """The parser of all modes, or of one: it knows the flags of the others, to say whose they are, and hides them."""
   about = (
-    "Use a trained model: score it, draw samples, encode, reconstruct, interpolate; restore your photographs."
+    "Use a trained model: score, sample, encode, reconstruct, interpolate, walk; restore your photographs."
   )
   about = about if mode is None else f"{command(mode).HELP[0].upper()}{command(mode).HELP[1:]}."
   usage = f"{prog} (--workdir DIR | --pretrained NAME){'' if mode else ' [--mode MODE]'} [flags]"
@@ -294,7 +295,7 @@ def _said(args: argparse.Namespace) -> str:
 
 def _check_output(args: argparse.Namespace) -> None:
   """Refuses an --output that is not of the mode's kind; "/" at its end then says that it is a folder."""
-  suffix = command(args.mode).OUTPUT
+  suffixes = command(args.mode).OUTPUT
   if args.statistics is not None and Path(args.statistics).suffix != ".npz":
     raise UserError(f"--statistics {configs.show(args.statistics)} must be the name of a .npz file")
   if args.mode == "sample" and args.output is not None and _is_folder(args.output):
@@ -304,9 +305,9 @@ def _check_output(args: argparse.Namespace) -> None:
     raise UserError("--batch_size has no effect on one picture, only with --output folder/; leave it out")
   elif args.output is None:
     return
-  elif suffix and (Path(args.output).suffix.lower() != suffix or Path(args.output).is_dir()):
+  elif suffixes and (Path(args.output).suffix.lower() not in suffixes or Path(args.output).is_dir()):
     also = ", or of a folder" if args.mode == "sample" else ""
-    raise UserError(f"--output {args.output!r} must be the name of a {suffix} file{also}")
+    raise UserError(f"--output {args.output!r} must be the name of a {' or '.join(suffixes)} file{also}")
   elif args.mode == "restore" and _is_dotted_folder(args.output):
     args.output = os.path.join(args.output, "")
 
@@ -339,7 +340,7 @@ def _complete(args: argparse.Namespace) -> None:
   config = args.config.evaluation
   every = args.mode in ("benchmark", "frechet", "encode")  # these take all that there are
   defaults = {
-    "num": None if every else 8 if args.mode == "interpolate" else config.pictures,
+    "num": None if every else 8 if args.mode in FEW else config.pictures,
     "samples": config.samples if args.mode == "score" else 0,
     "batch_size": config.batch_size,
     "split": args.config.data.test,

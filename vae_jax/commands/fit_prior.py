@@ -10,7 +10,7 @@ HELP = (
 EXAMPLE = "--workdir runs/mnist_vae --prior mixture"
 FLAGS = ("data_dir", "prior", "components", "seed", "batch_size")
 NEEDS = "encode"
-OUTPUT = None
+OUTPUT = ()
 
 
 def run(model: Any, args: Any) -> None:

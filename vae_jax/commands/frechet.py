@@ -14,7 +14,7 @@ FLAGS = (
   *("output", "batch_size", "of", "statistics"),
 )
 NEEDS = None  # samples need an ability, reconstructions another: `image_sets.score` asks for it
-OUTPUT = ".json"
+OUTPUT = (".json",)
 
 # The networks, and the layer of each that is looked at unless --layer names another.
 LAYERS = {

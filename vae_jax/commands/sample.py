@@ -9,7 +9,7 @@ HELP = "draw new images: in one picture, or each in a file of a folder (--output
 EXAMPLE = "--workdir runs/mnist_vae --num 10000 --output digits/"
 FLAGS = ("label", "num", "seed", "temperature", "prior", "output", "batch_size")
 NEEDS = "sample"
-OUTPUT = ".png"
+OUTPUT = (".png",)
 
 
 def run(model: Any, args: Any) -> None:

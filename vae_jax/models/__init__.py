@@ -17,6 +17,7 @@ FAMILIES = {
   "restoration_vae": "vae_jax.models.restoration_vae",
   "transformation_net": "vae_jax.models.transformation_net",
   "cvae": "vae_jax.models.cvae",
+  "conv_cvae": "vae_jax.models.conv_cvae",
   "vq_vae": "vae_jax.models.vq_vae",
 }
 

@@ -11,7 +11,7 @@ from vae_jax.distributions import likelihoods
 from vae_jax.errors import UserError
 from vae_jax.keys import WIDEST, WIDTHS, Key, Keys, between, counted
 from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS, halved
-from vae_jax.models.decoders import ConvDecoder
+from vae_jax.models.decoders import HEAD_KEYS, ConvDecoder
 from vae_jax.models.encoders import ConvEncoder
 from vae_jax.models.vae import VAE
 from vae_jax.types import Spec, image_shape, input_shape
@@ -25,6 +25,7 @@ KEYS: Keys = {
   "model.dense": Key(
     256, "width of the layer between feature map and latents; 0: a map of latents", between(0, WIDEST)
   ),
+  **HEAD_KEYS,
   **REMAT_KEYS,
   **ACTIVATION_KEYS,
   **likelihoods.KEYS,
@@ -59,5 +60,7 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
     **dtypes,
   }
   encoder = ConvEncoder(latent_dim=model.latent_dim, **common)
-  decoder = ConvDecoder(size=shape[:2], out_channels=likelihood.channels, **common)
+  decoder = ConvDecoder(
+    size=shape[:2], out_channels=likelihood.channels, head_kernel=model.head_kernel, **common
+  )
   return VAE(encoder, decoder, likelihood, height * width * model.latent_dim)
