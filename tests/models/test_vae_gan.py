@@ -111,19 +111,22 @@ def written_out(model, judge, image, eps, prior, params, weights):
   }
 
 
-def test_each_network_gets_the_gradient_of_its_own_loss():
-  _, model, objective, judges = parts(WEIGHED)
-  params, judge = filled(model, SPEC), judges["gan"].module
-  leaves, tree = jax.tree.flatten(jax.eval_shape(judge.init, jax.random.key(0), IMAGES)["params"])
+def filled_state(model, judges, tx):
+  """A first state with parameters of normal values, of the discriminator too."""
+  params, opponent = filled(model, SPEC), judges["gan"]
+  like = jax.eval_shape(opponent.module.init, jax.random.key(0), IMAGES)["params"]
   random = np.random.default_rng(1)
-  weights = jax.tree.unflatten(
-    tree, [random.normal(size=x.shape, scale=0.3).astype(np.float32) for x in leaves]
-  )
+  weights = jax.tree.map(lambda x: random.normal(size=x.shape, scale=0.3).astype(np.float32), like)
+  zero, judge = jnp.zeros((), jnp.int32), state.OpponentState(weights, opponent.tx.init(weights))
+  return state.TrainState(zero, params, None, tx.init(params), zero, zero, {"gan": judge}, {})
+
+
+def test_each_network_gets_the_gradient_of_its_own_loss():
+  _, model, objective, judges = parts(f"{WEIGHED} objective.discriminator.equilibrium=50")
+  here, judge = filled_state(model, judges, optax.identity()), judges["gan"].module
+  params, weights = here.params, here.opponents["gan"].params
   keys = jax.random.split(jax.random.key(5), N)
   drawn = jax.vmap(lambda key: jax.random.normal(key, (2, 3)))(keys)
-  opponent = state.OpponentState(weights, ())
-  zero = jnp.zeros((), jnp.int32)
-  here = state.TrainState(zero, params, None, (), zero, zero, {"gan": opponent}, {})
   descend = steps.make_descent(model, objective, judges, 1, None)
   got = jax.jit(lambda: descend(here, {"image": IMAGES}, keys, keys[0], {}, N))()
 
@@ -152,6 +155,8 @@ def test_each_network_gets_the_gradient_of_its_own_loss():
   whole = BETA * values["kl"] + ALPHA * values["likelihood"] - values["discriminator"]
   real = got.parts["real_cross_entropy"]  # which the decoder has no part in
   np.testing.assert_allclose(got.loss, whole + real, rtol=1e-5)
+  assert got.moves == {"gan": 0, "decoder": 1}  # cross-entropies are below 49: the discriminator is far ahead
+  assert got.parts["moved_gan"] == 0 and got.parts["moved_decoder"] == 1
 
 
 # --- the guard ---
@@ -180,22 +185,22 @@ def test_the_guard_holds_what_the_authors_code_holds():
   assert found == {(True, True), (True, False), (False, True)}
 
 
-@pytest.mark.parametrize(
-  ("equilibrium", "held"), [(0, "decoder"), (50, "discriminator")], ids=["decoder", "discriminator"]
-)
-def test_a_side_that_is_held_keeps_its_parameters_and_its_optimisers_state(equilibrium, held):
-  """Cross-entropies are above 0, so the discriminator is far behind, or below 50, so it is far ahead."""
-  here, step = trainer(f"objective.discriminator.equilibrium={equilibrium} objective.discriminator.margin=0")
-  after, got = step(here, {"image": IMAGES})
-  assert (got["moved_gan"], got["moved_decoder"]) == ((0, 1) if held == "discriminator" else (1, 0))
-  assert got["skipped"] == 0 and int(after.step) == 1
-  assert not any(jax.tree.leaves(same(after.params["encoder"], here.params["encoder"])))
-  held_decoder = all_same(after.params["decoder"], here.params["decoder"])
-  moments = [x for x in jax.tree_util.tree_leaves_with_path(after.opt_state) if "decoder" in str(x[0])]
-  assert len(moments) == 2 * len(jax.tree.leaves(here.params["decoder"]))
-  assert held_decoder == (held == "decoder")
-  assert any(x.any() for _, x in moments) == (held != "decoder")
-  assert all_same(after.opponents, here.opponents) == (held == "discriminator")
+def test_a_side_that_is_held_keeps_its_parameters_and_its_optimisers_state():
+  config, model, _, judges = parts()
+  assert judges["gan"].guard == Guard(0.68 - 0.35, 0.68 + 0.35, ("decoder",))
+  tx = state.make_optimizer(config.training)
+  here = filled_state(model, judges, tx)
+  update, zero = jax.jit(steps.make_update(model, tx, judges, 0.9)), jnp.zeros(())
+  for gan, decoder in (1, 1), (0, 1), (1, 0):
+    moves = {"gan": jnp.float32(gan), "decoder": jnp.float32(decoder)}
+    slopes = {"gan": here.opponents["gan"].params}
+    after = update(here, steps.Descent(zero, {}, (), here.params, slopes, moves), jnp.float32(0.1))
+    assert not any(jax.tree.leaves(same(after.params["encoder"], here.params["encoder"])))
+    assert all_same(after.params["decoder"], here.params["decoder"]) == (not decoder)
+    moments = [x for x in jax.tree_util.tree_leaves_with_path(after.opt_state) if "decoder" in str(x[0])]
+    assert len(moments) == 2 * len(jax.tree.leaves(here.params["decoder"]))
+    assert all(bool(x.any()) == bool(decoder) for _, x in moments)
+    assert all_same(after.opponents, here.opponents) == (not gan)
 
 
 # --- training ---
@@ -237,21 +242,31 @@ def test_a_split_is_scored_by_its_reconstructions_and_the_rate_and_has_no_loss()
 
 
 def test_images_are_those_of_the_decoder_whichever_way_they_are_asked_for():
-  model, params = parts()[1], filled(parts()[1], SPEC)
+  model = parts()[1]
+  params, z = filled(model, SPEC), jax.random.normal(jax.random.key(2), (N, 3))
 
-  def call(*args, method):
-    return model.apply({"params": params}, *args, method=method)
+  @jax.jit
+  def everything(params):
+    def call(*args, method):
+      return model.apply({"params": params}, *args, method=method)
 
-  z = jax.random.normal(jax.random.key(2), (N, 3))
-  decoded = jax.nn.sigmoid(model.decoder.apply({"params": params["decoder"]}, z))
-  views = call(z, z, method="views")
-  assert set(views) == {"encoder", "decoder", "prior"}
-  for image in (call(z, {}, method="decode"), call(z, {}, 1.0, method="generate"), *views.values()):
+    plain = [jax.nn.sigmoid(model.decoder.apply({"params": params["decoder"]}, x)) for x in (z, mean(call))]
+    asked = [
+      call(z, {}, method="decode"),
+      call(z, {}, 1.0, method="generate"),
+      *call(z, z, method="views").values(),
+    ]
+    return plain, asked, call({"image": IMAGES}, method="reconstruct")
+
+  def mean(call):
+    return call({"image": IMAGES}, method="encode").mean
+
+  (decoded, of_mean), asked, reconstruction = everything(params)
+  assert len(asked) == 5
+  for image in asked:
     np.testing.assert_allclose(image, decoded, atol=1e-6)
-  mean = call({"image": IMAGES}, method="encode").mean
-  again = call({"image": IMAGES}, method="reconstruct")
-  np.testing.assert_allclose(again, call(mean, {}, method="decode"), atol=1e-6)
-  assert again.shape == IMAGES.shape and 0 < float(again.min()) <= float(again.max()) < 1
+  np.testing.assert_allclose(reconstruction, of_mean, atol=1e-6)
+  assert reconstruction.shape == IMAGES.shape and 0 < reconstruction.min() <= reconstruction.max() < 1
 
 
 @pytest.mark.parametrize(
