@@ -72,7 +72,7 @@ class Objective(NamedTuple):
     """
     loss, parts = self._own_terms(output, step)
     parts |= {name: value for name, value in output.terms.items() if name not in parts}
-    if "rate" in output.terms:
+    if output.terms.keys() >= {"distortion", "rate"}:
       parts["neg_elbo"] = output.terms["distortion"] + output.terms["rate"]
     if self.beta is not None:
       parts["beta"] = jnp.full_like(loss, self.beta(step))

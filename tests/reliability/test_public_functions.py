@@ -89,6 +89,9 @@ LOSSES = {
   "style_loss": [(features(losses.style_loss), FEATURES)],
   "total_correlation": [(lambda z, m, v: losses.total_correlation(z, m, v, 100), THREE)],
   "total_variation": [(losses.total_variation, TWO[:1])],
+  "verdict_cross_entropy": [
+    (lambda x, k=k: losses.verdict_cross_entropy(x, k), TWO[:1]) for k in (True, False)
+  ],
 }
 METRICS = {
   "blockiness": [(metrics.blockiness, TWO[:1])],

@@ -41,6 +41,8 @@ FAMILIES = {
   "transformation_net": NOISE,
   "cvae": f"{MLP} model.classes=4 data.binarize=dynamic",
   "conv_cvae": f"{CONV} model.classes=4",
+  "vae_gan": "model.channels=4 model.dense=8 model.latent_dim=2 objective.discriminator.channels=4,6 "
+  "objective.discriminator.dense=8 objective.gamma=0.1 training.adam_eps=1e-3",  # smaller ones blow up rounding
   "vq_vae": "model.channels=4,6 model.blocks=0 model.codes=12 model.code_dim=3 model.kmeans_steps=2 model.sigma=0.3",
 }
 WAYS = {  # devices, way, fsdp, parts of a batch

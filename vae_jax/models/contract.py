@@ -59,6 +59,8 @@ class Output(NamedTuple):
   kl_units: the KL of each latent unit; sums to the rate. For free bits.
   log_weight: log p(x, z_s) - log q(z_s | x), the importance weights of the IWAE bound; None where there are none.
   latents: what terms over a batch and scores look at: `z`, `mean`, `logvar` [b, d]; `codes` int32 [b, n].
+  views: images [b, h, w, c] that the family's own opponent looks at, by name, in training alone: those of one value may
+    have different gradients.
   statistics: a pytree of means over the examples, from which `Family.absorb` updates what the model keeps.
   """
 
@@ -68,6 +70,7 @@ class Output(NamedTuple):
   kl_units: Float[Array, "b d"] | None = None
   log_weight: Float[Array, "s b"] | None = None
   latents: dict[str, Array] = {}  # noqa: RUF012  (never changed)
+  views: dict[str, Array] = {}  # noqa: RUF012
   statistics: Any = ()
 
 
@@ -79,12 +82,17 @@ class Family(nn.Module):
   CAN: its abilities, of `ABILITIES`.
   NEEDS: fields of the batch that it reads beside the images.
   PRIOR: what its samples are drawn from, in words for files of scores.
+  RATED: name of the validation score, lower is better, that chooses the best checkpoint. Where it is not `loss`, there
+    is no loss of a split.
+  UNBOUNDED: why it bounds no likelihood, for a family that does not and has latents; after its name and "has".
   """
 
   TERMS: ClassVar[tuple[str, ...]] = ()
   CAN: ClassVar[frozenset[str]] = frozenset()
   NEEDS: ClassVar[frozenset[str]] = frozenset()
   PRIOR: ClassVar[str] = "N(0, I)"
+  RATED: ClassVar[str] = "loss"
+  UNBOUNDED: ClassVar[str] = ""
 
   @property
   def can(self) -> frozenset[str]:

@@ -298,7 +298,7 @@ def _compiled(
   return (
     parallel.compile_train_call(steps.make_train_call(train_step), placement, like),
     parallel.compile_eval_step(eval_step, placement, like.averaged),
-    "iwae_nll" if iwae else "loss",
+    "iwae_nll" if iwae else model.RATED,
   )
 
 
@@ -313,7 +313,7 @@ def make_opponents(config: ConfigDict, spec: Spec) -> dict[str, Opponent]:
   if found and config.training.accumulate > 1:
     raise UserError(
       f"training.accumulate={config.training.accumulate} must be 1 with the opponent {next(iter(found))!r}, whose "
-      "weight is one of the whole batch"
+      "part in the loss is one of the whole batch"
     )
   return found
 

@@ -40,9 +40,9 @@ def make_eval_step(
 
   The family's terms (one posterior sample); neg_elbo where it bounds; mse, psnr (dB), ssim (from 11 x 11 pixels) and,
   where `frozen` has its network, lpips of the reconstruction, where there is one; `latents`: {"mean": [b, d], "codes":
-  [b, n]}, what there is of them. With an objective also its loss and all its parts, without terms over the batch and at
-  the weights at which its schedules end. With iwae_samples = K > 0, and importance weights, also iwae_nll,
-  -log (1/K) sum_k w_k, in memory independent of K: `chunk` samples at a time.
+  [b, n]}, what there is of them. With an objective also all its parts and, of a family that is rated by it, its loss,
+  without terms over the batch and at the weights at which its schedules end. With iwae_samples = K > 0, and importance
+  weights, also iwae_nll, -log (1/K) sum_k w_k, in memory independent of K: `chunk` samples at a time.
   What is drawn for an example depends on the root key and its index alone, not on batch size or devices.
   """
 
@@ -69,7 +69,8 @@ def make_eval_step(
       scores["mask"] = jnp.asarray(batch["mask"])
     if objective is not None:
       loss, parts = objective(output, batch, jnp.zeros(()), frozen)
-      scores |= {"loss": loss} | {name: part for name, part in parts.items() if name not in scores}
+      parts = ({"loss": loss} if model.RATED == "loss" else {}) | parts
+      scores |= {name: part for name, part in parts.items() if name not in scores}
     if iwae_samples and output.log_weight is not None:
       scores["iwae_nll"] = _iwae_nll(score, ids.shape, iwae_samples, chunk)
     return scores
