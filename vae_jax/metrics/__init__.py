@@ -12,8 +12,10 @@ from vae_jax.metrics.features import FeatureSet, FeatureStatistics, Protocol
 from vae_jax.metrics.fidelity import mae, mse, psnr_rgb, psnr_y
 from vae_jax.metrics.fidelity import psnr_rgb as psnr
 from vae_jax.metrics.frechet import fid, frechet_distance
+from vae_jax.metrics.intervals import Estimate, score_intervals
 from vae_jax.metrics.kernel import kernel_distance, kernel_distance_subsets, kid
 from vae_jax.metrics.lattice import lattice_peak
+from vae_jax.metrics.neighbours import density_coverage, precision_recall
 from vae_jax.metrics.statistics_files import load_features, load_statistics, save_statistics
 from vae_jax.metrics.structure import ms_ssim, ssim, ssim_y
 from vae_jax.metrics.underwater import uciqe, uicm, uiconm, uiqm, uism
@@ -22,6 +24,7 @@ __all__ = [
   "ActiveUnits",
   "ClassStatistics",
   "CodeUsage",
+  "Estimate",
   "FeatureSet",
   "FeatureStatistics",
   "Mean",
@@ -29,6 +32,7 @@ __all__ = [
   "bits_per_dim",
   "blockiness",
   "class_score",
+  "density_coverage",
   "fid",
   "frechet_distance",
   "inception_score",
@@ -41,12 +45,14 @@ __all__ = [
   "mae",
   "ms_ssim",
   "mse",
+  "precision_recall",
   "psnr",
   "psnr_b",
   "psnr_rgb",
   "psnr_y",
   "rgb_to_y",
   "save_statistics",
+  "score_intervals",
   "ssim",
   "ssim_y",
   "uciqe",
