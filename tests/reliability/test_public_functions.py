@@ -166,12 +166,16 @@ ON_THE_HOST = {
   "accumulators and distances in float64": [
     *("ActiveUnits", "ClassStatistics", "CodeUsage", "FeatureSet", "FeatureStatistics", "Mean", "Protocol"),
     *(
+      "Estimate",
       "class_score",
+      "density_coverage",
       "fid",
       "frechet_distance",
       "inception_score",
       "kernel_distance",
       "kernel_distance_subsets",
+      "precision_recall",
+      "score_intervals",
     ),
     *("kid", "Reference", "compare", "image_features", "score_names"),
   ],

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-HELP = "compare samples or reconstructions (--of) with the images of a split: Frechet and kernel distance"
+HELP = (
+  "score samples or reconstructions (--of), as a set, against a split: distances, precision, recall, coverage"
+)
 EXAMPLE = "--workdir runs/mnist_vae --of samples"
 FLAGS = (
   *("data_dir", "split", "label", "num", "seed", "temperature", "network", "layer", "weights"),

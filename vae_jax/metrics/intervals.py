@@ -126,19 +126,24 @@ def _deviation(values: np.ndarray) -> tuple[float, float]:
     return float("nan"), float("nan")
   with np.errstate(invalid="ignore"):
     error = np.sqrt((g - 1) * np.var(values[1:]))
-  return float(error), float(stdtrit(g - 1, (1 + LEVEL) / 2))
+  return float(error), quantile(g)
+
+
+def quantile(groups: int) -> float:
+  """How many standard errors half an interval has, by Student's distribution."""
+  return float(stdtrit(groups - 1, (1 + LEVEL) / 2))
 
 
 def _around(values: np.ndarray, low: float = -np.inf) -> Estimate:
-  value, (error, quantile) = float(values[0]), _deviation(values)
-  half = quantile * error
+  value, (error, times) = float(values[0]), _deviation(values)
+  half = times * error
   return Estimate(value, float(np.maximum(low, value - half)), value + half)  # nan stays nan
 
 
 def _proportion(values: np.ndarray, count: int) -> Estimate:
   """Wilson's interval at the number of independent images that would have the same variance; `count` where it is 0."""
-  value, (error, quantile) = float(values[0]), _deviation(values)
+  value, (error, times) = float(values[0]), _deviation(values)
   n = value * (1 - value) / error**2 if error > 0 else count * (error + 1)  # nan stays nan
-  centre = (value + quantile**2 / (2 * n)) / (1 + quantile**2 / n)
-  half = quantile * np.sqrt(value * (1 - value) / n + (quantile / (2 * n)) ** 2) / (1 + quantile**2 / n)
+  centre = (value + times**2 / (2 * n)) / (1 + times**2 / n)
+  half = times * np.sqrt(value * (1 - value) / n + (times / (2 * n)) ** 2) / (1 + times**2 / n)
   return Estimate(value, float(centre - half), float(centre + half))

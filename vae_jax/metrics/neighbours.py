@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: what a Frechet distance says in one number, told apart by nearest neighbours.
+"""Precision, recall, density and coverage of a set of images: what one distance hides, told apart by neighbours.
 
 Around each example of one set is a ball; its radius is the distance to the k-th nearest other example of that set. A
 score counts the examples of the other set in these balls. The edge belongs to a ball, as in both papers, so that copies
@@ -200,7 +200,7 @@ def _nearest(
 def _inside(
   distances: np.ndarray, reach: np.ndarray, centres: np.ndarray, points: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-  """Yields (r, i, j): ball i holds point j where group r - 1 is left out; distances [balls, points], reach [balls, r]."""
+  """Yields (r, i, j): ball i holds point j without group r - 1. distances [balls, points], reach [balls, 1 + g]."""
   i, j = np.nonzero(distances <= reach.max(axis=1, keepdims=True))
   found, own, other = distances[i, j], centres[i], points[j]
   for r in range(reach.shape[1]):

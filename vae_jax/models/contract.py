@@ -78,11 +78,13 @@ class Family(nn.Module):
     objective.beta; any other term NAME by the key objective.NAME, which is among the family's `KEYS`.
   CAN: its abilities, of `ABILITIES`.
   NEEDS: fields of the batch that it reads beside the images.
+  PRIOR: what its samples are drawn from, in words for files of scores.
   """
 
   TERMS: ClassVar[tuple[str, ...]] = ()
   CAN: ClassVar[frozenset[str]] = frozenset()
   NEEDS: ClassVar[frozenset[str]] = frozenset()
+  PRIOR: ClassVar[str] = "N(0, I)"
 
   @property
   def can(self) -> frozenset[str]:

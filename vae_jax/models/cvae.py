@@ -39,6 +39,7 @@ class CVAE(VAE):
   classes: int
 
   NEEDS: ClassVar[frozenset[str]] = frozenset({"label"})
+  PRIOR: ClassVar[str] = "N(mean, diag(variance)), learned for each label"
 
   def setup(self):
     super().setup()
