@@ -144,11 +144,14 @@ def _check(model: TrainedVAE, of: str, label: int | None) -> None:
 
 def _scores(reference: perceptual.Reference | FeatureSet, fake: FeatureSet, seed: int) -> dict[str, Any]:
   """What `perceptual.compare` says, with the scores under their own names."""
-  whole = isinstance(reference, perceptual.Reference)
-  kept = reference.features if whole else reference
+  if isinstance(reference, perceptual.Reference):
+    kept, what = reference.features, reference.statistics.protocol.note
+  else:
+    kept, what = reference, reference.protocol.note
   size = max(2, min(SUBSET_SIZE, fake.count if kept is None else kept.count, fake.count))
   found = perceptual.compare(reference, fake, subsets=SUBSETS, subset_size=size, seed=seed)
-  names, scores = found["names"], {}
+  names: dict[str, str] = found["names"]
+  scores: dict[str, Any] = {}
   for score, name in names.items():
     scores |= {name: found[score], f"{name}_interval": found["intervals"][score]}
     if score == "kernel_distance":
@@ -158,7 +161,7 @@ def _scores(reference: perceptual.Reference | FeatureSet, fake: FeatureSet, seed
     **scores,
     **{key: found[key] for key in (*told, "density_coverage_k", "interval", "names", "protocol")},
     "absent": {names[score]: reason for score, reason in found["absent"].items()},
-    "real": (reference.statistics if whole else reference).protocol.note,
+    "real": what,
     "notes": found["notes"],
   }
 

@@ -187,7 +187,9 @@ def test_scores_without_each_group_are_those_of_the_others():
 # --- mistakes ---
 
 
-@pytest.mark.parametrize(("bad", "which"), itertools.product([np.nan, np.inf, -np.inf], ["real", "fake"]))
+@pytest.mark.parametrize(
+  ("bad", "which"), list(itertools.product([np.nan, np.inf, -np.inf], ["real", "fake"]))
+)
 def test_a_feature_that_is_not_finite_is_nan(bad, which):
   real, fake = shifted(0, 12, 12, 3)
   (real if which == "real" else fake)[5, 1] = bad

@@ -44,10 +44,8 @@ def score_intervals(
   """The scores of a set of images, each with a 95 % interval by a jackknife that deletes groups of images.
 
   An interval is about the score at these counts, so it leaves out the bias that counts cause: of a Frechet distance
-  upwards, of the others by nearest neighbours in ways of their own. Both sets vary, as samples of what they are of. Of
-  scores that are parts of a set (precision, recall, coverage) it is that of Wilson at the number of independent images
-  that would have the jackknife's variance (Korn & Graubard 1998, Survey Methodology 24), so that it is inside [0, 1]
-  and has a width where the score is 0 or 1.
+  upwards, of scores by neighbours in ways of their own. Both sets vary, as samples of what they are of. A part that is
+  0 or 1 has at least Wilson's interval of as many independent images, since the jackknife may find no variation there.
 
   Args:
     real, fake: features under one protocol. real: None where there are statistics alone.
@@ -86,8 +84,8 @@ def score_intervals(
   wanted = {"k": None, "k_density": None, **ks}
   scores = neighbour_scores(real, fake, **wanted, groups=both if left > max(ks.values()) else None)
   for name, values in scores.items():
-    count = fake.count if name == "precision" else real.count
-    found[name] = _around(values, low=0.0) if name == "density" else _proportion(values, count)
+    of = fake.count if name == "precision" else real.count
+    found[name] = _around(values, low=0.0) if name == "density" else _around(values, of, low=0.0, high=1.0)
   return found
 
 
@@ -110,7 +108,7 @@ def _frechet(
     for group in range(g):
       total = total.update(features[label == group])
     whole.append(total)
-  fixed = [] if len(sets) == 2 else [statistics]
+  fixed = [] if len(sets) == 2 or statistics is None else [statistics]
   values = [frechet_distance(*fixed, *whole)]
   if left >= 2:
     values += [
@@ -134,16 +132,11 @@ def quantile(groups: int) -> float:
   return float(stdtrit(groups - 1, (1 + LEVEL) / 2))
 
 
-def _around(values: np.ndarray, low: float = -np.inf) -> Estimate:
+def _around(values: np.ndarray, count: int = 0, low: float = -np.inf, high: float = np.inf) -> Estimate:
+  """The first value and its interval, cut to what a score can be. A part of 0 or 1 has at least Wilson's of `count`."""
   value, (error, times) = float(values[0]), _deviation(values)
-  half = times * error
-  return Estimate(value, float(np.maximum(low, value - half)), value + half)  # nan stays nan
-
-
-def _proportion(values: np.ndarray, count: int) -> Estimate:
-  """Wilson's interval at the number of independent images that would have the same variance; `count` where it is 0."""
-  value, (error, times) = float(values[0]), _deviation(values)
-  n = value * (1 - value) / error**2 if error > 0 else count * (error + 1)  # nan stays nan
-  centre = (value + times**2 / (2 * n)) / (1 + times**2 / n)
-  half = times * np.sqrt(value * (1 - value) / n + (times / (2 * n)) ** 2) / (1 + times**2 / n)
-  return Estimate(value, float(centre - half), float(centre + half))
+  ends = value - times * error, value + times * error
+  if count and value in (0.0, 1.0):
+    width = times**2 / (count + times**2)
+    ends = min(ends[0], value - width), max(ends[1], value + width)
+  return Estimate(value, float(np.maximum(low, ends[0])), float(np.minimum(high, ends[1])))  # nan stays nan
