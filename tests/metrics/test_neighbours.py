@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from feature_sets import VGG, divisions, feature_set, gathered
+from feature_sets import VGG, divisions, feature_set, gathered, legacy_sets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,13 +60,6 @@ def test_ties_and_copies_are_inside_as_in_the_papers(n, m, d, k, seed, offset):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-def shifted(seed, n, m, d):
-  """The legacy generator's numbers are the same in every version of NumPy."""
-  rs = np.random.RandomState(seed)
-  real = rs.normal(size=(n, d)).astype(np.float32)
-  return real, (0.7 * rs.normal(size=(m, d)) + 0.3).astype(np.float32)
-
-
 # compute_prdc of prdc 0.2 (NAVER) with scikit-learn 1.9.1; the first two also by calculate_precision_recall_full of
 # torch-fidelity 0.4.0, in float64 on PyTorch 2.13.0, which are the same to the digits of its float32 means.
 PUBLISHED = [
@@ -79,7 +72,7 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("sizes", "k", "expected"), PUBLISHED)
 def test_scores_are_those_of_prdc_and_torch_fidelity(sizes, k, expected):
-  np.testing.assert_allclose(scores(*shifted(*sizes), k), expected, rtol=1e-12)
+  np.testing.assert_allclose(scores(*legacy_sets(*sizes), k), expected, rtol=1e-12)
 
 
 def test_copies_of_one_image():
@@ -153,7 +146,7 @@ def test_scores_do_not_depend_on_batches_padding_and_order(division, other):
 
 @pytest.mark.parametrize("entries", [1, 50, 333])
 def test_neither_blocks_nor_the_order_of_images_change_a_score(monkeypatch, entries):
-  real, fake = shifted(0, 60, 50, 8)
+  real, fake = legacy_sets(0, 60, 50, 8)
   expected = scores(real, fake, 3)
   monkeypatch.setattr(module, "ENTRIES", entries)
   rng = np.random.default_rng(1)
@@ -165,7 +158,7 @@ def test_distances_are_not_held_all_at_once(monkeypatch):
   squared = module._squared
   monkeypatch.setattr(module, "ENTRIES", 1000)
   monkeypatch.setattr(module, "_squared", lambda *args: sizes.append(found := squared(*args)) or found)
-  scores(*shifted(0, 60, 50, 8), 3)
+  scores(*legacy_sets(0, 60, 50, 8), 3)
   assert max(found.size for found in sizes) <= 1000 and len(sizes) > 10
 
 
@@ -191,7 +184,7 @@ def test_scores_without_each_group_are_those_of_the_others():
   ("bad", "which"), list(itertools.product([np.nan, np.inf, -np.inf], ["real", "fake"]))
 )
 def test_a_feature_that_is_not_finite_is_nan(bad, which):
-  real, fake = shifted(0, 12, 12, 3)
+  real, fake = legacy_sets(0, 12, 12, 3)
   (real if which == "real" else fake)[5, 1] = bad
   assert np.isnan(scores(real, fake, 3)).all()
 
