@@ -56,18 +56,16 @@ def score(
     of: "samples", or "reconstructions" of the split as the model sees it.
     num: how many of them; None: as many as the split has. Reconstructions are those of its first images.
     batch_size: images at a time; does not change the scores beyond rounding.
-    seed: of the samples, of what is drawn for a reconstruction's input, of the kernel distance's subsets and of the
-      groups for the intervals.
+    seed: of the samples, of what is drawn for a reconstruction's input, of the kernel's subsets, of intervals' groups.
     temperature: of the samples.
     prior: a fitted one that samples are drawn from; None: the model's own.
     label: only images of that label, real ones and the model's. By default samples take each label in turn.
     statistics: .npz with the features of the real images (`perceptual.save_reference`): read where it is there, else
-      written. One of another program, without features, gives the Frechet distance only.
+      written. Without features it gives the Frechet distance only.
 
   Returns:
-    The scores by their names (`perceptual.score_names`), NAME_interval at 95 % for each, the deviation of the kernel
-    distance, the reason of each absent score, and what they were measured on. The kernel distance is the mean over 100
-    subsets of 1,000 images, or of as many as there are.
+    The scores by their names (`perceptual.score_names`), NAME_interval of each at 95 %, why others are absent, and what
+    they were measured on. The kernel distance is the mean over 100 subsets of 1,000 images, or of all.
 
   Raises:
     UserError: the model cannot make such images or knows no labels; wrong weights or layer; the file has another

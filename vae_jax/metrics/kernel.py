@@ -9,6 +9,7 @@ import numpy as np
 
 from vae_jax.errors import UserError
 from vae_jax.metrics.features import FID_LAYER, FeatureSet, check_dimensions, check_inception, check_same
+from vae_jax.progress import followed
 
 BLOCK = 1024  # examples a side of one tile of the kernel matrix
 
@@ -112,11 +113,13 @@ def _mmd(x: np.ndarray, y: np.ndarray) -> float:
 def _weighted_mmd(x: np.ndarray, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
   """The estimate [s] of the rows of x and y with weight 1 in each column of u [m, s] and v [n, s]; others have 0."""
   m, n = u.sum(axis=0), v.sum(axis=0)
+  rows = list(zip(_blocks(x), _blocks(u), strict=True))
   with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+    between = np.zeros(len(m))
+    for block, weights in followed(rows, len(rows), "kernel distance, between the sets"):
+      between += _weighted_between(block, y, weights, v)
     return (
-      _weighted_within(x, u) / (m * (m - 1))
-      + _weighted_within(y, v) / (n * (n - 1))
-      - 2 * _weighted_between(x, y, u, v) / (m * n)
+      _weighted_within(x, u) / (m * (m - 1)) + _weighted_within(y, v) / (n * (n - 1)) - 2 * between / (m * n)
     )
 
 
@@ -132,8 +135,8 @@ def _weighted_between(x: np.ndarray, y: np.ndarray, u: np.ndarray, v: np.ndarray
 
 def _weighted_within(x: np.ndarray, u: np.ndarray) -> np.ndarray:
   """Sums the kernel, times both weights, over all ordered pairs of different rows of x [m, d]: [s]."""
-  total = np.zeros(u.shape[1])
-  for i, (block, weights) in enumerate(zip(_blocks(x), _blocks(u), strict=True)):
+  total, rows = np.zeros(u.shape[1]), list(zip(_blocks(x), _blocks(u), strict=True))
+  for i, (block, weights) in enumerate(followed(rows, len(rows), "kernel distance, within a set")):
     left, after = block.astype(np.float64), (i + 1) * BLOCK
     own = _kernel(left, left)
     np.fill_diagonal(own, 0.0)
