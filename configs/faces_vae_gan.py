@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
   config.model.channels = (32, 64, 96, 128)
   config.model.latent_dim = 64
   config.model.activation = "silu"
-  config.objective.gamma = 2e-3
+  config.objective.gamma = 1e-3
   config.objective.discriminator.channels = (32, 64, 96, 128)
   config.objective.discriminator.layer = 3
   config.training.steps = 3000

@@ -41,7 +41,8 @@ class ImageDiscriminator(nn.Module):
   """Images [b, h, w, c] in [0, 1] of one size -> logits [b, 1]: > 0 for real. `features` shows what it looks at.
 
   4x4 convolutions of stride 2, one for each of `channels`, a dense layer of width `dense` and one to the logit, with
-  leaky ReLU of slope 0.2 between. GroupNorm after all convolutions but the first. Initialised from N(0, 0.02^2).
+  leaky ReLU of slope 0.2 between. GroupNorm after all convolutions but the first. Layers keep the variance of what they
+  see at the start, so that features have a size of 1, whatever the widths; logits start small.
   """
 
   channels: tuple[int, ...]
@@ -56,14 +57,14 @@ class ImageDiscriminator(nn.Module):
 
   @nn.compact
   def __call__(self, image: Array, features: bool = False) -> Array:
-    dtypes, init = {"dtype": self.dtype, "param_dtype": self.param_dtype}, nn.initializers.normal(0.02)
+    dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     x = 2 * image.astype(self.dtype) - 1
     for i, width in enumerate(self.channels):
-      x = Conv(width, 4, 2, kernel_init=init, **dtypes)(x)
+      x = Conv(width, 4, 2, **dtypes)(x)
       if features and i + 1 == self.layer:
         return x.astype(jnp.float32)
       x = Norm(**dtypes)(x) if i else x
       x = jax.nn.leaky_relu(x, 0.2)
-    x = jax.nn.leaky_relu(nn.Dense(self.dense, kernel_init=init, **dtypes)(x.reshape(x.shape[0], -1)), 0.2)
+    x = jax.nn.leaky_relu(nn.Dense(self.dense, **dtypes)(x.reshape(x.shape[0], -1)), 0.2)
     dtypes["dtype"] = jnp.float32
-    return nn.Dense(1, kernel_init=init, **dtypes)(x.astype(jnp.float32))
+    return nn.Dense(1, kernel_init=nn.initializers.normal(0.02), **dtypes)(x.astype(jnp.float32))
