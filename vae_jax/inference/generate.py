@@ -55,7 +55,8 @@ class Generates(Base):
     return jax.vmap(lambda key: self.module.noise(key, self.spec))(keys)
 
   def latents(self, key: Key | int, num: int, temperature: float = 1.0, **condition: Any) -> Array:
-    """Draws [num, latent_dim] from the prior, its deviation scaled by the temperature.
+    """Draws [num, latent_dim] from the prior, its deviation scaled by the temperature; of a second stage, the latents of
+    its first stage.
 
     key: a key, or a seed. The first n of `num` do not depend on `num`.
     """
@@ -91,5 +92,3 @@ class Generates(Base):
       return self._draw_pixels(self.variables, z, fields, jax.random.fold_in(part, start) if start else part)
     drawn = self._generate(self.variables, noise, fields, temperature)
     return drawn if self.first is None else self.first.from_stage(drawn)
-
-  first: Any = None  # the loaded first stage

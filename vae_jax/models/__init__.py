@@ -18,6 +18,7 @@ FAMILIES = {
   "transformation_net": "vae_jax.models.transformation_net",
   "cvae": "vae_jax.models.cvae",
   "vq_vae": "vae_jax.models.vq_vae",
+  "latent_vae": "vae_jax.models.latent_vae",
 }
 
 

@@ -53,7 +53,7 @@ class Output(NamedTuple):
   """What a family reports, per example. `s` samples, `b` examples, `l` latent layers, `d` latent units.
 
   terms: float32 [b] each, in nats or a stated unit. `distortion` is -log p(x | z), mean over samples, summed over
-    pixels; `rate` is KL(q(z | x) || p(z)). Their sum is the negative evidence bound of families that bound.
+    pixels; `rate` is KL(q(z | x) || p(z)). Their sum is the negative evidence bound, `Family.bound_name`.
   reconstruction: in [0, 1], what the model gives back.
   rates: the rate of each layer.
   kl_units: the KL of each latent unit; sums to the rate. For free bits.
@@ -78,11 +78,13 @@ class Family(nn.Module):
     objective.beta; any other term NAME by the key objective.NAME, which is among the family's `KEYS`.
   CAN: its abilities, of `ABILITIES`.
   NEEDS: fields of the batch that it reads beside the images.
+  STANDARD_PRIOR: whether its latents have the prior N(0, I), with which scores compare the posteriors `mean`, `logvar`.
   """
 
   TERMS: ClassVar[tuple[str, ...]] = ()
   CAN: ClassVar[frozenset[str]] = frozenset()
   NEEDS: ClassVar[frozenset[str]] = frozenset()
+  STANDARD_PRIOR: ClassVar[bool] = False
 
   @property
   def can(self) -> frozenset[str]:
@@ -93,6 +95,12 @@ class Family(nn.Module):
   def terms(self) -> tuple[str, ...]:
     """The terms of this model; a config may take some of the family's away."""
     return self.TERMS
+
+  @property
+  def bound_name(self) -> str:
+    """The name of distortion + rate in logs and scores; "" where it bounds nothing. `neg_elbo` is that of images alone,
+    so a family of other things has another name."""
+    return "neg_elbo" if "bound" in self.can else ""
 
   @property
   def reconstructs(self) -> bool:

@@ -39,6 +39,7 @@ class CVAE(VAE):
   classes: int
 
   NEEDS: ClassVar[frozenset[str]] = frozenset({"label"})
+  STANDARD_PRIOR: ClassVar[bool] = False
 
   def setup(self):
     super().setup()
