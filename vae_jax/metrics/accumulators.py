@@ -102,7 +102,8 @@ class Posteriors:
     """With posteriors of mean and log variance [b, d] added where `mask` [b] is True. ValueError if shapes differ."""
     if np.shape(mean) != np.shape(logvar):
       raise ValueError(f"means of shape {np.shape(mean)} and logvars of shape {np.shape(logvar)} differ")
-    variance = np.exp(np.asarray(logvar).astype(np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):  # padding may be anything
+      variance = np.exp(np.asarray(logvar).astype(np.float64))
     return Posteriors(self.means.update(mean, mask), self.variances.update(variance, mask))
 
   def merge(self, other: Posteriors) -> Posteriors:
@@ -133,7 +134,7 @@ class Posteriors:
     0.5 sum(v + m^2 - 1 - log v); the rest, KL(q(z) || those Gaussians), is not negative. So 0 does not mean that q(z) is
     the prior.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
       spread = self.variance + self.means.variance
       return float(0.5 * np.sum(spread + np.square(self.means.mean) - 1.0 - np.log(spread)))
 
