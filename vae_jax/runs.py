@@ -160,8 +160,8 @@ def open_first_stage(config: ConfigDict, beside: Path | None = None) -> Run | No
 
 
 def with_first_stage(prepare: Any, stage: Run) -> Any:
-  """`prepare` that adds what the first stage makes of the images: `codes` of one with tokens, else `latents`, a draw from
-  its posterior q(z | x). The stage's variables are frozen["first_stage"].
+  """`prepare` that adds what the first stage makes of the images: `codes` of one with tokens, else `latents`, a draw
+  from its posterior q(z | x). The stage's variables are frozen["first_stage"].
 
   Draws, not means, in training and in evaluation: what a second stage models is the distribution of z over all images,
   which is the prior's place in the first stage (Dai & Wipf 2019, section 4). Means have another one, which lacks the

@@ -164,9 +164,11 @@ DEGRADE = {
 }
 ON_THE_HOST = {
   "accumulators and distances in float64": [
-    *("ActiveUnits", "ClassStatistics", "CodeUsage", "FeatureSet", "FeatureStatistics", "Mean", "Protocol"),
+    *("ActiveUnits", "ClassStatistics", "CodeUsage", "FeatureSet", "FeatureStatistics", "Mean", "Posteriors"),
+    "Protocol",
     *(
       "class_score",
+      "energy_distance",
       "fid",
       "frechet_distance",
       "inception_score",

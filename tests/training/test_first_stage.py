@@ -194,7 +194,9 @@ def test_a_first_stage_that_was_trained_on_is_another_one(run, data, first, tmp_
 
 
 def test_a_run_with_and_without_a_first_stage_are_two(run, data, first):
-  config = apply_overrides(base_config(), [*COMMON, f"data.dir={data}", "model.name=latent_vae", "model.hidden=8"])
+  config = apply_overrides(
+    base_config(), [*COMMON, f"data.dir={data}", "model.name=latent_vae", "model.hidden=8"]
+  )
   assert f"holds a run on the first stage {first} of digest" in refused(config, run[0])
   said = refused(first_config(data, f"training.first_stage={first}"), first)
   assert said.startswith(
@@ -308,7 +310,9 @@ def test_the_first_stage_is_an_argument_of_the_step_and_no_constant(data, first,
   assert constants(calls[0], like, stored, batches, parts.frozen) < size / 2
   closed = lambda state, stored, batches: calls[0](state, stored, batches, parts.frozen)  # noqa: E731
   assert constants(closed, like, stored, batches) >= size  # what the line above looks for
-  assert set(like.params) == {"encoder", "decoder", "log_gamma"} and not like.rest  # nor is it part of the state
+  assert (
+    set(like.params) == {"encoder", "decoder", "log_gamma"} and not like.rest
+  )  # nor is it part of the state
 
 
 def test_the_first_stage_gets_no_gradient_and_does_not_change(data, first, tmp_path):
@@ -426,7 +430,10 @@ def test_what_it_cannot_do_is_refused_in_one_line(run, tmp_path, words):
 @pytest.mark.parametrize(
   ("mode", "said"),
   [
-    ("reconstruct", "gives no images back; it samples new ones (--mode sample); its first stage gives images back"),
+    (
+      "reconstruct",
+      "gives no images back; it samples new ones (--mode sample); its first stage gives images back",
+    ),
     ("encode", "cannot encode images into latents; its first stage can"),
   ],
 )

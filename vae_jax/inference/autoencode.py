@@ -44,8 +44,9 @@ class Autoencodes(Generates):
     self._from_tokens = self._method("from_tokens")
 
   def _batch(self, images: ArrayLike, condition: dict[str, Any]) -> Batch:
-    """A prepared batch of what the encoder sees; of a second stage, with what its first stage makes of the images: codes,
-    or the mean latents, as nothing is drawn here."""
+    """A prepared batch of what the encoder sees; of a second stage, with what its first stage makes of the images.
+
+    That is codes, or the mean of its posterior: nothing is drawn here."""
     inputs = self._images(images)
     batch: Any = {"image": inputs, **self._condition(len(inputs), condition)}
     if self.first is None:

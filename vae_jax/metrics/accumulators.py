@@ -131,8 +131,8 @@ class Posteriors:
     """A lower bound on KL(q(z) || N(0, I)) in nats, q(z) the mean of all posteriors: what samples of N(0, I) lack.
 
     It is the divergence of the independent Gaussians with the means m and variances v of q(z),
-    0.5 sum(v + m^2 - 1 - log v); the rest, KL(q(z) || those Gaussians), is not negative. So 0 does not mean that q(z) is
-    the prior.
+    0.5 sum(v + m^2 - 1 - log v); the rest, KL(q(z) || those Gaussians), is not negative. So 0 does not mean that q(z)
+    is the prior.
     """
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
       spread = self.variance + self.means.variance

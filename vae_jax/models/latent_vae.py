@@ -9,8 +9,8 @@ It is trained on draws z ~ q(z | x) of the frozen first stage, not on means. u h
 has no manifold to find, and its q(u) is close to N(0, I). Samples: u ~ p(u), z ~ p(z | u), image = decoder(z). The
 networks f, m, s are dense layers whose last one also sees the input, as in the authors' code.
 
-All its terms are nats of latents, not of images: their sum is `neg_elbo_latents`, a bound on -log p(z), never comparable
-with an image's `neg_elbo`.
+Its terms are nats of latents, not of images. Their sum is `neg_elbo_latents`, a bound on -log p(z): not comparable with
+an image's `neg_elbo`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ class LatentVAE(Family):
     return self.size
 
   def setup(self):
-    self.log_gamma = self.param("log_gamma", nn.initializers.zeros_init(), (), jnp.float32)
+    # Below 1: latents have about the variance 1, so at gamma = 1 a decoder that ignores u explains them, and the fit
+    # stays at N(0, I) for thousands of steps.
+    self.log_gamma = self.param("log_gamma", nn.initializers.constant(-1.0), (), jnp.float32)
 
   @property
   def gamma_logvar(self) -> Float[Array, ""]:
@@ -125,7 +127,9 @@ class LatentVAE(Family):
 
 
 KEYS: Keys = {
-  "model.hidden": ConfigKey((1024, 1024, 1024), "widths of the encoder's layers; the decoder mirrors them", WIDTHS),
+  "model.hidden": ConfigKey(
+    (1024, 1024, 1024), "widths of the encoder's layers; the decoder mirrors them", WIDTHS
+  ),
   **ACTIVATION_KEYS,
 }
 FAMILY = LatentVAE

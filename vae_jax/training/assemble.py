@@ -331,7 +331,9 @@ def _check_first_stage(config: ConfigDict, stage: runs.Run, spec: Spec) -> None:
   seen_as = ("data.binarize", "data.dequantize", "data.degrade.")
   if odd := [key for key in differences(stage.config, config) if key.startswith(seen_as)]:
     there, here = (show(to_values(c)[odd[0]]) for c in (stage.config, config))
-    raise UserError(f"{named} was trained with {odd[0]}={there}, and {odd[0]}={here} here; set {odd[0]}={there}")
+    raise UserError(
+      f"{named} was trained with {odd[0]}={there}, and {odd[0]}={here} here; set {odd[0]}={there}"
+    )
 
 
 def _refuse_image_terms(config: ConfigDict, names: list[str]) -> None:
