@@ -59,6 +59,8 @@ def test_the_terms_are_those_of_scipy(made, samples):
   np.testing.assert_allclose(output.latents["mean"], mean, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(output.latents["logvar"], logvar, rtol=1e-4, atol=1e-5)
   sigma = np.exp(0.5 * 12 * np.tanh(-1.4 / 12))
+  prior = [-stats.multivariate_normal(np.zeros(D), np.eye(D)).logpdf(z) for z in latents]
+  np.testing.assert_allclose(output.terms["prior_nll_latents"], prior, rtol=1e-5)
   np.testing.assert_allclose(output.terms["sigma_latents"], np.full(B, sigma), rtol=1e-5)
   for i in range(B):
     eps = np.asarray(jax.random.normal(keys[i], (samples, D)))
@@ -152,6 +154,10 @@ def test_its_samples_are_closer_to_the_latents_than_the_prior_is():
   drawn = np.asarray(model.apply({"params": params}, noise, {}, method="generate"))
   held_out, prior = np.asarray(ring(jax.random.key(4), n)), np.random.default_rng(0).normal(size=(n, D))
   assert metrics.energy_distance(drawn, held_out) < 0.2 * metrics.energy_distance(prior, held_out)
+  keys = jax.random.split(jax.random.key(5), n)
+  terms = model.apply({"params": params}, {"latents": held_out}, keys, mode()).terms
+  bound, of_prior = np.mean(terms["distortion"] + terms["rate"]), np.mean(terms["prior_nll_latents"])
+  assert bound < of_prior - 0.3, (bound, of_prior)
   lines = [np.array([np.cos(t), np.sin(t)]) for t in np.linspace(0, np.pi, 8, endpoint=False)]
   far, near = (
     np.mean([stats.energy_distance(rows @ line, held_out @ line) for line in lines])

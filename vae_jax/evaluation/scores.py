@@ -37,14 +37,14 @@ def score_split(
   Returns:
     Means over the split. Nats per image: `neg_elbo` = `rate` (KL) + `distortion` (negative log-likelihood), one
     posterior sample; `iwae_nll`, an upper bound on -log p(x) in expectation, tighter with `iwae_samples`. Bits per
-    dimension: `bits_per_dim` (of iwae_nll, else of neg_elbo) and `neg_elbo_bits_per_dim`. `likelihood` in words;
-    `mse`, `psnr` (dB), `ssim` (from 11 x 11 pixels) and `lpips` (where `config.evaluation.lpips` names a network) of
-    reconstructions, means over images; `active_units` of `latent_units`. Where the prior is N(0, I): `posterior_active`
-    and `posterior_null`, the units whose mean posterior variance is below and above `posterior_thresholds`, and
-    `prior_gap`, nats by which q(z) is at least from the prior (`metrics.Posteriors`). `sigma`, the learned scale of the
-    likelihood. Of a second stage over latents, nats of latents: `neg_elbo_latents` = `rate` + `distortion`; and what
-    `latent_fit` says. What was scored: `data`, `folder` (as given;
-    null where the data set has none), `split`, `examples` and their `digest` (see `records.Digest`).
+    dimension: `bits_per_dim` (of iwae_nll, else of neg_elbo) and `neg_elbo_bits_per_dim`. `likelihood` in words, and
+    `sigma`, its learned scale; `mse`, `psnr` (dB), `ssim` (from 11 x 11 pixels) and `lpips` (where
+    `config.evaluation.lpips` names a network) of reconstructions, means over images; `active_units` of `latent_units`.
+    Where the prior is N(0, I): `posterior_active` and `posterior_null`, the units whose mean posterior variance is
+    below and above `posterior_thresholds`, and `prior_gap`, nats by which q(z) is at least from the prior
+    (`metrics.Posteriors`). Of a second stage over latents, nats of latents: `neg_elbo_latents` = `rate` + `distortion`;
+    `prior_nll_latents`, -log N(z; 0, I) of the same latents; and what `latent_fit` says. What was scored: `data`,
+    `folder` (as given; null where the data set has none), `split`, `examples` and their `digest` (`records.Digest`).
   """
   config = model.config
   source: pipeline.Source = open_split(model, split)
@@ -105,7 +105,13 @@ def _bounds(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[st
 def _sigma(model: TrainedVAE) -> dict[str, float]:
   """The learned scale of the likelihood, in units of the [0, 1] range, where it is one number for all pixels."""
   likelihood, log_scale = getattr(model.module, "likelihood", None), model.params.get("log_scale")
-  if likelihood is None or likelihood.deviation is None or np.shape(log_scale) != () or log_scale is None:
+  if (
+    likelihood is None
+    or likelihood.deviation is None
+    or log_scale is None
+    or np.shape(log_scale)
+    or model.told
+  ):
     return {}
   return {"sigma": float(likelihood.deviation(log_scale))}
 
@@ -117,10 +123,10 @@ def latent_fit(model: TrainedVAE, source: pipeline.Source, batch_size: int, seed
     Energy distances (`metrics.energy_distance`; unbiased, so they may be negative) to the first stage's latents, drawn
     for up to 2,000 records from all over the source: `latents_distance` of as many samples of the second stage,
     `latents_distance_prior` of as many draws from N(0, I), from which the first stage samples by itself.
-    `latents_compared`: how many. Nothing of a single record.
+    `latents_compared`: how many. Nothing of a single record, or of a family that draws no latents.
   """
   num = min(len(source), COMPARED)
-  if num < 2:
+  if num < 2 or not hasattr(model.module, "latents"):
     return {}
   chosen = pipeline.spread(len(source), num)
   prepare, frozen = preparation(model)
@@ -165,7 +171,7 @@ def summary(scores: dict[str, Any]) -> str:
   if "neg_elbo_latents" in s:
     lines.append(
       f"  latents -ELBO  {s['neg_elbo_latents']:10.3f} nats of {s['latent_units']} latents, not of an image  = rate "
-      f"{s['rate']:.3f} + distortion {s['distortion']:.3f}"
+      f"{s['rate']:.3f} + distortion {s['distortion']:.3f}; N(0, I) has {s['prior_nll_latents']:.3f}"
     )
   if "iwae_nll" in s:
     lines.append(f"  NLL (IWAE-{s['iwae_samples']})".ljust(17) + f"{s['iwae_nll']:10.3f} nats")

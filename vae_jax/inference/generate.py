@@ -55,8 +55,8 @@ class Generates(Base):
     return jax.vmap(lambda key: self.module.noise(key, self.spec))(keys)
 
   def latents(self, key: Key | int, num: int, temperature: float = 1.0, **condition: Any) -> Array:
-    """Draws [num, latent_dim] from the prior, its deviation scaled by the temperature. Those of a second stage are latents
-    of its first stage.
+    """Draws [num, latent_dim] from the prior, its deviation scaled by the temperature. Those of a second stage are
+    latents of its first stage.
 
     key: a key, or a seed. The first n of `num` do not depend on `num`.
     """

@@ -40,10 +40,10 @@ def make_eval_step(
 
   The family's terms (one posterior sample); their sum by `Family.bound_name` where it bounds; mse, psnr (dB), ssim
   (from 11 x 11 pixels) and, where `frozen` has its network, lpips of the reconstruction, where there is one; `latents`:
-  {"mean": [b, d], "logvar": [b, d], "codes": [b, n]}, what there is of them, `logvar` where the prior is N(0, I). With an
-  objective also its loss and all its parts, without terms over the batch and at the weights at which its schedules end.
-  With iwae_samples = K > 0, and importance weights, also iwae_nll, -log (1/K) sum_k w_k, in memory independent of K:
-  `chunk` samples at a time.
+  {"mean": [b, d], "logvar": [b, d], "codes": [b, n]}, what there is of them, `logvar` where the prior is N(0, I).
+  With an objective also its loss and all its parts, without terms over the batch and at the weights at which its
+  schedules end. With iwae_samples = K > 0, and importance weights, also iwae_nll, -log (1/K) sum_k w_k, in memory
+  independent of K: `chunk` samples at a time.
   What is drawn for an example depends on the root key and its index alone, not on batch size or devices.
   """
 
