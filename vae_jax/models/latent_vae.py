@@ -83,8 +83,8 @@ class LatentVAE(Family):
     return self.size
 
   def setup(self):
-    # Below 1: latents have about the variance 1, so at gamma = 1 a decoder that ignores u explains them, and the fit
-    # stays at N(0, I) for thousands of steps.
+    # Below 1: latents have about the variance 1, so at gamma = 1 a decoder that ignores u explains them. Begun there, a
+    # fit of latents on a circle was still N(0, I) after 1,500 steps.
     self.log_gamma = self.param("log_gamma", nn.initializers.constant(-1.0), (), jnp.float32)
 
   @property
