@@ -198,10 +198,12 @@ def main(chosen: list[str]) -> int:
     configs = [
       cli.parse_train(arguments(command.words)[1]).config if is_train(command) else None for command in wanted
     ]
-    # All training first; runs that start from another run after those that do not.
+    # All training first; runs that start from another run, or build on one, after those that do not.
     order = sorted(
       zip(wanted, configs, strict=True),
-      key=lambda pair: 2 if pair[1] is None else bool(pair[1].training.init_from),
+      key=lambda pair: (
+        2 if pair[1] is None else bool(pair[1].training.init_from or pair[1].training.first_stage)
+      ),
     )
     for command, config in order:
       words = smaller(command.words, config)

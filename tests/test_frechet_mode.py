@@ -89,6 +89,16 @@ def assert_scores(scores, expected):
       np.testing.assert_allclose(ends, others, rtol=1e-2, atol=1e-4)
 
 
+def test_samples_of_a_second_stage_are_images_of_its_first(workdir, network, real, tmp_path):
+  """A VAE of the latents of `workdir`, trained on the same images."""
+  words = ["model.name=latent_vae", "model.hidden=8", f"training.first_stage={workdir}"]
+  config = apply_overrides(load(workdir).config, words)
+  train(config, tmp_path / "second")
+  scores = run(tmp_path / "second", tmp_path, "--num", "6")
+  samples = load(workdir).decode(load(tmp_path / "second").latents(0, 6))
+  assert_scores(scores, by_hand(network, real, np.asarray(samples), 6))
+
+
 def test_samples_against_the_split(workdir, network, real, tmp_path, capsys):
   scores = run(workdir, tmp_path, "--num", "11", "--seed", "3", "--temperature", "0.5", "--batch_size", "4")
   samples = np.asarray(load(workdir).sample(jax.random.key(3), 11, 0.5))

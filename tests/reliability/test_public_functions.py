@@ -167,11 +167,13 @@ DEGRADE = {
 }
 ON_THE_HOST = {
   "accumulators and distances in float64": [
-    *("ActiveUnits", "ClassStatistics", "CodeUsage", "FeatureSet", "FeatureStatistics", "Mean", "Protocol"),
+    *("ActiveUnits", "ClassStatistics", "CodeUsage", "FeatureSet", "FeatureStatistics", "Mean", "Posteriors"),
+    "Protocol",
     *(
       "Estimate",
       "class_score",
       "density_coverage",
+      "energy_distance",
       "fid",
       "frechet_distance",
       "inception_score",

@@ -44,6 +44,7 @@ FAMILIES = {
   "vae_gan": "model.channels=4 model.dense=8 model.latent_dim=2 objective.discriminator.channels=4,6 "
   "objective.discriminator.dense=8 objective.gamma=0.1 training.adam_eps=1e-3",  # smaller ones blow up rounding
   "vq_vae": "model.channels=4,6 model.blocks=0 model.codes=12 model.code_dim=3 model.kmeans_steps=2 model.sigma=0.3",
+  "latent_vae": "model.hidden=16,8",
 }
 WAYS = {  # devices, way, fsdp, parts of a batch
   "jit on 2": (2, "jit", False, 1),
@@ -91,6 +92,7 @@ def records(name):
     "factors": random.normal(size=(40, 3)).astype(np.float32),
     "text": random.integers(1, 9, size=(40, 5), dtype=np.int32),
     "codes": random.integers(0, 4, size=(40, 4), dtype=np.int32),
+    "latents": random.normal(size=(40, 3)).astype(np.float32),
   }
   return {field: fields[field] for field in sorted({"image"} | family(name).FAMILY.NEEDS)}
 

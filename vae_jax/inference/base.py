@@ -76,6 +76,13 @@ class Base:
   def _method(self, name: str) -> Callable[..., Any]:
     return standard()(jit(lambda variables, *args: self.module.apply(variables, *args, method=name)))
 
+  first: Any = None  # the loaded first stage
+
+  def _first_stage(self, does: str) -> str:
+    """A remedy: the run below does what this one does not."""
+    place = f" (--workdir {self.first.run.folder})" if self.first.run.folder else ""
+    return f"; its first stage {does}{place}"
+
   def can(self, ability: str) -> bool:
     """Returns whether the model can do something: a key of `models.contract.ABILITIES`."""
     if ability not in ABILITIES:
@@ -98,8 +105,9 @@ class Base:
     if name in capable:  # with another config
       others = f"{name} with model.latent_dim > 0"
     shape = " x ".join(map(str, self.image_shape))
+    below = self._first_stage("can") if self.first is not None and self.first.can(ability) else ""
     raise UserError(
-      f"this run ({name} of {shape}) cannot {ABILITIES[ability]}; {'; '.join([f'{others} can', *also])}"
+      f"this run ({name} of {shape}) cannot {ABILITIES[ability]}{below}; {'; '.join([f'{others} can', *also])}"
     )
 
   def _images(self, images: ArrayLike, single: bool = False) -> Float[Array, "n h w c"]:

@@ -135,7 +135,8 @@ class Generates(Base):
     prior: str | Prior | None = None,
     **condition: Any,
   ) -> Array:
-    """Draws [num, latent_dim] from the prior, its deviation scaled by the temperature.
+    """Draws [num, latent_dim] from the prior, its deviation scaled by the temperature. Those of a second stage are
+    latents of its first stage.
 
     key: a key, or a seed. The first n of `num` do not depend on `num`. prior: as in `sample`.
     """
@@ -185,8 +186,6 @@ class Generates(Base):
   def _pixels(self, key: Key, z: Array, fields: Batch, start: int) -> Float[Array, "n h w c"]:
     part = jax.random.fold_in(key, PIXEL_STREAM)
     return self._draw_pixels(self.variables, z, fields, jax.random.fold_in(part, start) if start else part)
-
-  first: Any = None  # the loaded first stage
 
 
 _transformed = jax.jit(lambda prior, noise, temperature: prior.transform(noise, temperature))

@@ -3,11 +3,12 @@
 from typing import Any
 
 from vae_jax.errors import missing
-from vae_jax.metrics.accumulators import ActiveUnits, CodeUsage, Mean
+from vae_jax.metrics.accumulators import ActiveUnits, CodeUsage, Mean, Posteriors
 from vae_jax.metrics.blocking import blockiness, psnr_b
 from vae_jax.metrics.class_score import ClassStatistics, class_score, inception_score
 from vae_jax.metrics.colour import rgb_to_y
 from vae_jax.metrics.density import bits_per_dim
+from vae_jax.metrics.energy import energy_distance
 from vae_jax.metrics.features import FeatureSet, FeatureStatistics, Protocol
 from vae_jax.metrics.fidelity import mae, mse, psnr_rgb, psnr_y
 from vae_jax.metrics.fidelity import psnr_rgb as psnr
@@ -28,11 +29,13 @@ __all__ = [
   "FeatureSet",
   "FeatureStatistics",
   "Mean",
+  "Posteriors",
   "Protocol",
   "bits_per_dim",
   "blockiness",
   "class_score",
   "density_coverage",
+  "energy_distance",
   "fid",
   "frechet_distance",
   "inception_score",

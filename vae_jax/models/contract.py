@@ -53,7 +53,7 @@ class Output(NamedTuple):
   """What a family reports, per example. `s` samples, `b` examples, `l` latent layers, `d` latent units.
 
   terms: float32 [b] each, in nats or a stated unit. `distortion` is -log p(x | z), mean over samples, summed over
-    pixels; `rate` is KL(q(z | x) || p(z)). Their sum is the negative evidence bound of families that bound.
+    pixels; `rate` is KL(q(z | x) || p(z)). Their sum is the negative evidence bound, `Family.bound_name`.
   reconstruction: in [0, 1], what the model gives back.
   rates: the rate of each layer.
   kl_units: the KL of each latent unit; sums to the rate. For free bits.
@@ -85,6 +85,7 @@ class Family(nn.Module):
   RATED: name of the validation score, lower is better, that chooses the best checkpoint. Where it is not `loss`, there
     is no loss of a split.
   UNBOUNDED: why it bounds no likelihood, for a family that does not and has latents; after its name and "has".
+  STANDARD_PRIOR: whether its latents have the prior N(0, I), with which scores compare the posteriors `mean`, `logvar`.
   """
 
   TERMS: ClassVar[tuple[str, ...]] = ()
@@ -93,6 +94,7 @@ class Family(nn.Module):
   PRIOR: ClassVar[str] = "N(0, I)"
   RATED: ClassVar[str] = "loss"
   UNBOUNDED: ClassVar[str] = ""
+  STANDARD_PRIOR: ClassVar[bool] = False
 
   @property
   def can(self) -> frozenset[str]:
@@ -103,6 +105,12 @@ class Family(nn.Module):
   def terms(self) -> tuple[str, ...]:
     """The terms of this model; a config may take some of the family's away."""
     return self.TERMS
+
+  @property
+  def bound_name(self) -> str:
+    """The name of distortion + rate in logs and scores; "" where it bounds nothing. `neg_elbo` is that of images alone,
+    so a family of other things has another name."""
+    return "neg_elbo" if "bound" in self.can else ""
 
   @property
   def reconstructs(self) -> bool:

@@ -43,6 +43,7 @@ class CVAE(VAE):
 
   NEEDS: ClassVar[frozenset[str]] = frozenset({"label"})
   PRIOR: ClassVar[str] = "N(mean, diag(variance)), learned for each label"
+  STANDARD_PRIOR: ClassVar[bool] = False
 
   def setup(self):
     super().setup()
