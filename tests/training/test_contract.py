@@ -25,6 +25,7 @@ SHAPE, STEPS, BATCH = (8, 8, 1), 20, 16
 DEVICES = jax.devices("cpu")  # eight, see conftest
 MLP = "model.hidden=16 model.latent_dim=2"
 CONV = "model.channels=4 model.dense=8 model.latent_dim=2 model.likelihood=gaussian"
+AUTO = "model.channels=4 model.dense=8 model.latent_dim=2 model.sigma=0.3"
 NOISE = "model.channels=4 data.degrade.name=gaussian_noise model.likelihood=laplace model.sigma=0.3"
 JUDGE = "objective.adversarial.weight=0.5 objective.adversarial.start=5 objective.adversarial.channels=4,8"
 FAMILIES = {
@@ -41,6 +42,11 @@ FAMILIES = {
   "transformation_net": NOISE,
   "cvae": f"{MLP} model.classes=4 data.binarize=dynamic",
   "vq_vae": "model.channels=4,6 model.blocks=0 model.codes=12 model.code_dim=3 model.kmeans_steps=2 model.sigma=0.3",
+  "rae": f"{AUTO} objective.regulariser=0.01",
+  "rae, gradient": f"{AUTO} model.regulariser=gp objective.regulariser=0.01",
+  "rae, spectral": f"{AUTO} model.regulariser=sn",
+  "wae": f"{AUTO} model.encoder=gaussian",
+  "aae": f"{AUTO} objective.latent_adversarial.hidden=8 training.adam_eps=1e-3",
 }
 WAYS = {  # devices, way, fsdp, parts of a batch
   "jit on 2": (2, "jit", False, 1),
@@ -213,7 +219,9 @@ def test_permuted_latents_are_those_of_the_whole_batch(key):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("case", ["conv_vae, adversarial", "restoration_vae", "transformation_net"])
+@pytest.mark.parametrize(
+  "case", ["conv_vae, adversarial", "restoration_vae", "transformation_net", "rae, gradient"]
+)
 def test_steps_have_no_convolution_that_is_slow_in_loops_on_cpus(case, accumulate):
   step, make = made(case, accumulate=1 if is_of_the_whole_batch(case) else accumulate)
   images = np.zeros((2, BATCH, *SHAPE), np.uint8)

@@ -95,7 +95,8 @@ def _absent(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[st
   """The scores that a model cannot have, each with the reason."""
   name, absent = model.config.model.name, {}
   if not model.can("bound"):
-    absent["neg_elbo"] = f"{name} bounds no likelihood"
+    why = model.module.WITHOUT.get("bound")
+    absent["neg_elbo"] = f"{name} bounds no likelihood{f': {why}' if why else ''}"
   elif samples and "iwae_nll" not in means:
     absent["iwae_nll"] = f"{name} has no importance weights"
   if "psnr" not in means:

@@ -9,7 +9,12 @@ results are float32. Shapes that do not fit raise ValueError: nothing is broadca
 from typing import Any
 
 from vae_jax.errors import missing
-from vae_jax.losses.adversarial import discriminator_hinge_loss, generator_hinge_loss
+from vae_jax.losses.adversarial import (
+  discriminator_hinge_loss,
+  discriminator_logistic_loss,
+  generator_hinge_loss,
+  generator_logistic_loss,
+)
 from vae_jax.losses.batch import (
   Decomposition,
   decompose_kl,
@@ -47,10 +52,12 @@ __all__ = [
   "decompose_kl",
   "dip_penalty",
   "discriminator_hinge_loss",
+  "discriminator_logistic_loss",
   "free_bits",
   "free_bits_of_batch",
   "gaussian_nll",
   "generator_hinge_loss",
+  "generator_logistic_loss",
   "gram",
   "iwae_loss",
   "kl_gaussian",

@@ -1,10 +1,12 @@
-"""The hinge losses of a discriminator and of what it judges (Lim & Ye 2017, arXiv:1705.02894). One value per image.
+"""The losses of a discriminator and of what it judges, one value per example.
 
+Hinge: Lim & Ye 2017 (arXiv:1705.02894). Logistic: Goodfellow et al. 2014 (arXiv:1406.2661), which is not saturating.
 Logits are a discriminator's, [b, ...], > 0 for real; where it judges patches, losses are means over them.
 """
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions import at_least
@@ -24,6 +26,24 @@ def discriminator_hinge_loss(real: ArrayLike, fake: ArrayLike) -> Array:
 def generator_hinge_loss(fake: ArrayLike) -> Array:
   """-mean fake: logits [b, ...] of images that are to be taken for real -> float32 [b]. Not bounded below."""
   return -_mean(_float32(fake))
+
+
+def discriminator_logistic_loss(real: ArrayLike, fake: ArrayLike) -> Array:
+  """-log p(real) - log(1 - p(fake)) in nats, p = sigmoid(logit): logits [b, ...] each -> float32 [b].
+
+  Means over the logits of an example. 2 log 2 at logits of 0. Raises ValueError where the shapes differ.
+  """
+  if jnp.shape(real) != jnp.shape(fake):
+    raise ValueError(f"logits of shapes {jnp.shape(real)} and {jnp.shape(fake)} differ")
+  return generator_logistic_loss(real) + _mean(jax.nn.softplus(_float32(fake)))
+
+
+def generator_logistic_loss(fake: ArrayLike) -> Array:
+  """-log sigmoid(fake) in nats: logits [b, ...] of what is to be taken for real -> float32 [b], >= 0.
+
+  Its gradient stays where the discriminator is sure (Goodfellow et al. 2014, section 3).
+  """
+  return _mean(jax.nn.softplus(-_float32(fake)))
 
 
 def _float32(logits: ArrayLike) -> Array:

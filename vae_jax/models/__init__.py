@@ -18,6 +18,9 @@ FAMILIES = {
   "transformation_net": "vae_jax.models.transformation_net",
   "cvae": "vae_jax.models.cvae",
   "vq_vae": "vae_jax.models.vq_vae",
+  "rae": "vae_jax.models.rae",
+  "wae": "vae_jax.models.wae",
+  "aae": "vae_jax.models.aae",
 }
 
 
