@@ -22,6 +22,7 @@ SMALL = {
   "conv_vae": ["model.channels=4", "model.latent_dim=2", "model.dense=4"],
   "restoration_vae": ["model.channels=4", "model.latent_dim=2", "data.degrade.name=gaussian_noise"],
   "transformation_net": ["model.channels=4", "data.degrade.name=gaussian_noise"],
+  "rae": ["model.channels=4", "model.latent_dim=2", "model.dense=4"],
 }
 INPUT = ("restore", "benchmark")  # modes that want photographs
 SPEC = spec_of((8, 8, 1))
@@ -60,6 +61,7 @@ def test_every_family_and_need_is_here():
   assert {commands.command(mode).NEEDS for mode in commands.MODES} <= {None, *ABILITIES}
   for name in FAMILIES:
     assert set(ABILITIES) >= family(name).FAMILY.CAN
+    assert set(ABILITIES) - family(name).FAMILY.CAN >= set(family(name).FAMILY.WITHOUT)
   for ability in ABILITIES:
     assert able(ability) == [name for name in FAMILIES if ability in family(name).FAMILY.CAN]
 
@@ -85,6 +87,7 @@ def test_a_mode_that_the_family_cannot_do_is_one_line_that_names_what_can(models
   line = refused(capsys, *words, *(["--input", models / "photos"] if mode in INPUT else []))
   needs = commands.command(mode).NEEDS
   assert f"this run ({name} of 8 x 8 x 1) cannot {ABILITIES[needs]}; {', '.join(able(needs))} can" in line
+  assert line.rstrip().endswith(family(name).FAMILY.WITHOUT.get(needs, ""))
   assert not list(models.glob("x*")) and not (models / name / "evaluation").exists()
 
 
@@ -92,12 +95,15 @@ def test_what_families_cannot_do_is_what_was_meant():
   assert CANNOT == [
     ("sample", "restoration_vae"),
     ("sample", "transformation_net"),
+    ("sample", "rae"),
     ("interpolate", "restoration_vae"),
     ("interpolate", "transformation_net"),
     ("restore", "mlp_vae"),
     ("restore", "conv_vae"),
+    ("restore", "rae"),
     ("benchmark", "mlp_vae"),
     ("benchmark", "conv_vae"),
+    ("benchmark", "rae"),
   ]
 
 

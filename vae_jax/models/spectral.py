@@ -17,13 +17,13 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
-from vae_jax.types import Array, Key, Params
+from vae_jax.types import Array, ArrayLike, Key, Params
 
 HIGHEST = jax.lax.Precision.HIGHEST
 Vectors = dict[str, Any]  # u of each layer that has a kernel, float32 [outputs], in the tree of layers
 
 
-def matrix(kernel: Float[Array, "*rest outputs"]) -> Float[Array, "outputs inputs"]:
+def matrix(kernel: Float[ArrayLike, "*rest outputs"]) -> Float[Array, "outputs inputs"]:
   """A kernel in float32 with a row for each output."""
   return jnp.asarray(kernel, jnp.float32).reshape(-1, kernel.shape[-1]).T
 
@@ -47,7 +47,7 @@ def iterated(params: Params, vectors: Vectors) -> Vectors:
   return unflatten_dict(moved)
 
 
-def sigma(kernel: Float[Array, "*rest outputs"], u: Float[Array, " outputs"]) -> Float[Array, ""]:
+def sigma(kernel: Float[ArrayLike, "*rest outputs"], u: Float[ArrayLike, " outputs"]) -> Float[Array, ""]:
   """The largest singular value of a kernel's matrix, by a power iteration from `u`; at most the true one."""
   w = matrix(kernel)
   u, v = _step(w, u)
@@ -64,13 +64,13 @@ def normalised(params: Params, vectors: Vectors) -> Params:
   return unflatten_dict(flat)
 
 
-def _step(w: Float[Array, "outputs inputs"], u: Float[Array, " outputs"]) -> tuple[Array, Array]:
+def _step(w: Float[Array, "outputs inputs"], u: Float[ArrayLike, " outputs"]) -> tuple[Array, Array]:
   """The next u, and v; constants for gradients."""
   w, u = jax.lax.stop_gradient((w, u))
   v = _unit(jnp.dot(u, w, precision=HIGHEST), 0.0)
   return _unit(jnp.dot(w, v, precision=HIGHEST), u), v
 
 
-def _unit(x: Array, otherwise: Array | float) -> Array:
+def _unit(x: Array, otherwise: ArrayLike | float) -> Array:
   norm = jnp.linalg.norm(x)
   return jnp.where(norm > 0, x / jnp.where(norm > 0, norm, 1.0), otherwise)
