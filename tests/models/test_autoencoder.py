@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vae_jax import losses
 from vae_jax.configuration import apply_overrides, base_config, validate
 from vae_jax.data.prepare import make_prepare
 from vae_jax.errors import UserError
@@ -143,7 +142,7 @@ def test_the_verdict_trains_the_encoder_alone_and_the_discriminator_by_its_own_l
   moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), with_it.grads["encoder"], without.grads["encoder"])
   assert min(jax.tree.leaves(moved["posterior"])) > 1e-3
   judge, weights = opponents["latent_adversarial"], first.opponents["latent_adversarial"].params
-  z = model.apply(first.variables, batch, method="encode").mean
+  z = jax.jit(lambda v: model.apply(v, batch, method="encode").mean)(first.variables)
   real = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, 0), i), (2,)))(
     batch["place"]
   )
@@ -160,16 +159,7 @@ def test_the_verdict_trains_the_encoder_alone_and_the_discriminator_by_its_own_l
   )
   np.testing.assert_allclose(
     with_it.parts["latent_adversarial"],
-    losses.generator_logistic_loss(judge.logits(weights, z)).mean(),
+    -jnp.log(jax.nn.sigmoid(judge.logits(weights, z))).mean(),
     rtol=1e-4,
   )
   np.testing.assert_allclose(with_it.loss - without.loss, 10 * with_it.parts["latent_adversarial"], rtol=1e-3)
-
-
-def test_the_decoder_of_any_sort_of_encoder_makes_samples():
-  """Draws of N(0, I), decoded: `generate` of noise is `decode` of it."""
-  _, model, _, _, first = parts("wae", "model.encoder=gaussian")
-  noise = model.noise(jax.random.key(0), SPEC)
-  assert noise.shape == (2,)
-  made = model.apply(first.variables, noise[None], {}, method="generate")
-  np.testing.assert_array_equal(made, model.apply(first.variables, noise[None], {}, method="decode"))

@@ -64,7 +64,6 @@ LOSSES = {
   "decompose_kl": [(lambda z, m, v: losses.decompose_kl(z, m, v, 100), THREE)],
   "dip_penalty": [(lambda m, v: losses.dip_penalty(m, v, 1.0, 2.0, "ii"), THREE[:2])],
   "discriminator_hinge_loss": [(losses.discriminator_hinge_loss, THREE[:2])],
-  "discriminator_logistic_loss": [(losses.discriminator_logistic_loss, THREE[:2])],
   "free_bits": [(lambda kl: losses.free_bits(kl, 0.5), THREE[:1])],
   "free_bits_of_batch": [(lambda kl: losses.free_bits_of_batch(kl, 0.5), (uniform(512, 16),))],
   "gaussian_nll": [
@@ -72,7 +71,6 @@ LOSSES = {
     (lambda p, x, s: losses.gaussian_nll(p, x, s, "optimal"), (*TWO, jnp.float32(-1.0))),
   ],
   "generator_hinge_loss": [(losses.generator_hinge_loss, THREE[:1])],
-  "generator_logistic_loss": [(losses.generator_logistic_loss, THREE[:1])],
   "gram": [(losses.gram, FEATURES[:1])],
   "iwae_loss": [(losses.iwae_loss, THREE[:1])],
   "kl_gaussian": [(losses.kl_gaussian, THREE[:2])],
@@ -91,6 +89,9 @@ LOSSES = {
   "style_loss": [(features(losses.style_loss), FEATURES)],
   "total_correlation": [(lambda z, m, v: losses.total_correlation(z, m, v, 100), THREE)],
   "total_variation": [(losses.total_variation, TWO[:1])],
+  "verdict_cross_entropy": [
+    (lambda x, k=k: losses.verdict_cross_entropy(x, k), TWO[:1]) for k in (True, False)
+  ],
 }
 METRICS = {
   "blockiness": [(metrics.blockiness, TWO[:1])],

@@ -57,8 +57,8 @@ WAYS = {  # devices, way, fsdp, parts of a batch
   "4 parts": (1, "jit", False, 4),
   "pmap on 2, 4 parts": (2, "pmap", False, 4),
 }
-# That with an adversarial term holds the convolutional one too.
-SLOW = {"conv_vae"}
+# Other cases hold them too: that with an adversarial term, and those with other regularisers.
+SLOW = {"conv_vae", "rae"}
 
 
 class Judge(nn.Module):

@@ -95,8 +95,10 @@ def _absent(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[st
   """The scores that a model cannot have, each with the reason."""
   name, absent = model.config.model.name, {}
   if not model.can("bound"):
-    why = model.module.WITHOUT.get("bound")
-    absent["neg_elbo"] = f"{name} bounds no likelihood{f': {why}' if why else ''}"
+    reason = (
+      f"{name} has {model.module.UNBOUNDED}" if model.module.UNBOUNDED else f"{name} bounds no likelihood"
+    )
+    absent["neg_elbo"] = reason
   elif samples and "iwae_nll" not in means:
     absent["iwae_nll"] = f"{name} has no importance weights"
   if "psnr" not in means:

@@ -91,8 +91,8 @@ class Base:
       also = [f"--pretrained {' | '.join(exported.names())}"]
     elif self.can("restore"):
       also = ["or use restore (--mode restore, benchmark, reconstruct)"]
-    if ability in self.module.WITHOUT:
-      also = [self.module.WITHOUT[ability]]
+    elif ability == "sample" and self.can("encode") and self.can("decode"):
+      also = ["or fit a prior to its latents (--mode fit_prior), and give --prior"]
     capable = able(ability)
     others = ", ".join(other for other in capable if other != name) or "no other family"
     if name in capable:  # with another config

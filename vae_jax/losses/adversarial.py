@@ -1,15 +1,16 @@
-"""The losses of a discriminator and of what it judges, one value per example.
+"""The losses of a discriminator and of what it judges. One value per image.
 
-Hinge: Lim & Ye 2017 (arXiv:1705.02894). Logistic: Goodfellow et al. 2014 (arXiv:1406.2661), which is not saturating.
+Hinge losses: Lim & Ye 2017, arXiv:1705.02894. Cross-entropy: Goodfellow et al. 2014, arXiv:1406.2661.
+
 Logits are a discriminator's, [b, ...], > 0 for real; where it judges patches, losses are means over them.
 """
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions import at_least
+from vae_jax.distributions.stable import magnitude
 from vae_jax.types import Array, ArrayLike
 
 
@@ -28,22 +29,14 @@ def generator_hinge_loss(fake: ArrayLike) -> Array:
   return -_mean(_float32(fake))
 
 
-def discriminator_logistic_loss(real: ArrayLike, fake: ArrayLike) -> Array:
-  """-log p(real) - log(1 - p(fake)) in nats, p = sigmoid(logit): logits [b, ...] each -> float32 [b].
+def verdict_cross_entropy(logits: ArrayLike, real: bool) -> Array:
+  """-log D, where what is judged is real, else -log (1 - D), in nats; D = sigmoid(logit): [b, ...] -> float32 [b].
 
-  Means over the logits of an example. 2 log 2 at logits of 0. Raises ValueError where the shapes differ.
+  log 2 at a logit of 0. Finite for any logit.
   """
-  if jnp.shape(real) != jnp.shape(fake):
-    raise ValueError(f"logits of shapes {jnp.shape(real)} and {jnp.shape(fake)} differ")
-  return generator_logistic_loss(real) + _mean(jax.nn.softplus(_float32(fake)))
-
-
-def generator_logistic_loss(fake: ArrayLike) -> Array:
-  """-log sigmoid(fake) in nats: logits [b, ...] of what is to be taken for real -> float32 [b], >= 0.
-
-  Its gradient stays where the discriminator is sure (Goodfellow et al. 2014, section 3).
-  """
-  return _mean(jax.nn.softplus(-_float32(fake)))
+  wrong = -_float32(logits) if real else _float32(logits)
+  positive = jnp.where(wrong < 0.0, 0.0, wrong)  # with `magnitude`, the slopes at a logit of 0 are right too
+  return _mean(positive + jnp.log1p(jnp.exp(-magnitude(wrong))))
 
 
 def _float32(logits: ArrayLike) -> Array:

@@ -1,8 +1,8 @@
 """Adversarial autoencoders (Makhzani et al. 2016, arXiv:1511.05644).
 
 A discriminator tells draws of the prior N(0, I), which it is to take for real, from the latents of images; the encoder
-is trained to be taken for real. Both have the logistic loss of Goodfellow et al. 2014, that of the encoder not
-saturating:
+is trained to be taken for real. Both have the losses of Goodfellow et al. 2014 (arXiv:1406.2661), that of the encoder
+not saturating:
 
     loss of the model           -log p(x | g(z)) + latent_adversarial * -log D(z)
     loss of the discriminator   -log D(p) - log(1 - D(z)),   p ~ N(0, I)
@@ -83,6 +83,9 @@ def opponents(config: ConfigDict, spec: Spec) -> dict[str, Any]:
 
   from vae_jax.training.opponents import Opponent
 
+  def told_apart(real: Array, fake: Array) -> Array:
+    return losses.verdict_cross_entropy(real, True) + losses.verdict_cross_entropy(fake, False)
+
   how = config.objective.latent_adversarial
   return {
     "latent_adversarial": Opponent(
@@ -91,7 +94,7 @@ def opponents(config: ConfigDict, spec: Spec) -> dict[str, Any]:
       tx=optax.scale_by_adam(b1=0.5),
       learning_rate=how.learning_rate,
       weight=how.weight,
-      loss=losses.discriminator_logistic_loss,
-      taken=losses.generator_logistic_loss,
+      loss=told_apart,
+      taken=lambda fake: losses.verdict_cross_entropy(fake, True),
     )
   }

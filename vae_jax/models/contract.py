@@ -6,8 +6,7 @@ A family is one file of this package. Its module is a `Family`; the file ends wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -79,13 +78,13 @@ class Family(nn.Module):
     objective.beta; any other term NAME by the key objective.NAME, which is among the family's `KEYS`.
   CAN: its abilities, of `ABILITIES`.
   NEEDS: fields of the batch that it reads beside the images.
-  WITHOUT: of abilities that it lacks: why, or what to do instead, as the end of a sentence.
+  UNBOUNDED: why it bounds no likelihood, for a family that does not and has latents; after its name and "has".
   """
 
   TERMS: ClassVar[tuple[str, ...]] = ()
   CAN: ClassVar[frozenset[str]] = frozenset()
   NEEDS: ClassVar[frozenset[str]] = frozenset()
-  WITHOUT: ClassVar[Mapping[str, str]] = MappingProxyType({})
+  UNBOUNDED: ClassVar[str] = ""
 
   @property
   def can(self) -> frozenset[str]:

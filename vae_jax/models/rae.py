@@ -13,7 +13,8 @@ over kernels, or over pixels and latents. Biases and scales are left out of it, 
 
 The Jacobian is not made: with v of N(0, 1) for each output of the decoder, the mean of |v^T J|^2 is |J|_F^2 (Hutchinson
 1990), and v^T J is one backward pass. The program of the paper penalises the gradient of the sum of the squared pixels
-instead, which is one direction v that depends on the image.
+instead, which is one direction v that depends on the image. With sn, the normalisation layers between kernels stay as
+they are, as those of the paper do, so that the decoder is not 1-Lipschitz.
 
 The latents have no prior, so the family cannot sample before one is fitted to the latents of the training split (the
 paper's ex-post density estimation, section 4).
@@ -21,8 +22,7 @@ paper's ex-post density estimation, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import jax
@@ -66,11 +66,8 @@ class RAE(autoencoder.Autoencoder):
 
   TERMS: ClassVar[tuple[str, ...]] = ("distortion", "latent_norm", "regulariser")
   CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode"})
-  WITHOUT: ClassVar[Mapping[str, str]] = MappingProxyType(
-    {
-      "bound": "its encoder gives a point, and the KL of a point to a density is infinite",
-      "sample": "its latents have no prior: fit one with --mode fit_prior",
-    }
+  UNBOUNDED: ClassVar[str] = (
+    "a deterministic encoder: the KL of a point to a density is infinite, which bounds no likelihood"
   )
 
   @property
