@@ -88,7 +88,7 @@ BASE = "from vae_jax.configuration import base_config\ndef get_config():\n  conf
     ),
     (
       BASE + "  config.model.name = 'gan'\n  return config\n",
-      "some.py: model.name='gan' is not a model; known models: conv_vae",
+      "some.py: model.name='gan' is not a model; known models: ",
     ),
     (
       BASE.replace("base_config()", "base_config('cov_vae')") + "  return config\n",
