@@ -173,8 +173,8 @@ def prepare(folder: Path) -> None:
   photo = data.astronaut()
   corners = [(y, x) for y in range(0, 300, 60) for x in range(0, 300, 30)]
   tiles = np.stack([photo[y : y + 200, x : x + 200] for y, x in corners])
-  faces = ("celeba/train", "celeba/test")
-  for name in ("photos", "bsds/train", "bsds/test", "pets/train", "pets/test", "../holiday", *faces):
+  folders = ("photos", "bsds/train", "bsds/test", "pets/train", "pets/test", "celeba/train", "celeba/test")
+  for name in (*folders, "../holiday"):
     (folder / "data" / name).mkdir(parents=True)
     few = tiles[:2, :64, :64] if name in ("bsds/test", "pets/test", "../holiday") else tiles
     for number, tile in enumerate(few):

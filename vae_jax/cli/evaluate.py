@@ -101,7 +101,7 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
   },
   "prior": {
     "choices": KINDS,
-    "help": "fit_prior: what to fit; sample, frechet: draw from what fit_prior fitted (default: the model's own prior)",
+    "help": "fit_prior: what to fit; others: draw from what fit_prior fitted (default: the model's own prior)",
   },
   "components": {
     "type": number(int, 1, MOST_COMPONENTS),

@@ -8,7 +8,7 @@ HELP = (
   "draw new images above the nearest training images, and compare their distances with those of test images"
 )
 EXAMPLE = "--workdir runs/mnist_vae --num 16 --output nearest.png"
-FLAGS = ("data_dir", "label", "num", "seed", "temperature", "output", "batch_size")
+FLAGS = ("data_dir", "label", "num", "seed", "temperature", "prior", "output", "batch_size")
 NEEDS = "sample"
 OUTPUT = (".png",)
 
@@ -31,7 +31,10 @@ def run(model: Any, args: Any) -> None:
     fields["label"] = np.arange(args.num) % classes if args.label is None else args.label
   elif args.label is not None:
     fields["label"] = args.label
-  drawn = np.asarray(model.sample(args.seed, args.num, args.temperature, **fields))
+  prior = None if args.prior is None else model.fitted_prior(args.prior)
+  if line := evaluation.prior_line(model, prior):
+    print(line)
+  drawn = np.asarray(model.sample(args.seed, args.num, args.temperature, prior=prior, **fields))
   compared = {"samples": drawn}
   if model.module.reconstructs:
     batch = evaluation.prepared(model, config.data.test, args.num, args.seed)

@@ -6,7 +6,7 @@ from typing import Any
 
 HELP = "draw an animation (.gif or .webp): walks through the latent space, from new image to new image"
 EXAMPLE = "--workdir runs/mnist_vae --num 16 --output walk.gif"
-FLAGS = ("label", "num", "seed", "temperature", "output")
+FLAGS = ("label", "num", "seed", "temperature", "prior", "output")
 NEEDS = "sample"
 OUTPUT = (".gif", ".webp")
 
@@ -18,7 +18,10 @@ def run(model: Any, args: Any) -> None:
   from vae_jax.evaluation import latent_space
 
   model.require("decode")
-  frames = list(latent_space.walk(model, args.num, args.seed, args.temperature, args.label))
+  prior = None if args.prior is None else model.fitted_prior(args.prior)
+  if line := evaluation.prior_line(model, prior):
+    print(line)
+  frames = list(latent_space.walk(model, args.num, args.seed, args.temperature, args.label, prior))
   output = args.output or args.folder / f"walk{evaluation.suffix(args.asked)}.gif"
   pictures.save_animation(output, frames)
   print(f"wrote {printable(str(output))}")

@@ -13,6 +13,7 @@ from vae_jax.errors import UserError
 from vae_jax.evaluation.records import condition, open_split, stream
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE, slerp
+from vae_jax.priors.base import Prior
 from vae_jax.progress import FileProgress
 from vae_jax.types import Array, Batch, seen
 
@@ -26,13 +27,14 @@ def walk(
   seed: int = 0,
   temperature: float = 1.0,
   label: int | None = None,
+  prior: Prior | None = None,
   stops: int = 4,
   steps: int = 15,
 ) -> Iterator[np.ndarray]:
   """The frames of an animation: `num` closed walks through the latent space, side by side; uint8 [H, W, c] each.
 
   Each walk leads through `stops` draws from the prior and back, in `steps` frames from one to the next, on the arcs of
-  `slerp`. label: of all images; by default each in turn, for models with labels.
+  `slerp`. label: of all images; by default each in turn, for models with labels. prior: a fitted one.
   """
   fields: dict[str, Any] = {}
   if "label" in model.module.conditions:
@@ -40,7 +42,7 @@ def walk(
   elif label is not None:
     fields["label"] = label  # refused below
   repeated = {name: np.repeat(x, stops) if np.ndim(x) else x for name, x in fields.items()}
-  z = model.latents(new_key(seed), num * stops, temperature, **repeated)
+  z = model.latents(new_key(seed), num * stops, temperature, prior, **repeated)
   z = z.reshape(num, stops, -1).swapaxes(0, 1)
   fractions = jnp.arange(steps) / steps
   for i in range(stops):

@@ -21,6 +21,9 @@ FAMILIES = {
   "vq_vae": "vae_jax.models.vq_vae",
   "vae_gan": "vae_jax.models.vae_gan",
   "latent_vae": "vae_jax.models.latent_vae",
+  "rae": "vae_jax.models.rae",
+  "wae": "vae_jax.models.wae",
+  "aae": "vae_jax.models.aae",
 }
 
 

@@ -38,13 +38,14 @@ def faults(config: ConfigDict) -> Iterator[str]:
   yield from likelihoods.faults(config.model)
 
 
-def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
-  """The module that `config.model` describes, for records of `spec`.
+def networks(
+  model: ConfigDict, spec: Spec, dtypes: dict[str, Any], channels: int, moments: int = 2
+) -> tuple[ConvEncoder, ConvDecoder, int]:
+  """Encoder, decoder, and how many latents an image has. channels: those that the decoder gives for each pixel.
 
   Raises UserError: a map of latents where input and output differ in size.
   """
   shape, given = image_shape(spec), input_shape(spec)
-  likelihood = likelihoods.make_likelihood(model.likelihood, shape[-1], model.sigma, model.mixtures)
   height, width = (1, 1) if model.dense else halved(shape[:2], len(model.channels))
   if not model.dense and given[:2] != shape[:2]:
     raise UserError(
@@ -59,8 +60,15 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
     "remat": model.remat,
     **dtypes,
   }
-  encoder = ConvEncoder(latent_dim=model.latent_dim, **common)
-  decoder = ConvDecoder(
-    size=shape[:2], out_channels=likelihood.channels, head_kernel=model.head_kernel, **common
+  encoder = ConvEncoder(latent_dim=model.latent_dim, moments=moments, **common)
+  decoder = ConvDecoder(size=shape[:2], out_channels=channels, head_kernel=model.head_kernel, **common)
+  return encoder, decoder, height * width * model.latent_dim
+
+
+def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
+  """The module that `config.model` describes, for records of `spec`. Raises UserError as `networks` does."""
+  likelihood = likelihoods.make_likelihood(
+    model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
   )
-  return VAE(encoder, decoder, likelihood, height * width * model.latent_dim)
+  encoder, decoder, latent_dim = networks(model, spec, dtypes, likelihood.channels)
+  return VAE(encoder, decoder, likelihood, latent_dim)
