@@ -197,6 +197,9 @@ def test_an_export_carries_the_priors_of_its_weights(place, capsys):
     copy.sample(0, 3, prior="gaussian"), model.sample(0, 3, prior=model.fitted_prior("gaussian"))
   )
   assert report("gaussian", "copy") == report("gaussian")
+  (place / "model/priors/gaussian.json").write_text("{")
+  inference.export(model, "bare")
+  assert "gaussian is left out: model/priors/gaussian.json: does not describe" in capsys.readouterr().err
   inference.export(model, "small", bits=16)
   assert (
     "gaussian is left out: it was fitted to the weights before they had 16 bits" in capsys.readouterr().err

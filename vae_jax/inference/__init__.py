@@ -72,11 +72,20 @@ def export(model: TrainedVAE, folder: str | Path, bits: int = 32) -> None:
   below = None if first is None else (jax.device_get(first.variables), described(first))
   exported.save(folder, jax.device_get(model.run.variables), described(model.run), below, bits)
   for kind in model.fitted_priors():
+    if why := _left_out(model, folder, kind, bits):
+      print(printable(f"note: the prior {kind} is left out: {why}"), file=sys.stderr, flush=True)
+
+
+def _left_out(model: TrainedVAE, folder: str | Path, kind: str, bits: int) -> str:
+  """Copies a fitted prior into the folder of an export; why not, where it does not go along."""
+  remedy = "fit one to the export (--mode fit_prior)"
+  if bits != 32:
+    return f"it was fitted to the weights before they had {bits} bits; {remedy}"
+  try:
     arrays, meta = fitted.read(model.run.folder, kind)
-    if bits == 32 and meta["weights"] == model.run.digest:
-      kept = {name: value for name, value in meta.items() if name not in ("format_version", "sha256")}
-      fitted.save(folder, kind, arrays, kept)
-      continue
-    why = "fitted to other weights" if bits == 32 else f"fitted to the weights before they had {bits} bits"
-    line = f"note: the prior {kind} is left out: it was {why}; fit one to the export (--mode fit_prior)"
-    print(printable(line), file=sys.stderr, flush=True)
+  except UserError as error:
+    return str(error)
+  if meta["weights"] != model.run.digest:
+    return f"it was fitted to other weights; {remedy}"
+  fitted.save(folder, kind, arrays, {k: v for k, v in meta.items() if k not in ("format_version", "sha256")})
+  return ""
