@@ -81,6 +81,7 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> Autoencoder:
 
 def opponents(config: ConfigDict, spec: Spec) -> dict[str, Opponent]:
   """The discriminator of latents, trained by Adam with beta1 = 0.5 at one learning rate."""
+
   def told_apart(real: Array, fake: Array) -> Array:
     return losses.verdict_cross_entropy(real, True) + losses.verdict_cross_entropy(fake, False)
 
