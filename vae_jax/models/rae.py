@@ -97,7 +97,7 @@ class RAE(autoencoder.Autoencoder):
 
   def _decoding(self, params: Params) -> Callable[[Array], Array]:
     """The decoder as a pure function of latents."""
-    decoder = self.decoder.clone(parent=None)
+    decoder: Any = self.decoder.clone(parent=None)
     return lambda z: decoder.apply({"params": params}, z)
 
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
