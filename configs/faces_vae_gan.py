@@ -8,8 +8,8 @@ figure: to be measured.
 
 Data: CelebA, aligned and cropped (Liu et al. 2015), as `data/celeba/train` and `data/celeba/test`: the archive
 img_align_celeba.zip by its official parts (list_eval_partition.txt), or --config.data.name=celeb_a --config.data.dir=''
-through TFDS. The first 500 images of `train` are the validation split. Files that are not square are scaled to a width of
-64 and cut at a random height, in validation at the middle; the usual crop of faces is the central 148 x 148 pixels.
+through TFDS. The first 500 images of `train` are the validation split. Files that are not square are scaled to a width
+of 64 and cut at a random height, in validation at the middle; the usual crop of faces is the central 148 x 148 pixels.
 """
 
 from ml_collections import ConfigDict

@@ -75,7 +75,7 @@ BASE = "from vae_jax.configuration import base_config\ndef get_config():\n  conf
       "some.py:4: model.channels is a key of conv_vae, restoration_vae, transformation_net",
     ),
     (
-      BASE + "  config.model.name = 'vq_vae'\n  config.model.codes = 3\n  return config\n",
+      BASE + "  config.model.name = 'conv_vae'\n  config.model.codes = 3\n  return config\n",
       "some.py:5: model.codes is a key of vq_vae alone; begin with base_config('vq_vae')",
     ),
     (

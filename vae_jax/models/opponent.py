@@ -130,7 +130,7 @@ class Opponent(NamedTuple):
     def look(x: Any) -> Any:
       return self.module.apply({"params": params}, x, method="features")
 
-    total, parts = jnp.zeros((), jnp.float32), {}
+    total, parts = jnp.zeros((), jnp.float32), Parts()
     for name, (weight, term) in self.compared.items():
       value = term(look, output, batch).mean()
       parts |= {name: value, f"weighted_{name}": weight * value}

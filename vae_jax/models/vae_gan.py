@@ -104,9 +104,9 @@ class VAEGAN(Family):
     """`encoder`: the images of z with gradients to z alone; `decoder`: the same to the decoder alone; `prior`: those of
     the prior's latents, to the decoder."""
     decoder, variables = self.decoder.unbind()
-    of_encoder = jax.nn.sigmoid(decoder.apply(jax.lax.stop_gradient(variables), z))
+    of_encoder: Any = decoder.apply(jax.lax.stop_gradient(variables), z)
     of_decoder = self.decode(jax.lax.stop_gradient(z), {})
-    return {"encoder": of_encoder, "decoder": of_decoder, "prior": self.decode(prior, {})}
+    return {"encoder": jax.nn.sigmoid(of_encoder), "decoder": of_decoder, "prior": self.decode(prior, {})}
 
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     posterior = self.encode(batch)

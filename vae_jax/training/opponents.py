@@ -58,7 +58,8 @@ def gradients(
     return loss, (parts, more)
 
   (loss, (parts, more)), slope = jax.value_and_grad(scored, has_aux=True)(floats)
-  total, moves, opponent_grads = slope, {}, {}
+  total, opponent_grads = slope, {}
+  moves: dict[str, Array] = {}
   norm: Array | None = None
   for number, (name, opponent) in enumerate(opponents.items()):
     weights, own_key = states[name].params, jax.random.fold_in(key, number)
