@@ -385,5 +385,5 @@ def test_the_distances_of_samples_say_which_prior(place):
   for words in ["--prior", "gaussian"], []:
     main(["--workdir", "model", "--mode", "frechet", *network, "--output", "s.json", *words])
     scores[len(words)] = json.loads((place / "s.json").read_text())
-  assert [scores[n]["prior"] for n in (2, 0)] == ["gaussian", "own"]
+  assert [scores[n]["prior"] for n in (2, 0)] == ["gaussian", "N(0, I)"]
   assert scores[2]["frechet_squeezenet_relu1"] != scores[0]["frechet_squeezenet_relu1"]
