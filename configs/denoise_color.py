@@ -4,8 +4,9 @@
     python evaluate.py --workdir runs/denoise_color --mode benchmark --input data/bsds/test
     python evaluate.py --workdir runs/denoise_color --mode restore --input photo.jpg --output restored/
 
-cost: to be measured.
-figure: to be measured. The model in pretrained/ is of an earlier config; its card has the figures.
+cost: 131 minutes for 9,000 of the steps on one core of a busy 2-core CPU (AMD EPYC); --config.training.steps=9000.
+figure: 39.9 dB at sigma 5, 33.3 at 15, 30.4 at 25 and 26.9 at 50 (RGB, level estimated, 8 test photographs, after 9,000
+steps); BM3D, given the level, has 30.6 at 25.
 
 Arrays and 8-bit files, photographs with black and white areas, and levels near black and white.
 """

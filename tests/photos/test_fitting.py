@@ -1,5 +1,7 @@
 """Which pretrained model fits a photograph."""
 
+import re
+
 import pytest
 
 from vae_jax.photos.compression import Compression
@@ -28,6 +30,11 @@ def test_every_model_says_what_it_is_for(name):
     most = 255 * max(degrade["sigma"], degrade["sigma_max"])
     assert purpose.channels == (small[2],) and purpose.noise[0] <= most <= 1.5 * purpose.noise[1]
     assert purpose.noise[1] <= 1.5 * most
+  if degrade["name"] == "chain":
+    most = max(float(level) for level in re.findall(r"noise [\d.]+\.\.([\d.]+)", degrade["chain"]))
+    assert most <= purpose.noise[1] <= 1.5 * most
+    quality = [int(low) for low in re.findall(r"jpeg (\d+)\.\.", degrade["chain"])]
+    assert not quality or 0.6 * min(quality) <= purpose.quality[0] <= min(quality)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +45,8 @@ def test_every_model_says_what_it_is_for(name):
     (seen(halo=0.3), 3, 1, None, None),
     (seen(noise=25), 3, 1, "denoise_color", "denoise_color"),
     (seen(noise=25), 1, 1, "denoise_grey", "denoise_grey"),
-    (seen(noise=6), 3, 1, None, "denoise_real"),
+    (seen(noise=6), 3, 1, "denoise_color", "denoise_color"),
+    (seen(noise=6), 1, 1, None, "denoise_real"),
     (seen(60), 3, 1, None, "dejpeg"),
     (seen(60, noise=6), 1, 1, None, "denoise_real"),
     (seen(), 3, 2, "superres_x2", "superres_x2"),
@@ -84,10 +92,10 @@ def test_no_model_at_all():
       "no model here fits better; compare the result with the input",
     ),
     (
-      "denoise_color",
+      "denoise_grey",
       seen(),
       ALL,
-      "clean; warning: denoise_color was made for noise of 18 to 33 grey levels; "
+      "clean; warning: denoise_grey was made for noise of 18 to 33 grey levels; "
       "this photograph is better left as it is",
     ),
   ],

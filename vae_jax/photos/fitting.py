@@ -49,13 +49,13 @@ _AROUND_25 = (18.0, 33.0)  # trained with 25 alone
 # Those that fit are tried from the top.
 MODELS = {
   "denoise_grey": Purpose("noise of 18 to 33 grey levels", channels=(1,), noise=_AROUND_25),
-  "denoise_color": Purpose("noise of 18 to 33 grey levels", channels=(3,), noise=_AROUND_25),
+  "denoise_color": Purpose("noise of up to 75 grey levels", channels=(3,), noise=(0, 90)),
   "denoise_real": Purpose("camera noise, also after JPEG", quality=(30, 100), noise=(NOISY, 40)),
   "dejpeg": Purpose("JPEG of quality 10 to 90", quality=(10, GOOD_QUALITY - 1)),
   "superres_x2": Purpose("clean photographs", 2, sharpened=False),
-  "superres_x2_real": Purpose("JPEG, noise and sharpened photographs", 2, quality=(20, 100), noise=(0, 20)),
+  "superres_x2_real": Purpose("JPEG, noise and sharpened photographs", 2, quality=(20, 100), noise=(0, 15)),
   "superres_x4": Purpose("clean photographs", 4, sharpened=False),
-  "superres_x4_real": Purpose("JPEG, noise and sharpened photographs", 4, quality=(20, 100), noise=(0, 20)),
+  "superres_x4_real": Purpose("JPEG, noise and sharpened photographs", 4, quality=(20, 100), noise=(0, 15)),
   "superres_x4_perceptual": Purpose("clean photographs", 4, sharpened=False, automatic=False),
 }
 SCALES = tuple(sorted({purpose.factor for purpose in MODELS.values()}))
