@@ -83,7 +83,7 @@ def test_a_mode_that_the_family_cannot_do_is_one_line_that_names_what_can(models
   line = refused(capsys, *words, *(["--input", models / "photos"] if mode in INPUT else []))
   needs = commands.command(mode).NEEDS
   assert f"this run ({name} of 8 x 8 x 1) cannot {ABILITIES[needs]}; {', '.join(able(needs))} can" in line
-  assert (mode == "sample" and name == "rae") == ("or fit a prior to its latents (--mode fit_prior)" in line)
+  assert (needs == "sample" and name == "rae") == ("or fit a prior to its latents (--mode fit_prior)" in line)
   assert not list(models.glob("x*"))
   assert not {"evaluation", "priors"} & {path.name for path in (models / name).iterdir()}
 
