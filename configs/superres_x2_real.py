@@ -4,8 +4,9 @@
     python train.py --config configs/superres_x2_real.py     # starts from runs/superres_x2
     python evaluate.py --workdir runs/superres_x2_real --mode restore --input photo.jpg --output restored/
 
-cost: to be measured.
-figure: to be measured.
+cost: 38 minutes on one core of a busy 2-core CPU (AMD EPYC), after 109 minutes for `superres_x2`.
+figure: gain over bicubic interpolation in PSNR Y, 8 test photographs: 1.32 dB clean, 1.17, 0.96, 0.61, 0.39 and 0.30 dB
+after JPEG of quality 95, 90, 75, 50 and 30.
 """
 
 from pathlib import Path
@@ -24,5 +25,5 @@ def get_config() -> ConfigDict:
   )
   config.training.init_from = "runs/superres_x2"
   config.training.learning_rate = 0.006
-  config.training.steps = 3500
+  config.training.steps = 3300
   return config

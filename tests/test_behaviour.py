@@ -48,7 +48,14 @@ RUN = (
   "training.checkpoint_every=100 evaluation.batch_size=8 evaluation.samples=3 evaluation.pictures=4"
 )
 RESTORERS = ("restoration_vae", "transformation_net")
-PRETRAINED = ("denoise_color", "denoise_grey", "superres_x2", "superres_x4", "superres_x4_perceptual")
+PRETRAINED = (
+  "denoise_color",
+  "denoise_grey",
+  "superres_x2",
+  "superres_x2_real",
+  "superres_x4",
+  "superres_x4_perceptual",
+)
 
 
 def make_config(case, data, *overrides):

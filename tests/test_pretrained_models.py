@@ -12,7 +12,14 @@ import vae_jax
 from vae_jax.data.degrade import bicubic_down, bicubic_up
 from vae_jax.storage import exported as pretrained
 
-NAMES = ["denoise_color", "denoise_grey", "superres_x2", "superres_x4", "superres_x4_perceptual"]
+NAMES = [
+  "denoise_color",
+  "denoise_grey",
+  "superres_x2",
+  "superres_x2_real",
+  "superres_x4",
+  "superres_x4_perceptual",
+]
 MIB = 2**20
 
 
@@ -42,7 +49,8 @@ def psnr(image, clean):
 
 
 @pytest.mark.parametrize(
-  ("name", "gain"), [("superres_x2", 1.0), ("superres_x4", 0.5), ("superres_x4_perceptual", 0.2)]
+  ("name", "gain"),
+  [("superres_x2", 1.0), ("superres_x2_real", 0.5), ("superres_x4", 0.5), ("superres_x4_perceptual", 0.2)],
 )
 def test_super_resolution_beats_bicubic_interpolation(photo, name, gain):
   model = vae_jax.load(name)

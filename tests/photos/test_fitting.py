@@ -10,7 +10,14 @@ from vae_jax.photos.edges import Edges
 from vae_jax.photos.fitting import MODELS, choose, warning
 from vae_jax.storage import exported
 
-TODAY = ["denoise_color", "denoise_grey", "superres_x2", "superres_x4", "superres_x4_perceptual"]
+TODAY = [
+  "denoise_color",
+  "denoise_grey",
+  "superres_x2",
+  "superres_x2_real",
+  "superres_x4",
+  "superres_x4_perceptual",
+]
 ALL = list(MODELS)
 
 
@@ -51,7 +58,8 @@ def test_every_model_says_what_it_is_for(name):
     (seen(60, noise=6), 1, 1, None, "denoise_real"),
     (seen(), 3, 2, "superres_x2", "superres_x2"),
     (seen(95), 1, 4, "superres_x4", "superres_x4"),
-    (seen(60), 3, 2, "superres_x2", "superres_x2_real"),
+    (seen(60), 3, 2, "superres_x2_real", "superres_x2_real"),
+    (seen(60), 3, 4, "superres_x4", "superres_x4_real"),
     (seen(noise=6), 3, 4, "superres_x4", "superres_x4_real"),
     (seen(halo=0.3), 3, 4, "superres_x4", "superres_x4_real"),
     (seen(noise=60), 3, 2, "superres_x2", "superres_x2"),

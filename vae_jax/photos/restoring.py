@@ -24,8 +24,6 @@ from vae_jax.storage.capacity import check_memory, check_space
 from vae_jax.storage.scratch import Scratch
 from vae_jax.types import ArrayLike
 
-_LUMA = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601, as images.to_channels
-
 _DRAWING = 12  # bytes that the picture of uncertainty takes for each pixel of the map
 
 Result = ArrayLike | Iterator[ArrayLike]  # an array [H, W, channels], or bands of its rows, from the top down
@@ -225,8 +223,14 @@ def _joined(
   if own == restorer.channels:
     return parts[0]
   if own == 1:
-    return ((band @ _LUMA)[..., None] for band in parts[0])
+    return (_luma(band) for band in parts[0])
   return (np.concatenate(bands, axis=2) for bands in zip(*parts, strict=True))
+
+
+def _luma(image: np.ndarray) -> np.ndarray:
+  """Colours [h, w, 3] -> [h, w, 1]: luma of ITU-R BT.601, as `images.to_channels`; of equal channels exactly theirs."""
+  red, green, blue = np.split(image, 3, axis=2)
+  return green + np.float32(0.299) * (red - green) + np.float32(0.114) * (blue - green)
 
 
 def _images(pixels: np.ndarray, channels: int) -> list[np.ndarray]:
