@@ -18,6 +18,7 @@ import pytest
 
 import vae_jax
 from vae_jax.configuration import apply_overrides, base_config
+from vae_jax.storage import exported
 from vae_jax.training.loop import train
 
 ROOT = Path(__file__).parents[1]
@@ -48,14 +49,7 @@ RUN = (
   "training.checkpoint_every=100 evaluation.batch_size=8 evaluation.samples=3 evaluation.pictures=4"
 )
 RESTORERS = ("restoration_vae", "transformation_net")
-PRETRAINED = (
-  "denoise_color",
-  "denoise_grey",
-  "superres_x2",
-  "superres_x2_real",
-  "superres_x4",
-  "superres_x4_perceptual",
-)
+PRETRAINED = exported.names()
 
 
 def make_config(case, data, *overrides):
