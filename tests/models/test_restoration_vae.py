@@ -448,6 +448,29 @@ def test_the_scale_of_pixels_has_the_name_that_the_model_gives_it():
   assert plain.adopt(two) == {"trunk": 1, "log_scale": -2.0}
 
 
+COLOURS = [(1, {"unshuffle": 2, "noise": "uniform"}), (2, {"head_channels": 3}), (2, {"latent_dim": 0})]
+
+
+@pytest.mark.parametrize(("factor", "values"), COLOURS)
+def test_a_model_of_colours_starts_one_of_grey_as_it_treats_equal_channels(factor, values):
+  of_colours, low = make(shape=(16, 16, 3), factor=factor, **values)
+  of_grey, _ = make(shape=(16, 16, 1), factor=factor, **values)
+  params = filled(of_colours, (16, 16, 3), low)
+  params = {
+    part: jax.tree.map(lambda x: 0.2 * x, tree) if "head" in part else tree for part, tree in params.items()
+  }
+  adopted = of_grey.adopt(params)
+  mine = shapes(of_grey, image_spec((16, 16, 1), (*low[:2], 1)))
+  assert jax.tree.map(jnp.shape, adopted) == jax.tree.map(jnp.shape, mine)
+  degraded = pixels(0, 2, *low[:2], 1)  # nothing is clipped
+  equal = np.repeat(degraded, 3, axis=-1)
+  expected = of_colours.apply({"params": params}, equal, method="restore").mean(axis=-1, keepdims=True)
+  found = of_grey.apply({"params": adopted}, degraded, method="restore")
+  assert float(jnp.abs(expected - enlarged(degraded, factor)).max()) > 1e-4  # the network does something
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert jax.tree.all(jax.tree.map(jnp.array_equal, of_grey.adopt(adopted), adopted))
+
+
 def test_noise_of_enlarged_pictures_is_refused():
   with pytest.raises(UserError, match=r"model.noise=local .* 2 times as large; set model.noise=none"):
     make(factor=2, noise="local")

@@ -32,6 +32,7 @@ from vae_jax.keys import MIN_0, WIDEST, WIDTHS, Keys, between, counted, one_of
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS, convolution, pixel_shuffle, pixel_unshuffle
 from vae_jax.models.contract import Mode, Output
+from vae_jax.models.grey import of_equal_channels
 from vae_jax.models.ladder import Eps, Ladder, Layer, PixelHead, TargetEncoder, Trunk
 from vae_jax.models.noise_level import (
   MODES,
@@ -128,7 +129,14 @@ class RestorationVAE(Restorer):
     )
 
   def adopt(self, params: dict[str, Any]) -> dict[str, Any]:
-    """The scale of pixels around the restoration is the only one without latents, and one of two with them."""
+    """The scale of pixels around the restoration is the only one without latents, and one of two with them.
+
+    A model of colours starts one of grey images as it treats equal channels.
+    """
+    if self.image_channels == 1:
+      params = of_equal_channels(
+        params, (self.unshuffle, self.factor * self.unshuffle, self.stride), self.told
+      )
     names = ("log_scale", "point_log_scale")
     scales = {name: params[name] for name in names if name in params}
     rest = {part: x for part, x in params.items() if part not in names}
@@ -293,9 +301,8 @@ class RestorationVAE(Restorer):
       return jnp.tile(x, (samples, *(1,) * (x.ndim - 1)))
 
     eps = self._posterior_noise(keys, scales, samples)
-    targets = [
-      each(x) for x in self.target_encoder(pixel_unshuffle(deviation_seen, self.factor * self.unshuffle))
-    ]
+    blocks = pixel_unshuffle(deviation_seen, self.factor * self.unshuffle)
+    targets = [each(x) for x in self.target_encoder(blocks)]
     _, usual = self._detail(scales, None, None)
     layers, detail = self._detail([each(x) for x in scales], targets, eps)
     away = (detail - each(usual))[:, :h, :w]
