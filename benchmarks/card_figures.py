@@ -39,8 +39,8 @@ def conditions(model: Any) -> list[str]:
 
 def row(condition: str, scores: dict[str, Any], factor: int) -> str:
   """A line of the table: the reference, the model, their difference; blockiness and PSNR-B where there are blocks."""
-  metric = "psnr_y" if factor > 1 else "psnr_rgb"
   mean, baselines = scores["mean"], scores["protocol"]["baselines"]
+  metric = "psnr_y" if factor > 1 or "psnr_rgb" not in scores["mean"]["ours"] else "psnr_rgb"
   reference = next(iter(baselines))
   untouched = next((one for one in ("noisy", "input", "bicubic") if one in mean), reference)
 

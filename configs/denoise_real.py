@@ -21,7 +21,8 @@ def get_config() -> ConfigDict:
   config = load_config_file(Path(__file__).with_name("denoise_color.py"))
   config.data.exposure = 1.0
   config.data.degrade.chain = (
-    "camera 2..40 0..6 0..1.2; sharpen 0..0.5 @0.3; jpeg 50..98 420|444 aligned|anywhere @0.8; round"
+    "camera 2..24 0..6 0.6..2 @0.6; camera 2..40 0..6 0..1.2 @0.5; sharpen 0..0.5 @0.3; "
+    "jpeg 50..98 420|444 aligned|anywhere @0.8; round"
   )
   config.model.noise = "local"
   config.training.init_from = "runs/denoise_color"

@@ -23,19 +23,18 @@ from vae_jax.configuration import load_config_file
 
 def get_config() -> ConfigDict:
   config = load_config_file(Path(__file__).with_name("superres_x4.py"))
+  config.data.size = (96, 96)
   config.objective.beta_schedule = "constant"
   config.objective.beta_steps = 0
-  config.objective.perceptual.weight = 60000.0
-  config.objective.perceptual.network = "alexnet"
+  config.objective.perceptual.weight = 45000.0
+  config.objective.perceptual.network = "vgg16"
   config.objective.perceptual.distance = "lpips"
+  config.objective.perceptual.shift = 16
   config.training.init_from = "runs/superres_x4"
-  config.training.optimizer = "adam"
-  config.training.weight_decay = 0.0
-  config.training.learning_rate = 3e-4
-  config.training.steps = 1500
-  config.training.batch_size = 8
+  config.training.learning_rate = 0.002
+  config.training.steps = 1200
   config.training.log_every = 50
-  config.training.eval_every = 500
-  config.training.checkpoint_every = 500
+  config.training.eval_every = 400
+  config.training.checkpoint_every = 200
   config.evaluation.lpips = "alexnet"
   return config

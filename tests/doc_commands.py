@@ -12,6 +12,7 @@ stand-ins of a few images with the names that the pages use. `smaller` is the ru
 
 import ast
 import contextlib
+import math
 import os
 import re
 import shlex
@@ -195,15 +196,19 @@ def main(chosen: list[str]) -> int:
     done: set[tuple[str, ...]] = set()
     wanted = [command for command in everything() if not command.reason and not command.output]
     wanted = [command for command in wanted if not chosen or command.page in chosen]
-    configs = [
-      cli.parse_train(arguments(command.words)[1]).config if is_train(command) else None for command in wanted
-    ]
-    # All training first; runs that start from another run after those that do not.
-    order = sorted(
-      zip(wanted, configs, strict=True),
-      key=lambda pair: 2 if pair[1] is None else bool(pair[1].training.init_from),
-    )
-    for command, config in order:
+    runs = [cli.parse_train(arguments(command.words)[1]) if is_train(command) else None for command in wanted]
+    starts = {str(run.workdir): run.config.training.init_from for run in runs if run is not None}
+
+    def depth(workdir: str) -> int:
+      """How many runs come before one that starts from `workdir`."""
+      return 1 + depth(starts[workdir]) if workdir in starts else 0
+
+    def place(run) -> float:
+      """All training first; a run that starts from another after that one."""
+      return math.inf if run is None else depth(run.config.training.init_from)
+
+    for command, run in sorted(zip(wanted, runs, strict=True), key=lambda pair: place(pair[1])):
+      config = None if run is None else run.config
       words = smaller(command.words, config)
       if tuple(words) not in done:
         failed += execute(folder, command.page, words)

@@ -46,7 +46,7 @@ def test_every_model_says_what_it_is_for(name):
     (seen(noise=25), 3, 1, "denoise_color", "denoise_color"),
     (seen(noise=25), 1, 1, "denoise_grey", "denoise_grey"),
     (seen(noise=6), 3, 1, "denoise_color", "denoise_color"),
-    (seen(noise=6), 1, 1, None, "denoise_real"),
+    (seen(noise=6), 1, 1, "denoise_grey", "denoise_grey"),
     (seen(60), 3, 1, None, "dejpeg"),
     (seen(60, noise=6), 1, 1, None, "denoise_real"),
     (seen(), 3, 2, "superres_x2", "superres_x2"),
@@ -93,11 +93,10 @@ def test_no_model_at_all():
       "no model here fits better; compare the result with the input",
     ),
     (
-      "denoise_grey",
+      "dejpeg",
       seen(),
       ALL,
-      "clean; warning: denoise_grey was made for noise of 18 to 33 grey levels; "
-      "this photograph is better left as it is",
+      "clean; warning: dejpeg was made for JPEG of quality 10 to 90; this photograph is better left as it is",
     ),
   ],
 )

@@ -45,10 +45,9 @@ class Purpose(NamedTuple):
     )
 
 
-_AROUND_25 = (18.0, 33.0)  # trained with 25 alone
 # Those that fit are tried from the top.
 MODELS = {
-  "denoise_grey": Purpose("noise of 18 to 33 grey levels", channels=(1,), noise=_AROUND_25),
+  "denoise_grey": Purpose("noise of up to 75 grey levels", channels=(1,), noise=(0, 90)),
   "denoise_color": Purpose("noise of up to 75 grey levels", channels=(3,), noise=(0, 90)),
   "denoise_real": Purpose("camera noise, also after JPEG", quality=(30, 100), noise=(NOISY, 40)),
   "dejpeg": Purpose("JPEG of quality 10 to 90", quality=(10, GOOD_QUALITY - 1)),
