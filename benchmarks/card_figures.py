@@ -19,6 +19,7 @@ import vae_jax
 from vae_jax.evaluation import benchmark_folder
 
 QUALITIES = (95, 90, 75, 50, 30, 10)
+NETWORKS = ("alexnet", "vgg16")
 SIGMAS = (0, 5, 15, 25, 50, 75)
 
 
@@ -46,11 +47,13 @@ def row(condition: str, scores: dict[str, Any], factor: int) -> str:
 
   def value(method: str, name: str) -> str:
     found = mean[method].get(name)
-    return "" if found is None else f"{found:.2f}"
+    return "" if found is None else f"{found:.{3 if name == 'lpips' else 2}f}"
 
   cells = [condition, value(untouched, metric), value(reference, metric), value("ours", metric)]
   cells.append(f"{mean['ours'][metric] - mean[reference][metric]:+.2f}")
-  cells += [value("ours", "psnr_b"), value(untouched, "blockiness"), value("ours", "blockiness")]
+  cells += [
+    value(method, name) for name in ("psnr_b", "blockiness", "lpips") for method in (untouched, "ours")
+  ]
   uncertainty = scores.get("uncertainty") or {}
   cells += [f"{uncertainty[n]:.2f}" if uncertainty.get(n) is not None else "" for n in UNCERTAINTY.values()]
   return "| " + " | ".join(cells) + " |"
@@ -66,9 +69,14 @@ def main() -> None:
   parser.add_argument("--num", type=int, default=50, help="the first N photographs (default 50; 0: all)")
   parser.add_argument("--folder", type=Path, default=Path("evaluation/card"), help="where the scores go")
   parser.add_argument("--only", help="only conditions with this text")
+  parser.add_argument(
+    "--lpips", default="none", choices=("none", *NETWORKS), help="also LPIPS on this network"
+  )
   args = parser.parse_args()
   model = vae_jax.load(args.pretrained)
-  names = ["condition", "input", "reference", "model", "gain", "PSNR-B", "blockiness in", "out", *UNCERTAINTY]
+  model.config.evaluation.lpips = args.lpips
+  names = ["condition", "input", "reference", "model", "gain", "PSNR-B in", "out"]
+  names += ["blockiness in", "out", "LPIPS in", "out", *UNCERTAINTY]
   print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}", flush=True)
   for i, condition in enumerate(conditions(model)):
     if args.only and args.only not in condition:

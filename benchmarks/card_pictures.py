@@ -94,7 +94,7 @@ def main() -> None:
     best.append(high)
     worst.append(low)
   shown = [part for group in (best, worst) for part in sorted(group, key=lambda part: -part.score)[:EACH]]
-  labels = [n for n in shown[0].rows if not (n == name and name in ("input", "noisy"))]
+  labels = [n for n in shown[0].rows if n != "noisy"]  # it is the input
   rows = [np.stack([part.rows[n] for part in shown]) for n in labels]
   pictures.save_png(args.output, pictures.compare(*rows, columns=2 * EACH, scale=ZOOM, labels=labels))
   print(f"wrote {args.output}: {', '.join(f'{1e4 * part.gain:+.2f}' for part in shown)} (gain in MSE, 1e-4)")

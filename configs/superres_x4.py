@@ -7,8 +7,8 @@
     python evaluate.py --workdir runs/superres_x4 --mode benchmark --input data/bsds/test
     python evaluate.py --workdir runs/superres_x4 --mode restore --input photo.jpg --output restored/
 
-cost: 25 and 39 minutes on one core of a busy 2-core CPU (Xeon), with BSDS500's folders train and test in data/bsds.
-figure: FIGURE
+cost: 25 and 42 minutes on one core of a busy 2-core CPU (Xeon), with BSDS500's folders train and test in data/bsds.
+figure: PSNR Y 27.28 dB (bicubic interpolation 25.97), mean over the 200 test photographs.
 
 The first run has no latents and starts from the features of `superres_x2_real`. Without it, train for 9,000 steps.
 """
