@@ -13,6 +13,7 @@ from vae_jax.data.degrade import bicubic_down, bicubic_up
 from vae_jax.storage import exported as pretrained
 
 NAMES = [
+  "dejpeg",
   "denoise_color",
   "denoise_grey",
   "superres_x2",

@@ -47,7 +47,7 @@ def test_every_model_says_what_it_is_for(name):
     (seen(noise=25), 1, 1, "denoise_grey", "denoise_grey"),
     (seen(noise=6), 3, 1, "denoise_color", "denoise_color"),
     (seen(noise=6), 1, 1, "denoise_grey", "denoise_grey"),
-    (seen(60), 3, 1, None, "dejpeg"),
+    (seen(60), 3, 1, "dejpeg", "dejpeg"),
     (seen(60, noise=6), 1, 1, None, "denoise_real"),
     (seen(), 3, 2, "superres_x2", "superres_x2"),
     (seen(95), 1, 4, "superres_x4", "superres_x4"),
