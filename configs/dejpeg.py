@@ -2,10 +2,13 @@
 
     python train.py --config configs/denoise_color.py
     python train.py --config configs/dejpeg.py     # starts from runs/denoise_color
-    python evaluate.py --workdir runs/dejpeg --mode benchmark --input data/bsds/test --degrade "jpeg 30"
+    python train.py --config configs/dejpeg.py --workdir runs/dejpeg_end --config.training.init_from=runs/dejpeg \
+      --config.training.steps=450 --config.training.learning_rate=0.0008 --config.training.adam_rate=1 \
+      --config.training.ema_decay=0.98 --config.objective.beta_schedule=constant --config.objective.beta_steps=0
+    python evaluate.py --workdir runs/dejpeg_end --mode benchmark --input data/bsds/test --degrade "jpeg 30"
 
-cost: to be measured.
-figure: to be measured.
+cost: 39 and 9 minutes on one core of a busy 2-core CPU (Xeon), after `denoise_color`.
+figure: FIG
 
 Blocks lie as in a file, or anywhere, as in a part that was cut out of one; some images were stored twice.
 """
@@ -24,5 +27,5 @@ def get_config() -> ConfigDict:
   config.model.noise = "local"
   config.training.init_from = "runs/denoise_color"
   config.training.learning_rate = 0.006
-  config.training.steps = 3500
+  config.training.steps = 3000
   return config

@@ -4,8 +4,9 @@
     python train.py --config configs/denoise_real.py     # starts from runs/denoise_color
     python evaluate.py --workdir runs/denoise_real --mode restore --input photo.jpg --output restored/
 
-cost: to be measured.
-figure: to be measured.
+cost: 26 minutes on one core of a busy 2-core CPU (Xeon), after `denoise_color`.
+figure: 37.17 dB on 29 photographs of PolyU, 36.37 before. The pretrained `denoise_real` is an average of this model and
+configs/denoise_polyu.py, with 38.59 dB.
 
 Noise of a sensor in linear light, correlated by demosaicking and smoothing; perhaps sharpened, and stored as JPEG.
 """
@@ -27,5 +28,5 @@ def get_config() -> ConfigDict:
   config.model.noise = "local"
   config.training.init_from = "runs/denoise_color"
   config.training.learning_rate = 0.006
-  config.training.steps = 3500
+  config.training.steps = 2300
   return config

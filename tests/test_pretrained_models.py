@@ -1,10 +1,12 @@
 """The models of the folder pretrained/: there, small, described, and better than what they are compared with."""
 
+import io
 import re
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -16,10 +18,12 @@ NAMES = [
   "dejpeg",
   "denoise_color",
   "denoise_grey",
+  "denoise_real",
   "superres_x2",
   "superres_x2_real",
   "superres_x4",
   "superres_x4_perceptual",
+  "superres_x4_real",
 ]
 MIB = 2**20
 
@@ -51,7 +55,13 @@ def psnr(image, clean):
 
 @pytest.mark.parametrize(
   ("name", "gain"),
-  [("superres_x2", 1.0), ("superres_x2_real", 0.5), ("superres_x4", 0.5), ("superres_x4_perceptual", 0.2)],
+  [
+    ("superres_x2", 1.0),
+    ("superres_x2_real", 0.5),
+    ("superres_x4", 0.5),
+    ("superres_x4_perceptual", 0.2),
+    ("superres_x4_real", 0.2),
+  ],
 )
 def test_super_resolution_beats_bicubic_interpolation(photo, name, gain):
   model = vae_jax.load(name)
@@ -71,3 +81,12 @@ def test_denoising(photo, name):
   )
   noisy = clean + np.random.default_rng(0).normal(scale=25 / 255, size=clean.shape).astype(np.float32)
   assert psnr(vae_jax.load(name).restore(noisy), clean) > psnr(noisy, clean) + 7
+
+
+@pytest.mark.parametrize(("name", "gain"), [("dejpeg", 0.5), ("denoise_real", 0.0)])
+def test_jpeg(photo, name, gain):
+  """Each improves a JPEG; the one for cameras at least does no harm."""
+  stored = io.BytesIO()
+  Image.fromarray(np.uint8(np.rint(255 * photo[0]))).save(stored, "JPEG", quality=40)
+  compressed = np.float32(Image.open(stored))[None] / 255
+  assert psnr(vae_jax.load(name).restore(compressed), photo) > psnr(compressed, photo) + gain

@@ -36,7 +36,9 @@ from vae_jax.models.grey import of_equal_channels
 from vae_jax.models.ladder import Eps, Ladder, Layer, PixelHead, TargetEncoder, Trunk
 from vae_jax.models.noise_level import (
   MODES,
+  SCALE_EXPONENT,
   NoiseEstimator,
+  bounded_spread,
   local_sigma,
   pooled,
   spread_out,
@@ -104,9 +106,8 @@ class RestorationVAE(Restorer):
     if self.latent_dim:
       self.target_encoder = TargetEncoder(self.latent_channels, 1, **dtypes)
       self.ladder = Ladder(self.latent_channels, 1, latent_dim=self.latent_dim, **dtypes)
-      self.latent_head = self._to_pixels(
-        "latent_head", use_bias=False
-      )  # a difference of two of its images has none
+      # A difference of two of its images has no bias.
+      self.latent_head = self._to_pixels("latent_head", use_bias=False)
       self.spread_head = self._to_pixels("spread_head")
     if self.noise_mode != "none":
       self.estimator = NoiseEstimator((32, 64), 0, stride=self.stride, **dtypes)
@@ -225,17 +226,19 @@ class RestorationVAE(Restorer):
     layers, features = self.ladder(scales, targets, eps)
     return layers, self._pixels(self.latent_head, features)
 
-  def _log_spread(self, scales: list[Array]) -> Array:
-    """Between -7 and 0; at the beginning -3.5, some grey levels of 255."""
-    return 3.5 * jnp.tanh(self._pixels(self.spread_head, scales[-1])) - 3.5
+  def _log_spread(self, scales: list[Array], levels: Array | None) -> Array:
+    """Between -7 and 0; at the beginning -3.5, some grey levels of 255. Bounded by the noise, where it is told."""
+    free = 3.5 * jnp.tanh(self._pixels(self.spread_head, scales[-1])) - 3.5
+    return free if levels is None else bounded_spread(free, levels, self.noise_mode == "local")
 
   def _image(self, degraded: Array, eps: Eps | None, sigma: ArrayLike | None = None) -> Array:
     padded = self._padded(degraded, self.multiple)
-    scales, estimate = self.encode_degraded(padded, self._levels(degraded, sigma))
+    levels = self._levels(degraded, sigma)
+    scales, estimate = self.encode_degraded(padded, levels)
     if eps is None or not self.latent_dim:
       return estimate
     away = self._detail(scales, None, eps)[1] - self._detail(scales, None, None)[1]
-    return estimate + jnp.exp(self._log_spread(scales)) * away
+    return estimate + jnp.exp(self._log_spread(scales, levels)) * away
 
   def deviation(self, degraded: ArrayLike, sigma: ArrayLike | None = None) -> Array:
     """Standard deviation of p(x | y) about the estimate, float32 [b, factor * h, factor * w, c] in units of [0, 1]:
@@ -243,8 +246,9 @@ class RestorationVAE(Restorer):
     h, w = degraded.shape[1:3]
     degraded = jnp.asarray(degraded)
     padded = self._padded(degraded, self.multiple)
-    scales, _ = self.encode_degraded(padded, self._levels(degraded, sigma))
-    return math.sqrt(2) * jnp.exp(self._log_spread(scales))[:, : self.factor * h, : self.factor * w]
+    levels = self._levels(degraded, sigma)
+    log_spread = self._log_spread(self.encode_degraded(padded, levels)[0], levels)
+    return math.sqrt(2) * jnp.exp(log_spread)[:, : self.factor * h, : self.factor * w]
 
   def noise(self, key: Key, spec: Spec, origin: tuple[int, int] | Array = (0, 0)) -> Eps:
     """Standard normal noise for a degraded image of `spec`: float32 [h', w', latent_dim] a scale, coarse first.
@@ -289,7 +293,7 @@ class RestorationVAE(Restorer):
     scales, estimate = jax.lax.stop_gradient((scales, estimate))
     missing = [(0, n * self.factor - m) for n, m in zip(padded.shape[1:3], (h, w), strict=True)]
     clean = jnp.pad(image, ((0, 0), *missing, (0, 0)), mode="symmetric") if any(map(max, missing)) else image
-    log_spread = self._log_spread(scales)
+    log_spread = self._log_spread(scales, levels)
     deviation = (clean - estimate) * jnp.exp(-log_spread)
     # The spread is the scale of a Laplace density around the estimate. The bound has no say in it: it would widen the
     # spread until noise explains all and latents nothing.
@@ -358,11 +362,8 @@ class RestorationVAE(Restorer):
     if self.noise_mode == "local":
       term = surprise(estimates, to_level(local_sigma(difference, self.stride)))
       return self._levels(degraded), {"noise": term}
-    true = (
-      jnp.asarray(batch["sigma"])
-      if "sigma" in batch
-      else jnp.sqrt(jnp.square(difference).mean(axis=(1, 2, 3)))
-    )
+    true = jnp.sqrt(jnp.square(difference).mean(axis=(1, 2, 3)))
+    true = jnp.asarray(batch["sigma"]) if "sigma" in batch else true
     term = surprise_of_pooled(estimates, to_level(true))
     levels = pooled(jax.lax.stop_gradient(estimates))
     if mode.training:  # told by a person, or estimated
@@ -383,7 +384,6 @@ class RestorationVAE(Restorer):
     return image.shape[-1] * log_unit.sum(axis=(1, 2, 3)) - density
 
 
-SCALE_EXPONENT = 0.7  # the error of a good denoiser grows about as this power of the noise
 TOLD = 99  # folded into the example's key: whether it is told, or estimated
 
 KEYS: Keys = {
