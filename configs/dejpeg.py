@@ -8,7 +8,8 @@
     python evaluate.py --workdir runs/dejpeg_end --mode benchmark --input data/bsds/test --degrade "jpeg 30"
 
 cost: 39 and 9 minutes on one core of a busy 2-core CPU (Xeon), after `denoise_color`.
-figure: FIG
+figure: PSNR + 0.7 dB after JPEG of quality 90, + 0.9 at 75, + 1.1 at 50 and 30, + 0.9 at 10 (RGB, 4:2:0, 8 test
+photographs).
 
 Blocks lie as in a file, or anywhere, as in a part that was cut out of one; some images were stored twice.
 """

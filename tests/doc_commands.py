@@ -49,7 +49,7 @@ REASONS = {
   r"^python train.py --config configs/superres_pets.py$": "downloads Oxford-IIIT Pet",
   r"configs/(superres_x4|denoise)_real.py|runs/(superres_x4|denoise)_real": "superres_x2_real or dejpeg otherwise",
   r"runs/real_": "superres_x2 and superres_x2_real with other steps",
-  r"data/polyu|denoise_polyu": "needs the photographs of PolyU",
+  r"denoise_polyu": "needs the photographs of PolyU",
   r"--workdir runs/superres_pets ": "its run downloads Oxford-IIIT Pet",
   r"^python -c .": "a measurement of import time",
   r"^python -[cm]( vae_jax)?$": "names a way to start Python, not a command",
@@ -181,6 +181,9 @@ def prepare(folder: Path) -> None:
     few = tiles[:2, :64, :64] if name in ("bsds/test", "pets/test", "../holiday") else tiles
     for number, tile in enumerate(few):
       Image.fromarray(tile).save(folder / "data" / name / f"{number:02}.png")
+  (folder / "data" / "polyu").mkdir()
+  for kind, tile in (("LR", tiles[0]), ("HR", tiles[0])):
+    Image.fromarray(tile[:48, :40]).save(folder / "data" / "polyu" / f"shot_{kind}.png")
   for name, size in (("cifar10", 32), ("tiny_imagenet", 64)):
     (folder / "data" / name).mkdir()
     for part in ("train", "test"):
