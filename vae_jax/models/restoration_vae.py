@@ -226,7 +226,7 @@ class RestorationVAE(Restorer):
     layers, features = self.ladder(scales, targets, eps)
     return layers, self._pixels(self.latent_head, features)
 
-  def _log_spread(self, scales: list[Array], levels: Array | None) -> Array:
+  def _log_spread(self, scales: list[Array], levels: Array | None = None) -> Array:
     """Between -7 and 0; at the beginning -3.5, some grey levels of 255. Bounded by the noise, where it is told."""
     free = 3.5 * jnp.tanh(self._pixels(self.spread_head, scales[-1])) - 3.5
     return free if levels is None else bounded_spread(free, levels, self.noise_mode == "local")
