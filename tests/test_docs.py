@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     (folder / name).symlink_to(ROOT / name)
   for name in ("photo.jpg", "my_digit.png"):
     (folder / name).touch()
-  for name in ("holiday", "data/bsds/test"):
+  for name in ("holiday", "data/bsds/test", "data/polyu"):
     (folder / name).mkdir(parents=True)
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
