@@ -10,7 +10,7 @@
 cost: 25 and 42 minutes on one core of a busy 2-core CPU (Xeon), with BSDS500's folders train and test in data/bsds.
 figure: PSNR Y 27.28 dB (bicubic interpolation 25.97), mean over the 200 test photographs.
 
-The first run has no latents and starts from the features of `superres_x2_real`. Without it, train for 9,000 steps.
+The first run has no latents and starts from the features of `superres_x2_real`.
 """
 
 from pathlib import Path

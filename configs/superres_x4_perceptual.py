@@ -1,8 +1,7 @@
 """Super-resolution x4 of photographs: `superres_x4`, fine-tuned with a perceptual loss.
 
     pip install -e ".[demo,perceptual]"
-    python train.py --config configs/superres_x4.py
-    python train.py --config configs/superres_x4_perceptual.py     # starts from runs/superres_x4
+    python train.py --config configs/superres_x4_perceptual.py     # starts from the pretrained superres_x4
     python evaluate.py --workdir runs/superres_x4_perceptual --mode benchmark --input data/bsds/test --lpips alexnet
 
 cost: 70 minutes on one core of a busy 2-core CPU, after `superres_x4` and its second run, from which the model in
@@ -28,7 +27,7 @@ def get_config() -> ConfigDict:
   config.objective.perceptual.weight = 60000.0
   config.objective.perceptual.network = "alexnet"
   config.objective.perceptual.distance = "lpips"
-  config.training.init_from = "runs/superres_x4"
+  config.training.init_from = "superres_x4"
   config.training.optimizer = "adam"
   config.training.weight_decay = 0.0
   config.training.learning_rate = 3e-4

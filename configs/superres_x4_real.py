@@ -1,7 +1,6 @@
 """Super-resolution x4 of photographs as they are: JPEG, noise, other down-scaling, sharpened or blurred before.
 
-    python train.py --config configs/superres_x4.py
-    python train.py --config configs/superres_x4_real.py     # starts from runs/superres_x4
+    python train.py --config configs/superres_x4_real.py     # starts from the pretrained superres_x4
     python evaluate.py --workdir runs/superres_x4_real --mode restore --input photo.jpg --output restored/
 
 cost: 37 minutes on one core of a busy 2-core CPU (Xeon), after `superres_x4`.
@@ -23,7 +22,7 @@ def get_config() -> ConfigDict:
     "blur 0.2..0.8 @0.1; down 4 bicubic|bicubic|bicubic|bicubic|lanczos|box|nearest; sharpen 0.2..1.0 @0.1; "
     "noise 0..10 @0.3; jpeg 30..95 420|444 aligned|anywhere @0.5; round @0.8"
   )
-  config.training.init_from = "runs/superres_x4"
+  config.training.init_from = "superres_x4"
   config.training.learning_rate = 0.006
   config.training.steps = 2200
   return config

@@ -7,6 +7,7 @@ import scipy.ndimage
 import scipy.stats
 
 from vae_jax.models.noise_level import (
+  bounded_spread,
   local_sigma,
   mean_around,
   pooled,
@@ -77,3 +78,14 @@ def test_means_around_a_position_count_what_is_in_the_image():
   total = scipy.ndimage.uniform_filter(np.float64(x[0, ..., 0]), 3, mode="constant")
   inside = scipy.ndimage.uniform_filter(np.ones((5, 6)), 3, mode="constant")
   np.testing.assert_allclose(mean_around(jnp.asarray(x))[0, ..., 0], total / inside, atol=1e-6)
+
+
+@pytest.mark.parametrize(("local", "levels_of_255"), [(False, 1.3), (True, 2.6)])
+def test_the_spread_is_bounded_by_the_noise(local, levels_of_255):
+  """Far below the bound it is as it was; far above, the bound: (sigma + 1/2)^0.7 grey levels, times a constant."""
+  sigma = np.float32([0, 5, 25, 75])
+  most = np.log(levels_of_255 * (sigma + 0.5) ** 0.7 / 255)
+  level = to_level(jnp.asarray(sigma / 255))
+  np.testing.assert_allclose(bounded_spread(most + 8, level, local), most, atol=1e-4)
+  np.testing.assert_allclose(bounded_spread(most - 6, level, local), most - 6, atol=1e-4)
+  np.testing.assert_allclose(bounded_spread(most, level, local), most - np.log(2) / 2, atol=1e-5)

@@ -100,7 +100,7 @@ def test_no_model_at_all():
       "dejpeg",
       seen(),
       ALL,
-      "clean; warning: dejpeg was made for JPEG of quality 10 to 90; this photograph is better left as it is",
+      "clean; warning: dejpeg was made for JPEG of quality 8 to 90; this photograph is better left as it is",
     ),
   ],
 )

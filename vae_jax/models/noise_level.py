@@ -80,7 +80,7 @@ def spread_out(level: Array, stride: int) -> Array:
 def bounded_spread(log_spread: Array, level: Array, local: bool) -> Array:
   """Bounds the logarithm of an error's scale, softly, by what noise of a level leaves in the hardest parts.
 
-  The bound is 1.3 grey levels of 255 times (sigma + 1/2)^0.7, as measured: 12.6 levels for sigma 25. Of noise that
+  The bound is 1.3 grey levels of 255 times (sigma + 1/2)^0.7, as measured: 12.6 levels for sigma 25. Where the noise
   differs from place to place (local), such as JPEG's, twice as much is left. Without a bound a network, whose logarithm
   of the scale is linear in its features, says up to five times too much there.
   """

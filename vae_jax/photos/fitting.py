@@ -49,7 +49,7 @@ class Purpose(NamedTuple):
 MODELS = {
   "denoise_grey": Purpose("noise of up to 75 grey levels", channels=(1,), noise=(0, 90)),
   "denoise_color": Purpose("noise of up to 75 grey levels", channels=(3,), noise=(0, 90)),
-  "dejpeg": Purpose("JPEG of quality 10 to 90", quality=(8, GOOD_QUALITY - 1)),
+  "dejpeg": Purpose("JPEG of quality 8 to 90", quality=(8, GOOD_QUALITY - 1)),
   # Its noise is rarely seen in a photograph: it is no reason for a warning.
   "denoise_real": Purpose("camera noise, also after JPEG", quality=(30, 100), noise=(0, 40)),
   "superres_x2": Purpose("clean photographs", 2, sharpened=False),
