@@ -176,7 +176,8 @@ def prepare(folder: Path) -> None:
   photo = data.astronaut()
   corners = [(y, x) for y in range(0, 300, 60) for x in range(0, 300, 30)]
   tiles = np.stack([photo[y : y + 200, x : x + 200] for y, x in corners])
-  for name in ("photos", "bsds/train", "bsds/test", "pets/train", "pets/test", "../holiday"):
+  folders = ("photos", "bsds/train", "bsds/test", "pets/train", "pets/test", "celeba/train", "celeba/test")
+  for name in (*folders, "../holiday"):
     (folder / "data" / name).mkdir(parents=True)
     few = tiles[:2, :64, :64] if name in ("bsds/test", "pets/test", "../holiday") else tiles
     for number, tile in enumerate(few):
@@ -192,6 +193,11 @@ def prepare(folder: Path) -> None:
   Image.fromarray(digits[0]).save(folder / "my_digit.png")
 
 
+def before(training) -> str:
+  """The run that a training needs first."""
+  return training.init_from or training.first_stage
+
+
 def main(chosen: list[str]) -> int:
   failed: list[str] = []
   with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
@@ -201,15 +207,15 @@ def main(chosen: list[str]) -> int:
     wanted = [command for command in everything() if not command.reason and not command.output]
     wanted = [command for command in wanted if not chosen or command.page in chosen]
     runs = [cli.parse_train(arguments(command.words)[1]) if is_train(command) else None for command in wanted]
-    starts = {str(run.workdir): run.config.training.init_from for run in runs if run is not None}
+    starts = {str(run.workdir): before(run.config.training) for run in runs if run is not None}
 
     def depth(workdir: str) -> int:
       """How many runs come before one that starts from `workdir`."""
       return 1 + depth(starts[workdir]) if workdir in starts else 0
 
     def place(run) -> float:
-      """All training first; a run that starts from another after that one."""
-      return math.inf if run is None else depth(run.config.training.init_from)
+      """All training first; a run that starts from another, or builds on one, after that one."""
+      return math.inf if run is None else depth(before(run.config.training))
 
     for command, run in sorted(zip(wanted, runs, strict=True), key=lambda pair: place(pair[1])):
       config = None if run is None else run.config

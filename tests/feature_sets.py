@@ -31,6 +31,13 @@ def feature_set(values, protocol=VGG):
   return FeatureSet(protocol).update(values, np.arange(len(values)))
 
 
+def legacy_sets(seed, n, m, d):
+  """Real [n, d] and fake [m, d] by NumPy's legacy generator, whose numbers are the same in every version."""
+  rs = np.random.RandomState(seed)
+  real = rs.normal(size=(n, d)).astype(np.float32)
+  return real, (0.7 * rs.normal(size=(m, d)) + 0.3).astype(np.float32)
+
+
 def gathered(empty, values, sizes, order, devices, padding, indexed):
   """Batches of `sizes`, taken in `order`, each padded to one size, dealt to `devices` and merged."""
   ends = np.cumsum(sizes)

@@ -22,6 +22,7 @@ SMALL = {
   "conv_vae": ["model.channels=4", "model.latent_dim=2", "model.dense=4"],
   "restoration_vae": ["model.channels=4", "model.latent_dim=2", "data.degrade.name=gaussian_noise"],
   "transformation_net": ["model.channels=4", "data.degrade.name=gaussian_noise"],
+  "rae": ["model.channels=4", "model.latent_dim=2", "model.dense=4"],
 }
 INPUT = ("restore", "benchmark")  # modes that want photographs
 SPEC = spec_of((8, 8, 1))
@@ -74,30 +75,44 @@ CANNOT = [
 
 @pytest.mark.parametrize(("mode", "name"), CANNOT)
 def test_a_mode_that_the_family_cannot_do_is_one_line_that_names_what_can(models, capsys, mode, name):
-  words = [
-    "--workdir",
-    models / name,
-    "--mode",
-    mode,
-    "--output",
-    models / f"x{commands.command(mode).OUTPUT}",
-  ]
+  words = ["--workdir", models / name, "--mode", mode]
+  if mode == "fit_prior":  # it writes beside the run
+    words += ["--prior", "gaussian"]
+  else:
+    words += ["--output", models / f"x{(*commands.command(mode).OUTPUT, '')[0]}"]
   line = refused(capsys, *words, *(["--input", models / "photos"] if mode in INPUT else []))
   needs = commands.command(mode).NEEDS
   assert f"this run ({name} of 8 x 8 x 1) cannot {ABILITIES[needs]}; {', '.join(able(needs))} can" in line
-  assert not list(models.glob("x*")) and not (models / name / "evaluation").exists()
+  assert (needs == "sample" and name == "rae") == ("or fit a prior to its latents (--mode fit_prior)" in line)
+  assert not list(models.glob("x*"))
+  assert not {"evaluation", "priors"} & {path.name for path in (models / name).iterdir()}
 
 
 def test_what_families_cannot_do_is_what_was_meant():
   assert CANNOT == [
     ("sample", "restoration_vae"),
     ("sample", "transformation_net"),
+    ("sample", "rae"),
+    ("fit_prior", "restoration_vae"),
+    ("fit_prior", "transformation_net"),
     ("interpolate", "restoration_vae"),
     ("interpolate", "transformation_net"),
+    ("walk", "restoration_vae"),
+    ("walk", "transformation_net"),
+    ("walk", "rae"),
+    ("traverse", "restoration_vae"),
+    ("traverse", "transformation_net"),
+    ("attribute", "restoration_vae"),
+    ("attribute", "transformation_net"),
+    ("neighbours", "restoration_vae"),
+    ("neighbours", "transformation_net"),
+    ("neighbours", "rae"),
     ("restore", "mlp_vae"),
     ("restore", "conv_vae"),
+    ("restore", "rae"),
     ("benchmark", "mlp_vae"),
     ("benchmark", "conv_vae"),
+    ("benchmark", "rae"),
   ]
 
 

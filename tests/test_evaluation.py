@@ -109,6 +109,10 @@ def test_scores_against_float64_without_any_draw(data):
   rate = 0.5 * (mean**2 + math.exp(-12) + 12 - 1).sum(-1)
   np.testing.assert_allclose(scores["rate"], rate.mean(), rtol=1e-5)
   assert scores["active_units"] == (mean.var(axis=0) > 0.01).sum()
+  assert (scores["posterior_active"], scores["posterior_null"]) == (3, 0) and "sigma" not in scores
+  spread = mean.var(axis=0) + math.exp(-12)
+  gap = 0.5 * (spread + mean.mean(axis=0) ** 2 - 1 - np.log(spread)).sum()
+  np.testing.assert_allclose(scores["prior_gap"], gap, rtol=1e-4)
   errors = ((np.asarray(model.reconstruct(images), np.float64) - images) ** 2).mean(axis=(1, 2, 3))
   np.testing.assert_allclose(scores["mse"], errors.mean(), rtol=0.02)  # the sample has a deviation of e^-6
   np.testing.assert_allclose(scores["psnr"], (-10 * np.log10(errors)).mean(), rtol=0.01)
@@ -176,6 +180,8 @@ def test_the_summary_shows_the_scores(scores):
     "NLL (IWAE-12)",
     "dB PSNR",
     f"{scores['active_units']} of 3",
+    f"{scores['posterior_active']} active (variance < 0.1), {scores['posterior_null']} null (> 0.9)",
+    f"at least {scores['prior_gap']:.3f} nats from the prior",
   ):
     assert words in text
   without = evaluation.summary({k: v for k, v in scores.items() if k != "iwae_nll"})

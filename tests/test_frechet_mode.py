@@ -17,6 +17,7 @@ from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data.prepare import make_prepare
 from vae_jax.errors import UserError
 from vae_jax.inference import load
+from vae_jax.metrics import load_statistics, save_statistics
 from vae_jax.training import steps
 from vae_jax.training.loop import train
 
@@ -67,12 +68,35 @@ def by_hand(network, real, fake, size, seed=0):
 
 def assert_scores(scores, expected):
   frechet, kernel = "frechet_squeezenet_relu1", "kernel_squeezenet_relu1"
-  assert expected["names"] == {"frechet_distance": frechet, "kernel_distance": kernel} == scores["names"]
+  assert expected["names"] == scores["names"]
+  assert (scores["names"]["frechet_distance"], scores["names"]["kernel_distance"]) == (frechet, kernel)
   np.testing.assert_allclose(scores[frechet], expected["frechet_distance"], rtol=1e-3)
   np.testing.assert_allclose(scores[kernel], expected["kernel_distance"], rtol=1e-3, atol=1e-5)
   np.testing.assert_allclose(scores[f"{kernel}_std"], expected["kernel_distance_std"], rtol=1e-3, atol=1e-5)
   for name in ("n_real", "n_fake", "dimensions", "kernel_subsets", "kernel_subset_size", "protocol", "notes"):
     assert scores[name] == expected[name], name
+  for name in ("precision_recall_k", "density_coverage_k", "interval"):
+    assert scores[name] == expected[name], name
+  for score, name in scores["names"].items():
+    if score in expected["absent"]:
+      assert scores[name] is None and scores["absent"][name] == expected["absent"][score]
+    else:
+      np.testing.assert_allclose(scores[name], expected[score], rtol=1e-3, atol=1e-5)
+    ends, others = scores[f"{name}_interval"], expected["intervals"][score]
+    if others is None:
+      assert ends is None, name
+    else:
+      np.testing.assert_allclose(ends, others, rtol=1e-2, atol=1e-4)
+
+
+def test_samples_of_a_second_stage_are_images_of_its_first(workdir, network, real, tmp_path):
+  """A VAE of the latents of `workdir`, trained on the same images."""
+  words = ["model.name=latent_vae", "model.hidden=8", f"training.first_stage={workdir}"]
+  config = apply_overrides(load(workdir).config, words)
+  train(config, tmp_path / "second")
+  scores = run(tmp_path / "second", tmp_path, "--num", "6")
+  samples = load(workdir).decode(load(tmp_path / "second").latents(0, 6))
+  assert_scores(scores, by_hand(network, real, np.asarray(samples), 6))
 
 
 def test_samples_against_the_split(workdir, network, real, tmp_path, capsys):
@@ -80,13 +104,15 @@ def test_samples_against_the_split(workdir, network, real, tmp_path, capsys):
   samples = np.asarray(load(workdir).sample(jax.random.key(3), 11, 0.5))
   assert_scores(scores, by_hand(network, real, samples, 11, seed=3))
   told = {
-    k: scores[k] for k in ("of", "split", "label", "temperature", "statistics", "step", "seed", "n_real")
+    k: scores[k]
+    for k in ("of", "split", "label", "temperature", "prior", "statistics", "step", "seed", "n_real")
   }
   assert told == {
     "of": "samples",
     "split": "test",
     "label": None,
     "temperature": 0.5,
+    "prior": "N(0, I)",
     "statistics": None,
     "step": 2,
     "seed": 3,
@@ -98,8 +124,18 @@ def test_samples_against_the_split(workdir, network, real, tmp_path, capsys):
     f"11 samples against {NUM} images (test of npz, clean images), checkpoint of step 2, squeezenet relu1, "
     "bilinear to 18 x 17"
   )
-  assert lines[1].split() == ["frechet_squeezenet_relu1", f"{scores['frechet_squeezenet_relu1']:.4f}"]
+  low, high = scores["frechet_squeezenet_relu1_interval"]
+  assert " ".join(lines[1].split()) == (
+    f"frechet_squeezenet_relu1 {scores['frechet_squeezenet_relu1']:.4f} 95 %: {low:.4f} to {high:.4f}"
+  )
   assert lines[2].split()[0] == "kernel_squeezenet_relu1" and "100 subsets of 11" in lines[2]
+  assert [line.split()[0].split("_")[0] for line in lines[3:7]] == [
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+  ]
+  assert lines[3].endswith("k = 3") and lines[6].endswith("k = 5")
   assert lines[-1] == f"wrote {tmp_path}/scores.json"
 
 
@@ -118,12 +154,12 @@ def test_reconstructions_of_what_the_model_sees_against_clean_images(workdir, ne
   ready = make_prepare(model.config.data, training=False)(keys, batch)
   fake = model.reconstruct(ready["degraded"])
   assert_scores(scores, by_hand(network, real, fake, num or NUM))
-  assert "temperature" not in scores and scores["of"] == "reconstructions"
+  assert not {"temperature", "prior"} & scores.keys() and scores["of"] == "reconstructions"
 
 
 def test_scores_do_not_depend_on_the_batch_size(workdir, tmp_path):
   one, other = (run(workdir, tmp_path, "--batch_size", size) for size in ("5", "64"))
-  for name in ("frechet_squeezenet_relu1", "kernel_squeezenet_relu1"):
+  for name in one["names"].values():
     np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=1e-5)
 
 
@@ -155,6 +191,18 @@ def test_statistics_of_other_images_are_read_and_named(workdir, tmp_path):
   scores = run(workdir, tmp_path, "--statistics", str(file), "--split", "test[:6]")
   assert (scores["n_real"], scores["n_fake"], scores["real"]) == (NUM, 6, "test of npz, clean images")
   assert scores["notes"][-1] == f"{file} has features of: test of npz, clean images"
+
+
+def test_statistics_without_features_still_give_a_frechet_distance(workdir, tmp_path, capsys):
+  file = tmp_path / "real.npz"
+  whole = run(workdir, tmp_path, "--statistics", str(file))
+  save_statistics(file, load_statistics(file))  # mean and covariance alone, as other programs write them
+  scores = run(workdir, tmp_path, "--statistics", str(file))
+  name, precision = "frechet_squeezenet_relu1", "precision_squeezenet_relu1"
+  np.testing.assert_allclose(scores[name], whole[name], rtol=1e-6)
+  assert scores[precision] is None and "statistics alone" in scores["absent"][precision]
+  assert scores["real"] == whole["real"] and scores["n_real"] == NUM
+  assert re.search(f"{precision} +absent +the real images are known", capsys.readouterr().out)
 
 
 def test_statistics_of_another_protocol_are_refused_in_one_line(workdir, tmp_path):
@@ -250,16 +298,33 @@ def test_every_network_has_a_layer_of_its_own():
 
 def test_only_inceptions_pool_with_trained_weights_is_called_fid_and_kid():
   protocol = {"network": "inception_fid", "layer": "pool2048", "resize": "bilinear"}
-  names = {"frechet_distance": "fid", "kernel_distance": "kid"}
+  names = {
+    "frechet_distance": "fid",
+    "kernel_distance": "kid",
+    "precision": "precision_inception_fid_pool2048",
+  }
   scores = {
     "names": names,
     "fid": 12.3,
     "kid": 0.01,
     "kid_std": 0.002,
-    "protocol": protocol,
-    "notes": ["few"],
+    "precision_inception_fid_pool2048": None,
   }
+  scores |= {
+    "fid_interval": [11.0, 13.5],
+    "kid_interval": None,
+    "precision_inception_fid_pool2048_interval": None,
+  }
+  scores |= {"protocol": protocol, "notes": ["few"], "interval": {"level": 0.95}}
+  scores |= {"absent": {"precision_inception_fid_pool2048": "no features"}}
   scores |= {"real": "test of npz", "n_fake": 9, "n_real": 8, "of": "samples", "step": 1}
-  scores |= {"kernel_subsets": 100, "kernel_subset_size": 1000}
+  scores |= {
+    "kernel_subsets": 100,
+    "kernel_subset_size": 1000,
+    "precision_recall_k": 3,
+    "density_coverage_k": 5,
+  }
   lines = image_sets.table(scores).splitlines()
   assert [line.split()[0] for line in lines[1:3]] == ["fid", "kid"] and lines[-1] == "  note: few"
+  assert lines[1].endswith("12.3000  95 %: 11.0000 to 13.5000") and "no 95 % interval" in lines[2]
+  assert lines[3].endswith("absent  no features")

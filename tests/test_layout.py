@@ -11,6 +11,7 @@ FILES = sorted(ROOT.glob("vae_jax/**/*.py"))
 FLOORS = [
   ("errors", "types", "checks", "keys", "resources", "generator", "compiling", "progress", "storage.files"),
   ("distributions", "metrics", "losses"),
+  ("priors",),
   ("models.__init__",),
   ("configuration", "data", "storage", "pictures"),
   ("models",),

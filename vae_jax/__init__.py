@@ -9,13 +9,14 @@ images = model.sample(0, 16)                       # see vae_jax.inference
 
 from vae_jax import losses, metrics                # pure functions of arrays; need jax only
 from vae_jax import perceptual                     # frozen feature networks, LPIPS
+from vae_jax import priors                         # densities fitted to latents
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # all of these are imported at their first use
-  from vae_jax import distributions, errors, inference, losses, metrics, models, perceptual
+  from vae_jax import distributions, errors, inference, losses, metrics, models, perceptual, priors
   from vae_jax.api import choose_model, config, evaluate, train
   from vae_jax.configuration import base_config
   from vae_jax.inference import load
@@ -36,6 +37,7 @@ __all__ = [
   "metrics",
   "models",
   "perceptual",
+  "priors",
   "train",
 ]
 

@@ -1,4 +1,4 @@
-"""A model's images against those of a split, as sets: Frechet and kernel distance on a feature network."""
+"""A model's images against those of a split, as sets: the scores of `perceptual.compare` on a feature network."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from vae_jax.evaluation.records import describe, open_split
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import FeatureSet
+from vae_jax.priors.base import Prior
 from vae_jax.progress import FileProgress
 from vae_jax.training import steps
 from vae_jax.types import seen
@@ -41,10 +42,11 @@ def score(
   batch_size: int = 64,
   seed: int = 0,
   temperature: float = 1.0,
+  prior: Prior | None = None,
   label: int | None = None,
   statistics: Path | None = None,
 ) -> dict[str, Any]:
-  """The Frechet and the kernel distance of a model's images to those of a split.
+  """Frechet and kernel distance, precision, recall, density and coverage of a model's images against those of a split.
 
   Real are the clean images of the split, as stored but for data.size and data.channels: neither binarised nor
   dequantised.
@@ -54,22 +56,23 @@ def score(
     of: "samples", or "reconstructions" of the split as the model sees it.
     num: how many of them; None: as many as the split has. Reconstructions are those of its first images.
     batch_size: images at a time; does not change the scores beyond rounding.
-    seed: of the samples, of what is drawn for a reconstruction's input, and of the kernel distance's subsets.
+    seed: of the samples, of what is drawn for a reconstruction's input, of the kernel's subsets, of intervals' groups.
     temperature: of the samples.
+    prior: a fitted one that samples are drawn from; None: the model's own.
     label: only images of that label, real ones and the model's. By default samples take each label in turn.
     statistics: .npz with the features of the real images (`perceptual.save_reference`): read where it is there, else
-      written.
+      written. Without features it gives the Frechet distance only.
 
   Returns:
-    Both distances by their names (`perceptual.score_names`), the deviation of the kernel distance, and what they were
-    measured on. The kernel distance is the mean over 100 subsets of 1,000 images, or of as many as there are.
+    The scores by their names (`perceptual.score_names`), NAME_interval of each at 95 %, why others are absent, and what
+    they were measured on. The kernel distance is the mean over 100 subsets of 1,000 images, or of all.
 
   Raises:
     UserError: the model cannot make such images or knows no labels; wrong weights or layer; the file has another
       protocol; fewer than 2 images.
   """
   started = time.monotonic()
-  _check(model, of, label)
+  _check(model, of, label, prior)
   extractor = perceptual.load(network, (layer,), weights=weights)
   source, what = _real(model, split, label)
   if min(num or len(source), len(source)) < 2:
@@ -77,14 +80,9 @@ def score(
       f"{num or len(source)} {of} against {len(source)} images: a distance of sets needs at least 2 of each"
     )
   reference = _reference(model, extractor, source, what, batch_size, statistics)
-  num = num or len(source)
-  if of == "samples":
-    made = _samples(model, num, batch_size, seed, temperature, label)
-  else:
-    source = pipeline.First(source, num)
-    num, made = len(source), _reconstructions(model, source, batch_size, seed)
-  fake = _features(extractor, made, num, f"features of {of}")
-  scores = _distances(reference, fake, seed)
+  made, total = _made(model, source, of, num or len(source), batch_size, seed, temperature, label, prior)
+  fake = _features(extractor, made, total, f"features of {of}")
+  scores = _scores(reference, fake, seed)
   if scores["real"] != what:
     scores["notes"].append(f"{statistics} has features of: {scores['real'] or 'images without a name'}")
   return {
@@ -92,12 +90,27 @@ def score(
     "of": of,
     **describe(model, split),
     "label": label,
-    **({"temperature": temperature} if of == "samples" else {}),
+    **({"temperature": temperature, "prior": _prior(model, prior)} if of == "samples" else {}),
     "statistics": None if statistics is None else str(statistics),
     "step": model.step,
     "seed": seed,
     "seconds": round(time.monotonic() - started, 2),
   }
+
+
+def _prior(model: TrainedVAE, fitted: Prior | None) -> str:
+  """What samples are drawn from, in words."""
+  return fitted.words if fitted else model.module.PRIOR
+
+
+def _made(
+  model: TrainedVAE, source: pipeline.Source, of: str, num: int, batch_size: int, seed: int, *how: Any
+) -> tuple[Parts, int]:
+  """The model's images, and how many. how: of samples: temperature, label, prior."""
+  if of == "samples":
+    return _samples(model, num, batch_size, seed, *how), num
+  source = pipeline.First(source, num)
+  return _reconstructions(model, source, batch_size, seed), len(source)
 
 
 def _real(model: TrainedVAE, split: str, label: int | None) -> tuple[pipeline.Source, str]:
@@ -130,34 +143,37 @@ def _reference(
   return real
 
 
-def _check(model: TrainedVAE, of: str, label: int | None) -> None:
+def _check(model: TrainedVAE, of: str, label: int | None, prior: Prior | None) -> None:
   """Raises UserError where the model cannot make such images, or knows no labels."""
   if of == "samples":
-    model.require("sample")
+    if prior is None:
+      model.require("sample")
   elif not model.module.reconstructs:
     raise UserError(f"this run ({model.config.model.name}) gives no images back; give --of samples")
   if label is not None and "label" not in model.module.NEEDS:
     raise UserError(f"--label {label}: this run ({model.config.model.name}) knows no labels; leave it out")
 
 
-def _distances(reference: perceptual.Reference | FeatureSet, fake: FeatureSet, seed: int) -> dict[str, Any]:
-  """What `perceptual.compare` says, with the distances under their own names."""
-  kept = reference.features if isinstance(reference, perceptual.Reference) else reference
-  size = max(2, min(SUBSET_SIZE, kept.count, fake.count))
+def _scores(reference: perceptual.Reference | FeatureSet, fake: FeatureSet, seed: int) -> dict[str, Any]:
+  """What `perceptual.compare` says, with the scores under their own names."""
+  if isinstance(reference, perceptual.Reference):
+    kept, what = reference.features, reference.statistics.protocol.note
+  else:
+    kept, what = reference, reference.protocol.note
+  size = max(2, min(SUBSET_SIZE, fake.count if kept is None else kept.count, fake.count))
   found = perceptual.compare(reference, fake, subsets=SUBSETS, subset_size=size, seed=seed)
-  frechet, kernel = (found["names"][name] for name in ("frechet_distance", "kernel_distance"))
+  names: dict[str, str] = found["names"]
+  scores: dict[str, Any] = {}
+  for score, name in names.items():
+    scores |= {name: found[score], f"{name}_interval": found["intervals"][score]}
+    if score == "kernel_distance":
+      scores[f"{name}_std"] = found["kernel_distance_std"]
+  told = ("n_real", "n_fake", "dimensions", "kernel_subsets", "kernel_subset_size", "precision_recall_k")
   return {
-    frechet: found["frechet_distance"],
-    kernel: found["kernel_distance"],
-    f"{kernel}_std": found["kernel_distance_std"],
-    "n_real": found["n_real"],
-    "n_fake": found["n_fake"],
-    "dimensions": found["dimensions"],
-    "kernel_subsets": found["kernel_subsets"],
-    "kernel_subset_size": found["kernel_subset_size"],
-    "names": found["names"],
-    "protocol": found["protocol"],
-    "real": kept.protocol.note,
+    **scores,
+    **{key: found[key] for key in (*told, "density_coverage_k", "interval", "names", "protocol")},
+    "absent": {names[score]: reason for score, reason in found["absent"].items()},
+    "real": what,
     "notes": found["notes"],
   }
 
@@ -165,17 +181,24 @@ def _distances(reference: perceptual.Reference | FeatureSet, fake: FeatureSet, s
 def table(scores: dict[str, Any]) -> str:
   """The scores as lines for a person."""
   s, p = scores, scores["protocol"]
-  frechet, kernel = (s["names"][name] for name in ("frechet_distance", "kernel_distance"))
-  width = max(len(frechet), len(kernel))
-  subsets = f"+- {s[f'{kernel}_std']:.4f}, {s['kernel_subsets']} subsets of {s['kernel_subset_size']}"
   images = (
     f"{s['n_fake']} {s['of']} against {s['n_real']} images ({s['real']}), checkpoint of step {s['step']}"
   )
-  lines = [
-    f"{images}, {p['network']} {p['layer']}, {p['resize']}",
-    f"  {frechet:{width}} {s[frechet]:12.4f}",
-    f"  {kernel:{width}} {s[kernel]:12.4f} {subsets}",
-  ]
+  about = {
+    "kernel_distance": [f"{s['kernel_subsets']} subsets of {s['kernel_subset_size']}"],
+    **{score: [f"k = {s['precision_recall_k']}"] for score in ("precision", "recall")},
+    **{score: [f"k = {s['density_coverage_k']}"] for score in ("density", "coverage")},
+  }
+  width, lines = max(len(name) for name in s["names"].values()), []
+  for score, name in s["names"].items():
+    if s[name] is None:
+      lines.append(f"  {name:{width}} {'absent':>12}  {s['absent'][name]}")
+      continue
+    ends, level = s[f"{name}_interval"], f"{100 * s['interval']['level']:.0f} %"
+    facts = [f"{level}: {ends[0]:.4f} to {ends[1]:.4f}" if ends else f"no {level} interval"]
+    told = f"{s[name]:12.4f}  {', '.join([*facts, *about.get(score, ())])}"
+    lines.append(f"  {name:{width}} {told}")
+  lines = [f"{images}, {p['network']} {p['layer']}, {p['resize']}", *lines]
   return "\n".join([*lines, *(f"  note: {note}" for note in s["notes"])])
 
 
@@ -229,11 +252,17 @@ def _reconstructions(model: TrainedVAE, source: pipeline.Source, batch_size: int
 
 
 def _samples(
-  model: TrainedVAE, num: int, batch_size: int, seed: int, temperature: float, label: int | None
+  model: TrainedVAE,
+  num: int,
+  batch_size: int,
+  seed: int,
+  temperature: float,
+  label: int | None,
+  prior: Prior | None = None,
 ) -> Parts:
   key, size = new_key(seed), min(batch_size, num)
   for start in range(0, num, size):
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {} if prior is None else {"prior": prior}
     if "label" in model.module.NEEDS:
       each = (start + np.arange(size)) % model.config.model.classes
       given["label"] = each if label is None else np.full(size, label)

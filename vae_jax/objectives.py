@@ -51,6 +51,7 @@ class Objective(NamedTuple):
   extra: terms per example with their weights, by name, in the order in which they are added.
   whole: terms over the batch with their weights, numbers or schedules, by name.
   ends: the values at which schedules among `weights` end, by name.
+  bound_name: of distortion + rate among the parts: `Family.bound_name`.
   """
 
   weights: dict[str, float | Schedule]
@@ -61,19 +62,20 @@ class Objective(NamedTuple):
   extra: dict[str, tuple[float, Term]] = {}  # noqa: RUF012  (never changed)
   whole: dict[str, tuple[float | Schedule, BatchTerm]] = {}  # noqa: RUF012
   ends: dict[str, float] = {}  # noqa: RUF012
+  bound_name: str = "neg_elbo"
 
   def __call__(
     self, output: Output, batch: Batch, step: Step, frozen: Frozen = NO_FROZEN
   ) -> tuple[Float[Array, " b"], Parts]:
     """(loss [b], parts: name -> [b]), without the terms over the batch.
 
-    Parts are logged as they are: `distortion`, `rate`, `neg_elbo` and image terms raw; those whose name begins with
-    `weighted_` as they enter the loss.
+    Parts are logged as they are: `distortion`, `rate`, their sum by `bound_name` and image terms raw; those whose name
+    begins with `weighted_` as they enter the loss.
     """
     loss, parts = self._own_terms(output, step)
     parts |= {name: value for name, value in output.terms.items() if name not in parts}
-    if "rate" in output.terms:
-      parts["neg_elbo"] = output.terms["distortion"] + output.terms["rate"]
+    if self.bound_name and output.terms.keys() >= {"distortion", "rate"}:
+      parts[self.bound_name] = output.terms["distortion"] + output.terms["rate"]
     if self.beta is not None:
       parts["beta"] = jnp.full_like(loss, self.beta(step))
     for name, (weight, term) in self.extra.items():
@@ -314,8 +316,10 @@ def importance_bound(output: Output) -> Float[Array, " b"]:
   return losses.iwae_loss(output.log_weight)
 
 
-def make_objective(config: ConfigDict, terms: tuple[str, ...], examples: int = 0) -> Objective:
-  """The training objective of `config.objective` for a family with `terms`.
+def make_objective(
+  config: ConfigDict, terms: tuple[str, ...], examples: int = 0, bound_name: str = "neg_elbo"
+) -> Objective:
+  """The training objective of `config.objective` for a family with `terms` and `bound_name`.
 
   elbo: vae_weight * (alpha * distortion + beta(step) * rate), the rate with free bits if asked for. With alpha = beta
   = 1 it is the negative evidence lower bound (Kingma & Welling 2014, eq. 3); beta is that of Higgins et al. 2017;
@@ -356,4 +360,5 @@ def make_objective(config: ConfigDict, terms: tuple[str, ...], examples: int = 0
     extra=extra,
     whole=whole,
     ends={"rate": o.beta} if beta else {},
+    bound_name=bound_name,
   )

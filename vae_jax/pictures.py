@@ -128,6 +128,23 @@ def save_png(path: str | Path, picture: np.ndarray) -> None:
   write_whole(path, lambda file: file.write(content))
 
 
+def save_animation(path: str | Path, frames: Sequence[np.ndarray], milliseconds: int = 80) -> None:
+  """Writes frames, uint8 [H, W, 1 or 3], as an endless GIF or WebP, by the suffix of the path; whole or not at all.
+
+  GIF has 256 colours a frame. Raises UserError where it cannot be written.
+  """
+  from PIL import Image
+
+  shown = [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in frames]
+  file, how = io.BytesIO(), {"save_all": True, "duration": milliseconds, "loop": 0}
+  if Path(path).suffix.lower() == ".webp":
+    shown[0].save(file, format="WEBP", append_images=shown[1:], quality=90, **how)
+  else:
+    shown = [image.quantize(256) if image.mode == "RGB" else image for image in shown]
+    shown[0].save(file, format="GIF", append_images=shown[1:], **how)
+  write_whole(path, lambda opened: opened.write(file.getvalue()))
+
+
 def _to_uint8(given: ArrayLike) -> np.ndarray:
   """Float [n, h, w, c] in [0, 1] -> uint8 with 1 or 3 channels, rounded to the nearest level."""
   images = np.asarray(given)

@@ -20,6 +20,8 @@ from ml_collections import ConfigDict
 
 from vae_jax.configuration import from_json
 from vae_jax.data.images import MAX_PIXELS
+from vae_jax.data.prepare import LATENTS
+from vae_jax.distributions import Gaussian, sample
 from vae_jax.errors import UserError, printable
 from vae_jax.generator import new_key
 from vae_jax.models import build
@@ -158,8 +160,14 @@ def open_first_stage(config: ConfigDict, beside: Path | None = None) -> Run | No
 
 
 def with_first_stage(prepare: Any, stage: Run) -> Any:
-  """`prepare` that adds what the first stage makes of the images: `codes` of one with tokens, else `latents`, the
-  posterior's mean. The stage's variables are frozen["first_stage"]."""
+  """`prepare` that adds what the first stage makes of the images: `codes` of one with tokens, else `latents`, a draw
+  from its posterior q(z | x). The stage's variables are frozen["first_stage"].
+
+  Draws, not means, in training and in evaluation: what a second stage models is the distribution of z over all images,
+  which is the prior's place in the first stage (Dai & Wipf 2019, section 4). Means have another one, which lacks the
+  posteriors' noise. A draw depends on the example's key alone, so each training step has a new one, and the scores of a
+  split have the same ones each time.
+  """
   module = stage.module
   if "tokens" not in module.can and "encode" not in module.can:
     raise UserError(
@@ -184,9 +192,18 @@ def with_first_stage(prepare: Any, stage: Run) -> Any:
       codes: Any = module.apply(variables, ready, method="tokens")
       return {**ready, "codes": codes}
     found: Any = module.apply(variables, ready, method="encode")
-    return {**ready, "latents": found.mean}
+    return {**ready, "latents": _draws(keys, found)}
 
   return both
+
+
+def _draws(keys: Key, posterior: Gaussian) -> Array:
+  """A draw from each row of a posterior, by its own key."""
+
+  def noise(key: Key) -> Array:
+    return jax.random.normal(jax.random.fold_in(key, LATENTS), posterior.mean.shape[1:], jnp.float32)
+
+  return sample(posterior, jax.vmap(noise)(keys))
 
 
 def decoded_by(stage: Run) -> Callable[[Array, Frozen], Array]:

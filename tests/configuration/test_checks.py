@@ -37,7 +37,7 @@ def _set(*overrides, family="mlp_vae"):
     (["data.degrade.peak=0"], "data.degrade.peak=0.0 must be >= 1e-06 and <= 1000000"),
     (["data.degrade.factor=1"], "data.degrade.factor=1 must be >= 2"),
     (["data.degrade.blur=-1"], "data.degrade.blur=-1.0 must be >= 0"),
-    (["model.name=gan"], "model.name='gan' is not a model; known models: conv_vae"),
+    (["model.name=gan"], "model.name='gan' is not a model; known models: "),
     (["model.latent_dim=0"], "model.latent_dim=0 must be > 0"),
     (["model.hidden=3,0"], "model.hidden=3,0 must be one or more widths > 0"),
     (["model.name=conv_vae", "model.channels=-4"], "model.channels=-4 must be"),

@@ -75,12 +75,12 @@ BASE = "from vae_jax.configuration import base_config\ndef get_config():\n  conf
       "some.py:4: model.channels is a key of conv_vae, restoration_vae, transformation_net",
     ),
     (
-      BASE + "  config.model.name = 'conv_vae'\n  config.model.dense = 3\n  return config\n",
-      "some.py:5: model.dense is a key of conv_vae alone; begin with base_config('conv_vae')",
+      BASE + "  config.model.name = 'conv_vae'\n  config.model.codes = 3\n  return config\n",
+      "some.py:5: model.codes is a key of vq_vae alone; begin with base_config('vq_vae')",
     ),
     (
-      BASE + "  config.unlock()\n  config.model.dense = 3\n  return config\n",
-      "some.py: model.dense is a key of conv_vae, not of mlp_vae, which has model.name, model.latent_dim",
+      BASE + "  config.unlock()\n  config.model.codes = 3\n  return config\n",
+      "some.py: model.codes is a key of vq_vae, not of mlp_vae, which has model.name, model.latent_dim",
     ),
     (
       BASE + "  config.model.hidden = (3,)\n  config.model.name = 'conv_vae'\n  return config\n",
@@ -88,7 +88,7 @@ BASE = "from vae_jax.configuration import base_config\ndef get_config():\n  conf
     ),
     (
       BASE + "  config.model.name = 'gan'\n  return config\n",
-      "some.py: model.name='gan' is not a model; known models: conv_vae",
+      "some.py: model.name='gan' is not a model; known models: ",
     ),
     (
       BASE.replace("base_config()", "base_config('cov_vae')") + "  return config\n",

@@ -94,7 +94,7 @@ def test_the_last_override_wins_and_the_result_is_locked():
     ("batch_size=3", "did you mean 'training.batch_size'?"),
     ("training=3", "unknown config key 'training'"),
     ("model.name", "model.name has no value; write model.name=mlp_vae"),
-    ("model.name=", "model.name='' is not a model; known models: conv_vae"),
+    ("model.name=", "model.name='' is not a model; known models: "),
     ("model.name=conv_va", "model.name='conv_va' is not a model; did you mean 'conv_vae'?"),
     ("zz=3", "--help"),
     ("=3", "unknown config key ''"),
@@ -215,11 +215,11 @@ def test_the_family_of_the_last_override_counts():
 
 
 def test_an_unknown_family_is_one_line():
-  with pytest.raises(UserError, match=r"model\.name='gan' is not a model; known models: conv_vae"):
+  with pytest.raises(UserError, match=r"model\.name='gan' is not a model; known models: "):
     base_config("gan")
   with pytest.raises(UserError) as error:
     keys_of("x" * 10_000)
-  assert len(str(error.value)) < 200
+  assert "x" * 80 in str(error.value) and "x" * 81 not in str(error.value)
 
 
 @pytest.mark.parametrize(

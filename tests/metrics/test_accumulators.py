@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import integrate, stats
 
-from vae_jax.metrics import ActiveUnits, CodeUsage, Mean
+from vae_jax.metrics import ActiveUnits, CodeUsage, Mean, Posteriors
 
 
 def batches(values, size, padding):
@@ -88,6 +89,54 @@ def test_active_units_merge_and_refuse():
     first.update(means[:, :2])
   with pytest.raises(ValueError, match="expected 2 axes"):
     ActiveUnits().update(means[0])
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 200])
+def test_active_and_null_units_of_posteriors_made_by_hand(size):
+  """Mean variances 0.04, 0.0999, 0.5, 0.9001, 1: two active, one between, two null; one swings about its mean."""
+  variance = np.tile([0.04, 0.0999, 0.5, 0.9001, 1.0], (101, 1))
+  variance[:100, 2] += np.tile(
+    [-0.49, 0.49], 50
+  )  # below 0.1 for half of the images: a mean of 0.5 all the same
+  mean = np.random.default_rng(0).normal(size=(101, 5)) * [1, 1, 0.5, 0, 0] + [0.0, 0.5, 0.0, 0.0, 0.0]
+  found = Posteriors()
+  for part, mask in batches(np.concatenate([mean, np.log(variance)], 1).astype(np.float32), size, np.nan):
+    found = found.update(part[:, :5], part[:, 5:], mask)
+  np.testing.assert_allclose(found.variance, variance.mean(0), rtol=1e-5)
+  assert (found.active, found.null) == (2, 2) and isinstance(found.null, int)
+  # The gap is a KL of Gaussians, here one by one from scipy: -entropy + cross-entropy.
+  moments = zip(mean.mean(0), np.sqrt(mean.var(0) + variance.mean(0)), strict=True)
+  kl = sum(0.5 * (s**2 + m**2 + np.log(2 * np.pi)) - stats.norm(m, s).entropy() for m, s in moments)
+  np.testing.assert_allclose(found.prior_gap, kl, rtol=1e-4)
+
+
+def test_the_gap_of_posteriors_is_a_lower_bound():
+  """KL(q || N(0, 1)) of a mixture with two modes, integrated by scipy, is larger; equal where q is one Gaussian."""
+
+  def both(means, deviation):
+    q = lambda x: stats.norm(np.array(means), deviation).pdf(x).mean()  # noqa: E731
+    kl = integrate.quad(lambda x: q(x) * (np.log(q(x)) - stats.norm.logpdf(x)), -9, 9, points=means)[0]
+    rows = np.full((len(means), 1), 2 * np.log(deviation))
+    return Posteriors().update(np.array(means)[:, None], rows).prior_gap, kl
+
+  gap, kl = both([-2.0, 2.0], 0.3)
+  assert 0.5 < gap < kl - 0.5
+  np.testing.assert_allclose(*both([0.7, 0.7], 0.4), rtol=1e-6)
+
+
+def test_posteriors_merge_and_refuse():
+  mean, logvar = np.random.default_rng(0).normal(size=(2, 10, 3))
+  whole = Posteriors().update(mean, logvar)
+  parts = Posteriors().update(mean[:4], logvar[:4]).merge(Posteriors().update(mean[4:], logvar[4:]))
+  np.testing.assert_allclose(parts.variance, whole.variance, rtol=1e-12)
+  np.testing.assert_allclose(parts.prior_gap, whole.prior_gap, rtol=1e-12)
+  logvar[2, 1] = np.nan
+  broken = Posteriors().update(mean, logvar)
+  assert np.isnan([broken.active, broken.null, broken.prior_gap]).all()
+  with pytest.raises(ValueError, match="no examples"):
+    _ = Posteriors().variance
+  with pytest.raises(ValueError, match=r"\(10, 3\) and logvars of shape \(10, 2\) differ"):
+    Posteriors().update(mean, logvar[:, :2])
 
 
 def perplexity(codes, size):

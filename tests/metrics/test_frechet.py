@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
-from feature_sets import gaussian, random_covariance, statistics
+from feature_sets import gaussian, legacy_sets, random_covariance, statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +34,15 @@ def test_frechet_of_features_is_that_of_sqrtm():
   a, b = (np.abs(rng.normal(size=(n, 20)) @ m) for n, m in zip((300, 500), mix, strict=True))
   expected = by_sqrtm(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
   np.testing.assert_allclose(frechet_distance(statistics(a), statistics(b)), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+  ("sizes", "expected"), [((0, 60, 50, 8), 1.875827863506002), ((1, 200, 300, 32), 7.348598890136067)]
+)
+def test_frechet_is_that_of_torch_fidelity_and_clean_fid(sizes, expected):
+  """fid_statistics_to_metric of torch-fidelity 0.4.0 and frechet_distance of clean-fid 0.1.35, equal to 1e-14."""
+  real, fake = legacy_sets(*sizes)
+  np.testing.assert_allclose(frechet_distance(statistics(real), statistics(fake)), expected, rtol=1e-9)
 
 
 def test_frechet_of_diagonal_covariances():

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from feature_sets import POOL, VGG, divisions, feature_set, gathered
+from feature_sets import POOL, VGG, divisions, feature_set, gathered, legacy_sets
 from hypothesis import given, settings
 
 from vae_jax.metrics import FeatureSet, kernel_distance, kernel_distance_subsets
@@ -32,6 +32,33 @@ def test_kernel_distance_is_that_of_loops(monkeypatch, block, m, n):
   x, y = rng.normal(size=(m, 6)).astype(np.float32), rng.gamma(2.0, size=(n, 6)).astype(np.float32)
   expected = by_loops(x.astype(np.float64), y.astype(np.float64))
   np.testing.assert_allclose(kernel_distance(feature_set(x), feature_set(y)), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+  ("sizes", "expected"), [((0, 60, 50, 8), 0.2867758843582662), ((1, 200, 300, 32), 0.3190365921266678)]
+)
+def test_kernel_distance_is_that_of_torch_fidelity_and_clean_fid(sizes, expected):
+  """kid_features_to_metric of torch-fidelity 0.4.0, and kernel_distance of clean-fid 0.1.35, on one subset of all.
+
+  Both take subsets of equal size: here the first examples of the larger set.
+  """
+  count = min(sizes[1:3])
+  real, fake = (feature_set(values[:count]) for values in legacy_sets(*sizes))
+  np.testing.assert_allclose(kernel_distance(real, fake), expected, rtol=1e-9)
+
+
+def test_subsets_of_many_pairs_are_those_of_few(monkeypatch):
+  """Weights over all pairs, and one subset after the other; where there are more pairs in all, or fewer."""
+  a, b = (feature_set(values) for values in legacy_sets(0, 60, 50, 8))
+  weighted = kernel_distance_subsets(a, b, subsets=40, size=20)
+  monkeypatch.setattr(module, "_weighted_mmd", lambda *args: pytest.fail("all pairs are taken"))
+  first = kernel_distance_subsets(a, b, subsets=7, size=20)
+
+  draws = np.random.default_rng(0)
+  each = [[part.features[draws.choice(part.count, 20, replace=False)] for part in (a, b)] for _ in range(40)]
+  by_hand = [kernel_distance(*map(feature_set, pair)) for pair in each]
+  np.testing.assert_allclose(weighted, (np.mean(by_hand), np.std(by_hand)), rtol=1e-10)
+  np.testing.assert_allclose(first, (np.mean(by_hand[:7]), np.std(by_hand[:7])), rtol=1e-12)
 
 
 def test_kernel_distance_is_unbiased():

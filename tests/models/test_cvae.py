@@ -10,6 +10,7 @@ from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.models.contract import Mode, init_variables
+from vae_jax.training.scoring import make_eval_step
 from vae_jax.types import image_spec
 
 SHAPE, CLASSES = (5, 4, 1), 3
@@ -20,11 +21,14 @@ BATCH = {
 }
 
 
-@pytest.fixture(scope="module")
-def made():
+NETWORKS = {"cvae": "model.hidden=7,6", "conv_cvae": "model.channels=3 model.blocks=0 model.dense=6"}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def made(request):
   """A model, and variables in which no prior is standard."""
-  words = f"model.classes={CLASSES} model.latent_dim=2 model.hidden=7,6"
-  model = build(apply_overrides(base_config("cvae"), words.split()).model, SPEC)
+  words = f"model.classes={CLASSES} model.latent_dim=2 {NETWORKS[request.param]}"
+  model = build(apply_overrides(base_config(request.param), words.split()).model, SPEC)
   variables = init_variables(model, SPEC, jax.random.key(0))
   random = np.random.default_rng(1)
   for name in ("prior_mean", "prior_logvar"):
@@ -102,3 +106,11 @@ def test_records_without_labels_are_refused():
   ) as error:
     build(base_config("cvae").model, image_spec(SHAPE))
   assert "mlp_vae" in str(error.value)
+
+
+def test_posteriors_are_not_compared_with_a_standard_prior(made):
+  """Each label has a prior of its own, so a posterior variance of 1 says nothing here."""
+  model, variables = made
+  step = make_eval_step(model, lambda keys, batch, frozen: batch, root=jax.random.key(0))
+  found = jax.eval_shape(step, variables, {**BATCH, "index": jnp.arange(6)})
+  assert set(found["latents"]) == {"mean"} and "neg_elbo" in found

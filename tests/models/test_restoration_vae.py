@@ -18,9 +18,9 @@ from vae_jax import models
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data.degrade import bicubic_weights
 from vae_jax.errors import UserError
-from vae_jax.models.blocks import pixel_shuffle
+from vae_jax.models.blocks import equal_kernels, pixel_shuffle
 from vae_jax.models.contract import init_variables
-from vae_jax.models.ladder import Ladder, equal_kernels
+from vae_jax.models.ladder import Ladder
 from vae_jax.models.noise_level import pooled, to_sigma
 from vae_jax.types import image_spec
 
@@ -480,7 +480,7 @@ def test_noise_of_enlarged_pictures_is_refused():
 def test_pixels_of_a_block_start_alike(factor):
   """No lattice at the beginning: a flat picture stays flat (Aitken et al. 2017)."""
   x = jnp.ones((1, 5, 5, 3))
-  kernel = equal_kernels(factor)(jax.random.key(0), (3, 3, 3, 2 * factor**2))
+  kernel = equal_kernels(nn.initializers.he_normal(), factor)(jax.random.key(0), (3, 3, 3, 2 * factor**2))
   enlarged = pixel_shuffle(
     jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=NHWC), factor
   )

@@ -180,7 +180,23 @@ def test_what_is_reported():
   assert found["names"] == {
     "frechet_distance": "frechet_vgg16_relu4_3",
     "kernel_distance": "kernel_vgg16_relu4_3",
+    **{name: f"{name}_vgg16_relu4_3" for name in ("precision", "recall", "density", "coverage")},
   }
+  assert (found["precision"], found["recall"]) == metrics.precision_recall(feature_set(a), feature_set(b))
+  assert (found["density"], found["coverage"]) == metrics.density_coverage(feature_set(a), feature_set(b))
+  estimates = metrics.score_intervals(feature_set(a), feature_set(b), seed=3)
+  for name in found["names"]:
+    low, high = found["intervals"][name]
+    assert low <= found[name] <= high
+    if name != "kernel_distance":
+      assert (low, high) == estimates[name][1:]
+  whole = estimates["kernel_distance"]  # of all pairs; that of five subsets varies more
+  low, high = found["intervals"]["kernel_distance"]
+  expected = np.hypot((whole.high - whole.low) / 2, scipy.stats.t.ppf(0.975, 19) * kernel[1] / 5**0.5)
+  np.testing.assert_allclose((low, high), (kernel[0] - expected, kernel[0] + expected), rtol=1e-9)
+  assert found["interval"]["level"] == 0.95 and found["interval"]["groups"] == 20
+  assert found["interval"]["varied"] == "real and fake images" and found["absent"] == {}
+  assert (found["precision_recall_k"], found["density_coverage_k"]) == (3, 5)
   assert (found["n_real"], found["n_fake"], found["dimensions"]) == (40, 30, 6)
   assert found["protocol"] == dataclasses.asdict(VGG) and found["notes"] == []
   assert not any("fid" in key or "kid" in key for key in found)
@@ -197,12 +213,14 @@ def test_fewer_images_than_dimensions_are_noted_and_scored():
 
 def test_fid_and_kid_are_of_the_true_inception_alone():
   true = dataclasses.replace(VGG, network="inception_fid", layer="pool2048")
-  assert perceptual.score_names(true) == {"frechet_distance": "fid", "kernel_distance": "kid"}
+  distances = {"frechet_distance": "fid", "kernel_distance": "kid"}
+  assert perceptual.score_names(true).items() > distances.items()
+  assert perceptual.score_names(true)["precision"] == "precision_inception_fid_pool2048"
   for other in (dataclasses.replace(true, weights="random"), dataclasses.replace(true, layer="pool192")):
     assert perceptual.score_names(other)["frechet_distance"] == f"frechet_inception_fid_{other.layer}"
   sets = feature_set(correlated(9, 3), true), feature_set(correlated(9, 3), true)
   names = perceptual.compare(*sets, subsets=2, subset_size=5)["names"]
-  assert names == {"frechet_distance": "fid", "kernel_distance": "kernel_inception_fid_pool2048"}
+  assert (names["frechet_distance"], names["kernel_distance"]) == ("fid", "kernel_inception_fid_pool2048")
 
 
 def test_too_few_images_are_refused():
@@ -247,6 +265,8 @@ def test_a_saved_reference_gives_the_same_scores(tmp_path):
   expected = perceptual.compare(real, fake, **options)
   found = perceptual.compare(loaded, fake, **options)
   np.testing.assert_allclose(found.pop("frechet_distance"), expected.pop("frechet_distance"), rtol=1e-12)
+  intervals = [scores["intervals"].pop("frechet_distance") for scores in (found, expected)]
+  np.testing.assert_allclose(*intervals, rtol=1e-9)
   assert found == expected
   np.testing.assert_array_equal(loaded.features.index, np.arange(50))
   statistics = metrics.load_statistics(path)  # also what programs for FID read
@@ -263,12 +283,41 @@ def test_a_reference_may_keep_some_of_the_features(tmp_path):
   whole = perceptual.compare(real, fake, subsets=2, subset_size=20)
   np.testing.assert_allclose(found["frechet_distance"], whole["frechet_distance"], rtol=1e-12)
   assert found["n_real"] == 50 and found["notes"] == [
-    "the kernel distance draws from 20 of the 50 real images"
+    "all but the Frechet distance are of 20 of the 50 real images"
   ]
+  assert found["interval"]["varied"].endswith("for the Frechet distance fake images only")
   with pytest.raises(UserError, match="20 real images are too few for subsets of 30"):
     perceptual.compare(loaded, fake, subset_size=30)
   with pytest.raises(UserError, match="keep is 1"):
     perceptual.save_reference(tmp_path / "real.npz", real, keep=1)
+
+
+def test_statistics_without_features_give_the_frechet_distance_and_the_reason_for_the_rest(tmp_path):
+  path, fake = tmp_path / "real.npz", feature_set(correlated(30, 6, seed=1))
+  metrics.save_statistics(path, FeatureStatistics(VGG).update(correlated(50, 6)))
+  reference = perceptual.load_reference(path, protocol=VGG)
+  assert reference.features is None
+  found = perceptual.compare(reference, fake)
+  whole = perceptual.compare(feature_set(correlated(50, 6)), fake, subsets=2, subset_size=20)
+  np.testing.assert_allclose(found["frechet_distance"], whole["frechet_distance"], rtol=1e-12)
+  low, high = found["intervals"]["frechet_distance"]
+  assert low < found["frechet_distance"] < high and found["n_real"] == 50
+  missing = ["kernel_distance", "precision", "recall", "density", "coverage"]
+  assert list(found["absent"]) == missing and found["kernel_distance_std"] is None
+  for name in missing:
+    assert found[name] is None and found["intervals"][name] is None
+    assert "known by their statistics alone" in found["absent"][name]
+  assert found["interval"]["varied"] == "fake images"
+  other = dataclasses.replace(VGG, layer="relu3_3")
+  with pytest.raises(UserError, match="differ in layer"):
+    perceptual.compare(reference, feature_set(correlated(30, 6), other))
+
+
+def test_too_few_images_for_neighbours_are_said():
+  found = perceptual.compare(feature_set(correlated(9, 3)), feature_set(correlated(5, 3)), subset_size=2)
+  assert found["precision"] is not None and found["density"] is None and found["intervals"]["density"] is None
+  assert found["absent"]["density"] == "it needs 6 images of each set; there are 9 real and 5 fake"
+  assert list(found["absent"]) == ["density", "coverage"]
 
 
 def test_a_reference_of_another_protocol_is_refused(tmp_path):
@@ -286,9 +335,6 @@ def test_a_reference_that_does_not_fit_together_is_refused(tmp_path):
   small = FeatureStatistics(VGG).update(correlated(5, 6))
   metrics.save_statistics(path, small, feature_set(correlated(9, 6)))
   with pytest.raises(UserError, match="9 features of 6 dimensions do not belong to statistics of 5"):
-    perceptual.load_reference(path)
-  metrics.save_statistics(path, small)
-  with pytest.raises(UserError, match="has no array 'features'"):
     perceptual.load_reference(path)
   with pytest.raises(UserError, match="not finite"):
     perceptual.save_reference(path, feature_set(np.full((3, 2), np.nan, np.float32)))

@@ -128,6 +128,7 @@ WORDS = [
     "=",
     "@x",
   ),
+  *("gaussian", "mixture"),
   *("%s", "%(prog)s", "a=b", "\u2028", "٣", "²", "x" * 10_000),
 ]
 VALUES = (
@@ -226,6 +227,8 @@ EVALUATE = [
     "--checkpoint",
     "--data_dir",
     "--temperature",
+    "--prior",
+    "--components",
     "--method",
     "--tile",
     "--ensemble",

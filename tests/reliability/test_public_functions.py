@@ -15,7 +15,7 @@ import pytest
 from trained import spec_of, trained
 
 from vae_jax import distributions as dist
-from vae_jax import losses, metrics, perceptual
+from vae_jax import losses, metrics, perceptual, priors
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data import degrade
 from vae_jax.errors import UserError
@@ -89,6 +89,9 @@ LOSSES = {
   "style_loss": [(features(losses.style_loss), FEATURES)],
   "total_correlation": [(lambda z, m, v: losses.total_correlation(z, m, v, 100), THREE)],
   "total_variation": [(losses.total_variation, TWO[:1])],
+  "verdict_cross_entropy": [
+    (lambda x, k=k: losses.verdict_cross_entropy(x, k), TWO[:1]) for k in (True, False)
+  ],
 }
 METRICS = {
   "blockiness": [(metrics.blockiness, TWO[:1])],
@@ -164,20 +167,26 @@ DEGRADE = {
 }
 ON_THE_HOST = {
   "accumulators and distances in float64": [
-    *("ActiveUnits", "ClassStatistics", "CodeUsage", "FeatureSet", "FeatureStatistics", "Mean", "Protocol"),
+    *("ActiveUnits", "ClassStatistics", "CodeUsage", "FeatureSet", "FeatureStatistics", "Mean", "Posteriors"),
+    "Protocol",
     *(
+      "Estimate",
       "class_score",
+      "density_coverage",
+      "energy_distance",
       "fid",
       "frechet_distance",
       "inception_score",
       "kernel_distance",
       "kernel_distance_subsets",
+      "precision_recall",
+      "score_intervals",
     ),
     *("kid", "Reference", "compare", "image_features", "score_names"),
   ],
   "files": [
     *("load_features", "load_statistics", "save_statistics", "load", "load_lpips", "load_reference"),
-    "save_reference",
+    *("save_reference", "fitted_prior", "fitted_priors"),
   ],
   "containers, makers and names": [
     *("Decomposition", "Gaussian", "Likelihood", "Preset", "StreamingLogSumExp", "make_likelihood"),
@@ -191,7 +200,7 @@ ON_THE_HOST = {
       "factor_of",
       "noise_sigma",
     ),
-    *("bicubic_weights", "gaussian_weights", "can", "require", "require_told"),
+    *("bicubic_weights", "gaussian_weights", "can", "require", "require_told", "check_prior"),
   ],
   "cuts tiles of any number, and reports its progress": [
     *("restore_image", "restore_bands", "deviation", "deviation_bands"),
@@ -227,6 +236,7 @@ def methods():
     model__likelihood="gaussian",
   )
   codes = model((8, 8, 1), model__name="vq_vae", model__channels="4,4", model__codes=6, model__code_dim=2)
+  fitted = [priors.fit(kind, np.asarray(rows(3)), components=2).prior for kind in ("gaussian", "mixture")]
   given, noisy, coded = uniform(3, 5, 4, 1), uniform(3, 12, 12, 1), uniform(3, 8, 8, 1)
   indices = jnp.zeros((3, codes.module.positions), jnp.int32)
   return {
@@ -236,6 +246,7 @@ def methods():
     "sample": [
       (lambda t: vae.sample(KEY, 3, t), (jnp.float32(0.5),)),
       (lambda t: vae.sample(KEY, 3, t, pixels=True), (jnp.float32(0.5),)),
+      *((lambda t, prior=prior: vae.sample(KEY, 3, t, prior=prior), (jnp.float32(0.5),)) for prior in fitted),
       (lambda data: vae.sample(jax.random.wrap_key_data(data), 3), (jax.random.key_data(KEY),)),
     ],
     "reconstruct": [(vae.reconstruct, (given,))],

@@ -25,6 +25,7 @@ SHAPE, STEPS, BATCH = (8, 8, 1), 20, 16
 DEVICES = jax.devices("cpu")  # eight, see conftest
 MLP = "model.hidden=16 model.latent_dim=2"
 CONV = "model.channels=4 model.dense=8 model.latent_dim=2 model.likelihood=gaussian"
+AUTO = "model.channels=4 model.dense=8 model.latent_dim=2 model.sigma=0.3"
 NOISE = "model.channels=4 data.degrade.name=gaussian_noise model.likelihood=laplace model.sigma=0.3"
 JUDGE = "objective.adversarial.weight=0.5 objective.adversarial.start=5 objective.adversarial.channels=4,8"
 FAMILIES = {
@@ -40,7 +41,16 @@ FAMILIES = {
   "restoration_vae": f"{NOISE} model.latent_dim=2",
   "transformation_net": NOISE,
   "cvae": f"{MLP} model.classes=4 data.binarize=dynamic",
+  "conv_cvae": f"{CONV} model.classes=4",
+  "vae_gan": "model.channels=4 model.dense=8 model.latent_dim=2 objective.discriminator.channels=4,6 "
+  "objective.discriminator.dense=8 objective.gamma=0.1 training.adam_eps=1e-3",  # smaller ones blow up rounding
   "vq_vae": "model.channels=4,6 model.blocks=0 model.codes=12 model.code_dim=3 model.kmeans_steps=2 model.sigma=0.3",
+  "latent_vae": "model.hidden=16,8",
+  "rae": f"{AUTO} objective.regulariser=0.01",
+  "rae, gradient": f"{AUTO} model.regulariser=gp objective.regulariser=0.01",
+  "rae, spectral": f"{AUTO} model.regulariser=sn",
+  "wae": f"{AUTO} model.encoder=gaussian",
+  "aae": f"{AUTO} objective.latent_adversarial.hidden=8 training.adam_eps=1e-3",
 }
 WAYS = {  # devices, way, fsdp, parts of a batch
   "jit on 2": (2, "jit", False, 1),
@@ -51,8 +61,8 @@ WAYS = {  # devices, way, fsdp, parts of a batch
   "4 parts": (1, "jit", False, 4),
   "pmap on 2, 4 parts": (2, "pmap", False, 4),
 }
-# That with an adversarial term holds the convolutional one too.
-SLOW = {"conv_vae"}
+# Other cases hold them too: that with an adversarial term, and those with other regularisers.
+SLOW = {"conv_vae", "rae"}
 
 
 class Judge(nn.Module):
@@ -88,6 +98,7 @@ def records(name):
     "factors": random.normal(size=(40, 3)).astype(np.float32),
     "text": random.integers(1, 9, size=(40, 5), dtype=np.int32),
     "codes": random.integers(0, 4, size=(40, 4), dtype=np.int32),
+    "latents": random.normal(size=(40, 3)).astype(np.float32),
   }
   return {field: fields[field] for field in sorted({"image"} | family(name).FAMILY.NEEDS)}
 
@@ -213,7 +224,9 @@ def test_permuted_latents_are_those_of_the_whole_batch(key):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("case", ["conv_vae, adversarial", "restoration_vae", "transformation_net"])
+@pytest.mark.parametrize(
+  "case", ["conv_vae, adversarial", "restoration_vae", "transformation_net", "rae, gradient"]
+)
 def test_steps_have_no_convolution_that_is_slow_in_loops_on_cpus(case, accumulate):
   step, make = made(case, accumulate=1 if is_of_the_whole_batch(case) else accumulate)
   images = np.zeros((2, BATCH, *SHAPE), np.uint8)

@@ -1,13 +1,17 @@
 """A run on a frozen first stage: which one it was, that it stays as it is, and what the two make together."""
 
 import json
+import re
 import shutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 from scripts import script
 
 from vae_jax import evaluation, models, runs
@@ -15,6 +19,7 @@ from vae_jax.configuration import apply_overrides, base_config, every_key, from_
 from vae_jax.data.prepare import make_prepare
 from vae_jax.errors import UserError
 from vae_jax.inference import export, load
+from vae_jax.keys import Key
 from vae_jax.models.contract import Mode
 from vae_jax.models.vae import VAE
 from vae_jax.storage import exported
@@ -40,14 +45,6 @@ COMMON = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _family():
-  """The family of tests/toy/latent_vae.py, for this file."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(models.FAMILIES, "latent_vae", "toy.latent_vae")
-    yield
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
   folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
@@ -62,8 +59,8 @@ def first_config(data, *words):
 
 
 def second_config(data, first, *words):
-  words = [*COMMON, f"data.dir={data}", "model.name=latent_vae", f"training.first_stage={first}", *words]
-  return apply_overrides(base_config(), words)
+  own = ("model.name=latent_vae", "model.hidden=8", f"training.first_stage={first}")
+  return apply_overrides(base_config(), [*COMMON, f"data.dir={data}", *own, *words])
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +122,15 @@ def train_until(step, config, workdir, monkeypatch):
 
 
 def test_a_family_is_known_while_it_is_registered(monkeypatch):
-  assert keys_of("latent_vae")["model.units"].default == 8 and "model.units" in every_key()
-  assert "latent_vae" in keys_of("mlp_vae")["model.name"].rule.words
-  monkeypatch.delitem(models.FAMILIES, "latent_vae")
-  with pytest.raises(UserError, match="'latent_vae' is not a model"):
-    keys_of("latent_vae")
-  assert "latent_vae" not in keys_of("mlp_vae")["model.name"].rule.words and "model.units" not in every_key()
+  mine = types.SimpleNamespace(FAMILY=VAE, KEYS={"model.mine": Key(8, "a number of mine")})
+  monkeypatch.setitem(sys.modules, "family_of_mine", mine)
+  monkeypatch.setitem(models.FAMILIES, "mine", "family_of_mine")
+  assert keys_of("mine")["model.mine"].default == 8 and "model.mine" in every_key()
+  assert "mine" in keys_of("mlp_vae")["model.name"].rule.words
+  monkeypatch.delitem(models.FAMILIES, "mine")
+  with pytest.raises(UserError, match="'mine' is not a model"):
+    keys_of("mine")
+  assert "mine" not in keys_of("mlp_vae")["model.name"].rule.words and "model.mine" not in every_key()
 
 
 # --- which first stage ---
@@ -194,7 +194,9 @@ def test_a_first_stage_that_was_trained_on_is_another_one(run, data, first, tmp_
 
 
 def test_a_run_with_and_without_a_first_stage_are_two(run, data, first):
-  config = apply_overrides(base_config(), [*COMMON, f"data.dir={data}", "model.name=latent_vae"])
+  config = apply_overrides(
+    base_config(), [*COMMON, f"data.dir={data}", "model.name=latent_vae", "model.hidden=8"]
+  )
   assert f"holds a run on the first stage {first} of digest" in refused(config, run[0])
   said = refused(first_config(data, f"training.first_stage={first}"), first)
   assert said.startswith(
@@ -248,6 +250,17 @@ def test_a_first_stage_of_other_images_is_refused(data, first, tmp_path):
   assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("change", ["data.binarize=threshold", "data.dequantize=true"])
+def test_a_first_stage_that_saw_other_images_of_the_same_data_is_refused(data, first, tmp_path, change):
+  """Its latents of images that are not binarised, say, are no latents that it was trained to have."""
+  key, value = change.split("=")
+  there = {"data.binarize": "none", "data.dequantize": "false"}[key]
+  said = f"training.first_stage={first} was trained with {key}={there}, and {change} here; set {key}={there}"
+  with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+    train(second_config(data, first, change), tmp_path / "run")
+  assert not (tmp_path / "run").exists() and value
+
+
 def test_a_second_stage_is_no_first_stage(run, data, tmp_path):
   """Neither of another run nor, in a file that was changed, of itself, which would have no end."""
   said = (
@@ -297,7 +310,9 @@ def test_the_first_stage_is_an_argument_of_the_step_and_no_constant(data, first,
   assert constants(calls[0], like, stored, batches, parts.frozen) < size / 2
   closed = lambda state, stored, batches: calls[0](state, stored, batches, parts.frozen)  # noqa: E731
   assert constants(closed, like, stored, batches) >= size  # what the line above looks for
-  assert set(like.params) == {"encoder", "decoder"} and not like.rest  # nor is it part of the state
+  assert (
+    set(like.params) == {"encoder", "decoder", "log_gamma"} and not like.rest
+  )  # nor is it part of the state
 
 
 def test_the_first_stage_gets_no_gradient_and_does_not_change(data, first, tmp_path):
@@ -326,11 +341,28 @@ def test_the_first_stage_gets_no_gradient_and_does_not_change(data, first, tmp_p
 # --- both together ---
 
 
-def test_the_batch_has_the_means_of_the_first_stages_posterior(run, first, data):
-  model, images = load(run[0]), np.load(data / "test.npz")["image"]
-  batch = evaluation.prepared(model, "test", 5)
-  np.testing.assert_allclose(batch["latents"], load(first).encode(images).mean, rtol=1e-5, atol=1e-6)
+def test_the_batch_has_draws_of_the_first_stages_posterior(run, first, data):
+  """Standardised by that posterior they are standard normal, and no two latents or examples share their noise."""
+  model, stage = load(run[0]), load(first)
+  image = np.load(data / "test.npz")["image"][:1]
+  prepare, frozen = evaluation.preparation(model)
+  keys = jax.random.split(jax.random.key(0), 400)
+  drawn = jax.jit(prepare)(keys, {"image": np.repeat(image, 400, axis=0)}, frozen)["latents"]
+  posterior = stage.encode(image)
+  noise = (np.asarray(drawn) - posterior.mean) / np.exp(0.5 * np.asarray(posterior.logvar))
+  assert noise.shape == (400, 3) and stats.kstest(noise.ravel(), "norm").pvalue > 0.01
+  assert np.abs(np.corrcoef(noise.T) - np.eye(3)).max() < 0.2  # 4 standard errors
   assert model.spec["latents"].shape == (3,) and model.image_shape == SHAPE
+
+
+def test_draws_of_a_split_depend_on_the_seed_and_the_record_alone(run, first, data):
+  model = load(run[0])
+  one, again, other = (
+    np.asarray(evaluation.prepared(model, "test", 5, seed)["latents"]) for seed in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(one, again)
+  assert np.abs(one - other).min() > 0
+  np.testing.assert_array_equal(evaluation.prepared(model, "test", 1)["latents"], one[:1])
 
 
 def test_samples_are_images_of_the_first_stage(run, first):
@@ -345,14 +377,14 @@ def test_samples_are_images_of_the_first_stage(run, first):
   np.testing.assert_allclose(images, np.concatenate(parts), rtol=1e-5, atol=1e-6)
 
 
-def test_a_second_stage_draws_no_pixels_and_no_latents(run):
+def test_a_second_stage_draws_latents_and_no_pixels(run, first):
   model = load(run[0])
-  for act in (
-    lambda: model.latents(jax.random.key(0), 2),
-    lambda: model.sample(jax.random.key(0), 2, pixels=True),
-  ):
-    with pytest.raises(UserError, match=r"^this run \(latent_vae\) draws no (latents|pixels); "):
-      act()
+  latents = model.latents(jax.random.key(3), 6)
+  np.testing.assert_allclose(
+    model.sample(jax.random.key(3), 6), load(first).decode(latents), rtol=1e-5, atol=1e-6
+  )
+  with pytest.raises(UserError, match=r"^this run \(latent_vae\) draws no pixels; "):
+    model.sample(jax.random.key(0), 2, pixels=True)
 
 
 def test_pictures_of_training_are_samples_alone(run):
@@ -361,7 +393,8 @@ def test_pictures_of_training_are_samples_alone(run):
     with Image.open(path) as picture:
       assert np.asarray(picture).std() > 0
   validation = [row for row in rows(run[0]) if row["split"] == "validation"][-1]
-  assert {"loss", "rate", "distortion", "active_units"} <= set(validation) and "psnr" not in validation
+  assert {"loss", "rate", "distortion", "active_units", "neg_elbo_latents"} <= set(validation)
+  assert not any({"psnr", "neg_elbo"} & set(row) for row in rows(run[0]))  # neither is of latents
 
 
 def test_what_cannot_be_scored_is_absent_with_its_reason(run, tmp_path, capsys):
@@ -370,12 +403,16 @@ def test_what_cannot_be_scored_is_absent_with_its_reason(run, tmp_path, capsys):
   assert {p.name for p in (workdir / "evaluation").iterdir()} == {"metrics.json", "samples.png"}
   scores = json.loads((workdir / "evaluation" / "metrics.json").read_text())
   assert scores["absent"] == {
-    "neg_elbo": "latent_vae bounds no likelihood",
+    "neg_elbo": "latent_vae bounds the density of latents, not of images",
     "psnr": "latent_vae gives no images back",
   }
   assert not {"psnr", "mse", "ssim", "bits_per_dim", "iwae_nll", "neg_elbo"} & set(scores)
-  assert scores["examples"] == 5 and scores["distortion"] > 0 and scores["latent_units"] == 2
+  assert scores["examples"] == 5 and scores["distortion"] > 0 and scores["latent_units"] == 3
+  total = scores["rate"] + scores["distortion"]
+  np.testing.assert_allclose(scores["neg_elbo_latents"], total, rtol=1e-6)
+  assert {"latents_distance", "latents_distance_prior"} <= set(scores) and scores["latents_compared"] == 5
   out = capsys.readouterr().out
+  assert f"{total:.3f} nats of 3 latents, not of an image" in out
   assert "no psnr: latent_vae gives no images back" in out
   assert out.endswith(f"wrote {workdir}/evaluation/metrics.json, samples.png\n")
 
@@ -388,6 +425,21 @@ def test_what_it_cannot_do_is_refused_in_one_line(run, tmp_path, words):
   with pytest.raises(UserError, match=r"\(latent_vae\) gives no images back; .*samples?") as error:
     evaluate.main(["--workdir", str(workdir), *words])
   assert "\n" not in str(error.value) and not (workdir / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+  ("mode", "said"),
+  [
+    (
+      "reconstruct",
+      "gives no images back; it samples new ones (--mode sample); its first stage gives images back",
+    ),
+    ("encode", "cannot encode images into latents; its first stage can"),
+  ],
+)
+def test_what_the_first_stage_can_do_is_said(run, first, mode, said):
+  with pytest.raises(UserError, match=re.escape(f"{said} (--workdir {first})")):
+    evaluate.main(["--workdir", str(run[0]), "--mode", mode])
 
 
 def test_a_picture_of_samples(run, tmp_path):

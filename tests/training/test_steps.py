@@ -220,7 +220,7 @@ def test_scores_do_not_depend_on_the_batch_size_and_padding():
       scores = step({"params": parameters()}, batch)
       np.testing.assert_array_equal(scores.pop("mask"), mask)
       latents = scores.pop("latents")
-      assert set(latents) == {"mean"}
+      assert set(latents) == {"mean", "logvar"}
       scores["mean"] = latents["mean"]
       assert {v.dtype for v in scores.values()} == {np.dtype(np.float32)}
       parts.append({name: np.asarray(v)[mask] for name, v in scores.items()})

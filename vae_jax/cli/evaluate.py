@@ -20,10 +20,12 @@ from vae_jax.data.suffixes import DRAWINGS, PICTURES
 from vae_jax.errors import UserError, nearest
 from vae_jax.keys import MOST_PICTURES
 from vae_jax.photos import fitting
+from vae_jax.priors import KINDS, MOST_COMPONENTS
 from vae_jax.storage import exported
 
 SCRIPT = "python evaluate.py"
 METHODS = ("spherical", "linear")
+FEW = ("interpolate", "traverse", "attribute", "neighbours")  # modes that show 8 things unless --num is given
 OF = ("samples", "reconstructions")
 # The flags that say which model; every mode takes them.
 MODEL_FLAGS: dict[str, dict[str, Any]] = {
@@ -94,7 +96,17 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
   "temperature": {
     "type": number(float, 0),
     "metavar": "T",
-    "help": "scales the standard deviation of the prior (default 1; restore, benchmark: 0.5)",
+    "help": "scales the standard deviation of the prior; of a fitted mixture, within its components; of a flow, of its "
+    "noise (default 1; restore, benchmark: 0.5)",
+  },
+  "prior": {
+    "choices": KINDS,
+    "help": "fit_prior: what to fit; others: draw from what fit_prior fitted (default: the model's own prior)",
+  },
+  "components": {
+    "type": number(int, 1, MOST_COMPONENTS),
+    "metavar": "K",
+    "help": "fit_prior: Gaussians of a mixture (default 10)",
   },
   "method": {
     "choices": METHODS,
@@ -160,7 +172,7 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str =
       sources.move(model.config.data, args.data_dir)
     if args.lpips:
       model.config.evaluation.lpips = args.lpips
-    if chosen.NEEDS:
+    if chosen.NEEDS and not (chosen.NEEDS == "sample" and args.prior):  # a fitted prior stands in
       model.require(chosen.NEEDS)
   with standard():
     chosen.run(model, args)
@@ -196,7 +208,7 @@ def parse_evaluate(
 def _evaluate_parser(prog: str, mode: str | None) -> Parser:
   """The parser of all modes, or of one: it knows the flags of the others, to say whose they are, and hides them."""
   about = (
-    "Use a trained model: score it, draw samples, encode, reconstruct, interpolate; restore your photographs."
+    "Use a trained model: score, sample, encode, reconstruct, interpolate, walk; restore your photographs."
   )
   about = about if mode is None else f"{command(mode).HELP[0].upper()}{command(mode).HELP[1:]}."
   usage = f"{prog} (--workdir DIR | --pretrained NAME){'' if mode else ' [--mode MODE]'} [flags]"
@@ -250,8 +262,11 @@ def _check_flags(args: argparse.Namespace) -> None:
     raise UserError("--split '' must be the name of a split, such as test")
   if args.mode in ("restore", "benchmark") and not args.input:
     raise UserError(f"{_said(args)} needs --input: your image files or folders")
-  if args.mode == "frechet" and args.of == "reconstructions" and args.temperature is not None:
-    raise UserError("--temperature has no effect with --of reconstructions, only with samples; leave it out")
+  for flag in ("temperature", "prior"):
+    if args.mode == "frechet" and args.of == "reconstructions" and getattr(args, flag) is not None:
+      raise UserError(f"--{flag} has no effect with --of reconstructions, only with samples; leave it out")
+  if args.mode == "fit_prior":
+    _check_fit(args)
   if args.mode in ("restore", "benchmark") and args.temperature is not None and not args.samples:
     raise UserError("--temperature has no effect without draws; give --samples N, or leave it out")
   if args.input and (given := [name for name in ("data_dir", "split") if getattr(args, name) is not None]):
@@ -263,6 +278,16 @@ def _check_flags(args: argparse.Namespace) -> None:
     raise UserError(f"--input {' '.join(args.input)}: --mode benchmark takes one folder of clean images")
 
 
+def _check_fit(args: argparse.Namespace) -> None:
+  """Refuses a request to fit no prior, or one for a mixture that fits none."""
+  if args.prior is None:
+    raise UserError(f"{_said(args)} needs --prior, what to fit: {' or '.join(KINDS)}")
+  if args.components is not None and args.prior != "mixture":
+    raise UserError(f"--components has no effect on --prior {args.prior}, only on mixture; leave it out")
+  if args.pretrained is not None:
+    raise UserError(f"{_said(args)} needs the --workdir of a run or an export, beside which it writes")
+
+
 def _said(args: argparse.Namespace) -> str:
   """The mode as the user typed it."""
   return args.named or f"--mode {args.mode}"
@@ -270,7 +295,7 @@ def _said(args: argparse.Namespace) -> str:
 
 def _check_output(args: argparse.Namespace) -> None:
   """Refuses an --output that is not of the mode's kind; "/" at its end then says that it is a folder."""
-  suffix = command(args.mode).OUTPUT
+  suffixes = command(args.mode).OUTPUT
   if args.statistics is not None and Path(args.statistics).suffix != ".npz":
     raise UserError(f"--statistics {configs.show(args.statistics)} must be the name of a .npz file")
   if args.mode == "sample" and args.output is not None and _is_folder(args.output):
@@ -280,9 +305,9 @@ def _check_output(args: argparse.Namespace) -> None:
     raise UserError("--batch_size has no effect on one picture, only with --output folder/; leave it out")
   elif args.output is None:
     return
-  elif suffix and (Path(args.output).suffix.lower() != suffix or Path(args.output).is_dir()):
+  elif suffixes and (Path(args.output).suffix.lower() not in suffixes or Path(args.output).is_dir()):
     also = ", or of a folder" if args.mode == "sample" else ""
-    raise UserError(f"--output {args.output!r} must be the name of a {suffix} file{also}")
+    raise UserError(f"--output {args.output!r} must be the name of a {' or '.join(suffixes)} file{also}")
   elif args.mode == "restore" and _is_dotted_folder(args.output):
     args.output = os.path.join(args.output, "")
 
@@ -315,12 +340,13 @@ def _complete(args: argparse.Namespace) -> None:
   config = args.config.evaluation
   every = args.mode in ("benchmark", "frechet", "encode")  # these take all that there are
   defaults = {
-    "num": None if every else 8 if args.mode == "interpolate" else config.pictures,
+    "num": None if every else 8 if args.mode in FEW else config.pictures,
     "samples": config.samples if args.mode == "score" else 0,
     "batch_size": config.batch_size,
     "split": args.config.data.test,
     "seed": 0,
     "temperature": None if args.mode in ("restore", "benchmark") else 1.0,
+    "components": 10,
     "method": METHODS[0],
     "of": OF[0],
     "network": "vgg16",

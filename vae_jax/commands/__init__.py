@@ -2,7 +2,7 @@
 
 Each file is light at import, and has `HELP` (a line), `EXAMPLE` (its flags in an example), `FLAGS` (those that it takes
 besides --workdir, --pretrained and --checkpoint; those that name its results first), `NEEDS` (an ability of the model,
-see `models.contract.ABILITIES`, or None), `OUTPUT` (the suffix of the file that it writes; "" for a folder) and
+see `models.contract.ABILITIES`, or None), `OUTPUT` (the suffixes of the file that it may write; none for a folder) and
 `run(model, args)`.
 """
 
@@ -15,8 +15,13 @@ MODES = (
   "score",
   "sample",
   "encode",
+  "fit_prior",
   "reconstruct",
   "interpolate",
+  "walk",
+  "traverse",
+  "attribute",
+  "neighbours",
   "restore",
   "frechet",
   "benchmark",

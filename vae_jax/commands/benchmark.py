@@ -21,7 +21,7 @@ FLAGS = (
   "sigma",
 )
 NEEDS = "restore"
-OUTPUT = ".json"
+OUTPUT = (".json",)
 
 
 def run(model: Any, args: Any) -> None:

@@ -14,7 +14,7 @@ HELP = "encode images of a split, or yours (--input), into a .npz file: latents 
 EXAMPLE = "--workdir runs/mnist_vae --split train --output latents.npz"
 FLAGS = ("data_dir", "input", "split", "num", "label", "seed", "output", "batch_size")
 NEEDS = None  # latents or codes: `run` asks for one of both
-OUTPUT = ".npz"
+OUTPUT = (".npz",)
 
 Rows = dict[str, "np.ndarray"]  # arrays of one length
 

@@ -8,7 +8,7 @@ HELP = "write the run as one small folder, which --workdir and vae_jax.load take
 EXAMPLE = "--workdir runs/mnist_vae --output mnist_vae/"
 FLAGS = ("output", "bits")
 NEEDS = None
-OUTPUT = ""
+OUTPUT = ()
 
 
 def run(model: Any, args: Any) -> None:

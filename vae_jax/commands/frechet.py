@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-HELP = "compare samples or reconstructions (--of) with the images of a split: Frechet and kernel distance"
+HELP = (
+  "score samples or reconstructions (--of), as a set, against a split: distances, precision, recall, coverage"
+)
 EXAMPLE = "--workdir runs/mnist_vae --of samples"
 FLAGS = (
-  *("data_dir", "split", "label", "num", "seed", "temperature", "network", "layer", "weights"),
+  *("data_dir", "split", "label", "num", "seed", "temperature", "prior", "network", "layer", "weights"),
   *("output", "batch_size", "of", "statistics"),
 )
 NEEDS = None  # samples need an ability, reconstructions another: `image_sets.score` asks for it
-OUTPUT = ".json"
+OUTPUT = (".json",)
 
 # The networks, and the layer of each that is looked at unless --layer names another.
 LAYERS = {
@@ -32,6 +34,9 @@ def run(model: Any, args: Any) -> None:
   from vae_jax import evaluation, image_sets
   from vae_jax.errors import printable
 
+  prior = None if args.prior is None else model.fitted_prior(args.prior)
+  if args.of == "samples" and (line := evaluation.prior_line(model, prior)):
+    print(line)
   scores = image_sets.score(
     model,
     args.split,
@@ -43,6 +48,7 @@ def run(model: Any, args: Any) -> None:
     batch_size=args.batch_size,
     seed=args.seed,
     temperature=args.temperature,
+    prior=prior,
     label=args.label,
     statistics=None if args.statistics is None else Path(args.statistics),
   )

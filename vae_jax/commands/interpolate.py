@@ -8,7 +8,7 @@ HELP = "draw images on a path between the latents of two images"
 EXAMPLE = "--workdir runs/mnist_vae --output between.png"
 FLAGS = ("data_dir", "split", "input", "label", "num", "seed", "method", "output")
 NEEDS = "encode"
-OUTPUT = ".png"
+OUTPUT = (".png",)
 
 
 def run(model: Any, args: Any) -> None:

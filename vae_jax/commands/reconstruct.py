@@ -8,7 +8,7 @@ HELP = "draw images of a split, or yours (--input), above what the model makes o
 EXAMPLE = "--workdir runs/mnist_vae --input my_digit.png --output again.png"
 FLAGS = ("data_dir", "split", "input", "label", "num", "seed", "output")
 NEEDS = None
-OUTPUT = ".png"
+OUTPUT = (".png",)
 
 
 def run(model: Any, args: Any) -> None:

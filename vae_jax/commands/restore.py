@@ -8,7 +8,7 @@ HELP = "restore your photographs (--input), of any size: enlarge or denoise, as 
 EXAMPLE = "--pretrained superres_x2 --input photo.jpg --output restored/"
 FLAGS = ("input", "output", "scale", "samples", "seed", "temperature", "tile", "ensemble", "sigma")
 NEEDS = "restore"
-OUTPUT = ""
+OUTPUT = ()
 
 
 def run(model: Any, args: Any) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 HELP = "draw new images: in one picture, or each in a file of a folder (--output folder/)"
 EXAMPLE = "--workdir runs/mnist_vae --num 10000 --output digits/"
-FLAGS = ("label", "num", "seed", "temperature", "output", "batch_size")
+FLAGS = ("label", "num", "seed", "temperature", "prior", "output", "batch_size")
 NEEDS = "sample"
-OUTPUT = ".png"
+OUTPUT = (".png",)
 
 
 def run(model: Any, args: Any) -> None:
@@ -20,24 +20,34 @@ def run(model: Any, args: Any) -> None:
   from vae_jax import evaluation, pictures
   from vae_jax.errors import printable
 
+  prior = None if args.prior is None else model.fitted_prior(args.prior)
+  if line := evaluation.prior_line(model, prior):
+    print(line)
   if args.output and args.output.endswith("/"):
     folder = Path(args.output)
-    write_files(model, folder, args.num, args.seed, args.temperature, args.label, args.batch_size)
+    write_files(model, folder, args.num, args.seed, args.temperature, args.label, args.batch_size, prior)
     print(f"wrote {args.num} images into {printable(str(folder))}")
     return
-  picture = evaluation.samples(model, args.num, args.seed, args.temperature, args.label)
+  picture = evaluation.samples(model, args.num, args.seed, args.temperature, args.label, prior)
   output = args.output or args.folder / f"sample{evaluation.suffix(args.asked)}.png"
   pictures.save_png(output, picture)
   print(f"wrote {printable(str(output))}")
 
 
 def write_files(
-  model: Any, folder: Path, num: int, seed: int, temperature: float, label: int | None, batch_size: int
+  model: Any,
+  folder: Path,
+  num: int,
+  seed: int,
+  temperature: float,
+  label: int | None,
+  batch_size: int,
+  prior: Any = None,
 ) -> None:
   """Writes `num` samples as 000000.png, 000001.png, ...; of a family with labels, 000000_label_0.png, ...: of `label`,
   else of each label in turn.
 
-  The images are those of `model.sample(seed, num, temperature)`, whatever the batch size.
+  The images are those of `model.sample(seed, num, temperature, prior=prior)`, whatever the batch size.
   """
   import numpy as np
 
@@ -51,7 +61,8 @@ def write_files(
       progress.update(f"{num} samples", start, num)
       places = np.arange(start, start + size)
       labels: Any = places % model.config.model.classes if label is None and labelled else label
-      images = model.sample(seed, size, temperature, start=start, label=labels)  # one size: compiled once
+      # One size: compiled once.
+      images = model.sample(seed, size, temperature, start=start, prior=prior, label=labels)
       for i, image, of in zip(places, np.asarray(images), np.broadcast_to(labels, size), strict=True):
         if i < num:
           name = f"{i:0{width}}_label_{of}.png" if labelled else f"{i:0{width}}.png"

@@ -8,7 +8,7 @@ HELP = "score a split into metrics.json: ELBO, IWAE bound, PSNR, SSIM; and draw 
 EXAMPLE = "--workdir runs/mnist_vae --split test"
 FLAGS = ("data_dir", "split", "samples", "batch_size", "seed", "lpips")
 NEEDS = None
-OUTPUT = None
+OUTPUT = ()
 
 
 def run(model: Any, args: Any) -> None:

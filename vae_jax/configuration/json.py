@@ -11,6 +11,8 @@ from vae_jax.configuration.checks import validate
 from vae_jax.configuration.values import as_config, brief, represented, to_values
 from vae_jax.errors import UserError
 
+# What stood for a key before there was one.
+BEFORE = {"model.head_kernel": 1}
 MAX_JSON, MAX_NESTED = 2**20, 20  # a config has some 6,000 characters and nests 3 deep
 
 
@@ -32,6 +34,10 @@ def from_json(text: str, where: str = "config.json") -> ConfigDict:
       f"{where} is not valid JSON ({brief(str(error), 200)}); restore it or use another workdir"
     ) from None
   values = to_values(tree, f"{where}: ", drop_foreign=True)
+  for name, value in BEFORE.items():
+    section, key = name.split(".")
+    if name in values and key not in tree.get(section, {}):
+      values[name] = value
   if values["training.weight_decay"] > 0 and "decayed" not in tree.get("training", {}):
     values["training.decayed"] = "all"
   config = as_config(values)

@@ -110,7 +110,7 @@ RATE: Keys = {
   ),
 }
 
-# Of families with latents [b, d]: terms over a whole batch of them.
+# Of families with a rate and latents [b, d]: terms over a whole batch of them.
 LATENT: Keys = {
   "objective.total_correlation": Key(
     0.0, "weight of the latents' total correlation, over the batch (Chen et al. 2018)", MIN_0

@@ -41,7 +41,7 @@ def _keys_of(name: str, known: tuple[tuple[str, str], ...]) -> Keys:
     **own["model."],
     **(RATE if "rate" in found.FAMILY.TERMS else {}),
     **OBJECTIVE,
-    **(LATENT if "encode" in found.FAMILY.CAN else {}),
+    **(LATENT if "encode" in found.FAMILY.CAN and "rate" in found.FAMILY.TERMS else {}),
     **own["objective."],
     **TRAINING,
     **EVALUATION,

@@ -22,13 +22,14 @@ Prepare = Callable[..., Batch]  # (keys, batch, frozen) -> prepared batch
 
 BINARIZE = ("none", "dynamic", "threshold")
 # Folded into the example's key. Part of what makes a run repeatable: never renumber.
-FLIP, DYNAMIC, DEQUANTIZE, DEGRADE, ROTATE, EXPOSURE = range(6)
+FLIP, DYNAMIC, DEQUANTIZE, DEGRADE, ROTATE, EXPOSURE, LATENTS = range(7)
 
 
 def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
   """`prepare(keys, batch, frozen={}) -> batch` with float32 images, according to `data.*`.
 
-  keys: typed keys [b], one per example, used for nothing else (derive them for this purpose).
+  keys: typed keys [b], one per example, used for nothing else (derive them for this purpose) but a first stage's draws,
+  of the stream LATENTS.
   batch: `image` (and perhaps `degraded`) uint8 [b, h, w, c], or float32 in [0, 1], which is taken as it is;
   other fields of `types.Batch` pass through, and one that is none of them is an error. frozen: not used here.
 

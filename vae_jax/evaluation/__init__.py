@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from vae_jax import pictures
+from vae_jax.evaluation.fitting import fit_prior, latents_of, prior_table, save_prior
 from vae_jax.evaluation.photographs import (
   benchmark_folder,
   restore_each_by_its_model,
@@ -30,6 +31,7 @@ from vae_jax.evaluation.shown import (
   drawn,
   has_samples,
   interpolations,
+  prior_line,
   reconstructions,
   samples,
   split_samples,
@@ -42,19 +44,24 @@ __all__ = [
   "condition",
   "drawn",
   "evaluate",
+  "fit_prior",
   "has_samples",
   "inputs",
   "interpolations",
+  "latents_of",
   "open_split",
   "own_files",
   "own_image",
   "own_images",
   "preparation",
   "prepared",
+  "prior_line",
+  "prior_table",
   "reconstructions",
   "restore_each_by_its_model",
   "restore_photographs",
   "samples",
+  "save_prior",
   "score_split",
   "stream",
   "suffix",

@@ -21,7 +21,18 @@ from vae_jax.storage.files import write_whole
 UNNAMED = ("output", "batch_size", "tile", "statistics", "of")
 LONGEST = 120  # characters of a suffix; longer ones end in a digest
 # Of a file of scores: what was scored, and by what.
-IDENTITY = ("step", "data", "folder", "split", "examples", "digest", "iwae_samples", "seed", "lpips_network")
+IDENTITY = (
+  "step",
+  "data",
+  "folder",
+  "split",
+  "examples",
+  "digest",
+  "iwae_samples",
+  "seed",
+  "lpips_network",
+  "prior",
+)
 
 
 def suffix(asked: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import metrics
@@ -13,9 +14,12 @@ from vae_jax.data.prepare import check_first_batch
 from vae_jax.evaluation.records import Digest, describe, open_split, preparation, stream
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
+from vae_jax.metrics.accumulators import ACTIVE_BELOW, NULL_ABOVE
 from vae_jax.objectives import load_scoring_network
 from vae_jax.progress import followed
-from vae_jax.training import parallel, scoring
+from vae_jax.training import parallel, scoring, steps
+
+COMPARED = 2000  # most latents whose distances are measured: all pairs are
 
 
 def score_split(
@@ -33,10 +37,14 @@ def score_split(
   Returns:
     Means over the split. Nats per image: `neg_elbo` = `rate` (KL) + `distortion` (negative log-likelihood), one
     posterior sample; `iwae_nll`, an upper bound on -log p(x) in expectation, tighter with `iwae_samples`. Bits per
-    dimension: `bits_per_dim` (of iwae_nll, else of neg_elbo) and `neg_elbo_bits_per_dim`. `likelihood` in words;
-    `mse`, `psnr` (dB), `ssim` (from 11 x 11 pixels) and `lpips` (where `config.evaluation.lpips` names a network) of
-    reconstructions, means over images; `active_units` of `latent_units`. What was scored: `data`, `folder` (as given;
-    null where the data set has none), `split`, `examples` and their `digest` (see `records.Digest`).
+    dimension: `bits_per_dim` (of iwae_nll, else of neg_elbo) and `neg_elbo_bits_per_dim`. `likelihood` in words, and
+    `sigma`, its learned scale; `mse`, `psnr` (dB), `ssim` (from 11 x 11 pixels) and `lpips` (where
+    `config.evaluation.lpips` names a network) of reconstructions, means over images; `active_units` of `latent_units`.
+    Where the prior is N(0, I): `posterior_active` and `posterior_null`, the units whose mean posterior variance is
+    below and above `posterior_thresholds`, and `prior_gap`, nats by which q(z) is at least from the prior
+    (`metrics.Posteriors`). Of a second stage over latents, nats of latents: `neg_elbo_latents` = `rate` + `distortion`;
+    `prior_nll_latents`, -log N(z; 0, I) of the same latents; and what `latent_fit` says. What was scored: `data`,
+    `folder` (as given; null where the data set has none), `split`, `examples` and their `digest` (`records.Digest`).
   """
   config = model.config
   source: pipeline.Source = open_split(model, split)
@@ -65,6 +73,9 @@ def score_split(
     **means,
     **_bounds(model, means, samples),
     **({"absent": absent} if (absent := _absent(model, means, samples)) else {}),
+    **({"posterior_thresholds": [ACTIVE_BELOW, NULL_ABOVE]} if "posterior_null" in means else {}),
+    **_sigma(model),
+    **(latent_fit(model, source, batch_size, seed) if "latents" in model.module.NEEDS else {}),
     **({"lpips_network": config.evaluation.lpips} if "lpips" in means else {}),
     "likelihood": model.likelihood,
     "binarize": config.data.binarize,
@@ -91,11 +102,55 @@ def _bounds(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[st
   }
 
 
+def _sigma(model: TrainedVAE) -> dict[str, float]:
+  """The learned scale of the likelihood, in units of the [0, 1] range, where it is one number for all pixels."""
+  likelihood, log_scale = getattr(model.module, "likelihood", None), model.params.get("log_scale")
+  if (
+    likelihood is None
+    or likelihood.deviation is None
+    or log_scale is None
+    or np.shape(log_scale)
+    or model.told
+  ):
+    return {}
+  return {"sigma": float(likelihood.deviation(log_scale))}
+
+
+def latent_fit(model: TrainedVAE, source: pipeline.Source, batch_size: int, seed: int) -> dict[str, Any]:
+  """How well a second stage samples the latents of its first stage.
+
+  Returns:
+    Energy distances (`metrics.energy_distance`; unbiased, so they may be negative) to the first stage's latents, drawn
+    for up to 2,000 records from all over the source: `latents_distance` of as many samples of the second stage,
+    `latents_distance_prior` of as many draws from N(0, I), from which the first stage samples by itself.
+    `latents_compared`: how many. Nothing of a single record, or of a family that draws no latents.
+  """
+  num = min(len(source), COMPARED)
+  if num < 2 or not hasattr(model.module, "latents"):
+    return {}
+  chosen = pipeline.spread(len(source), num)
+  prepare, frozen = preparation(model)
+  prepare, found = jax.jit(prepare), []
+  for batch in stream(model, pipeline.Chosen(source, chosen), min(batch_size, num)):
+    mask, index = batch.pop("mask"), np.asarray(chosen, np.int32)[batch["index"]]
+    keys = steps.example_keys(new_key(seed), steps.PREPARE_STREAM, jnp.asarray(index))
+    found.append(np.asarray(prepare(keys, batch, frozen)["latents"])[mask])
+  encoded, key = np.concatenate(found), new_key(seed)
+  prior = np.random.default_rng(seed).standard_normal(encoded.shape)
+  return {
+    "latents_distance": metrics.energy_distance(model.latents(key, num), encoded),
+    "latents_distance_prior": metrics.energy_distance(prior, encoded),
+    "latents_compared": num,
+  }
+
+
 def _absent(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[str, str]:
   """The scores that a model cannot have, each with the reason."""
   name, absent = model.config.model.name, {}
   if not model.can("bound"):
-    absent["neg_elbo"] = f"{name} bounds no likelihood"
+    bounds = "no likelihood" if not model.module.bound_name else "the density of latents, not of images"
+    why = model.module.UNBOUNDED
+    absent["neg_elbo"] = f"{name} has {why}" if why else f"{name} bounds {bounds}"
   elif samples and "iwae_nll" not in means:
     absent["iwae_nll"] = f"{name} has no importance weights"
   if "psnr" not in means:
@@ -106,12 +161,18 @@ def _absent(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[st
 def summary(scores: dict[str, Any]) -> str:
   """The scores as lines for a person."""
   s = scores
+  sigma = f", sigma {s['sigma']:.4f}" if "sigma" in s else ""
   lines = [
-    f"{s['split']}: {s['examples']} images, checkpoint of step {s['step']}, likelihood: {s['likelihood']}"
+    f"{s['split']}: {s['examples']} images, checkpoint of step {s['step']}, likelihood: {s['likelihood']}{sigma}"
   ]
   if "neg_elbo" in s:
     lines.append(
       f"  -ELBO          {s['neg_elbo']:10.3f} nats  = rate {s['rate']:.3f} + distortion {s['distortion']:.3f}"
+    )
+  if "neg_elbo_latents" in s:
+    lines.append(
+      f"  latents -ELBO  {s['neg_elbo_latents']:10.3f} nats of {s['latent_units']} latents, not of an image  = rate "
+      f"{s['rate']:.3f} + distortion {s['distortion']:.3f}; N(0, I) has {s['prior_nll_latents']:.3f}"
     )
   if "iwae_nll" in s:
     lines.append(f"  NLL (IWAE-{s['iwae_samples']})".ljust(17) + f"{s['iwae_nll']:10.3f} nats")
@@ -121,11 +182,28 @@ def summary(scores: dict[str, Any]) -> str:
     lines.append(f"  reconstruction {s['psnr']:10.2f} dB PSNR, MSE {s['mse']:.5f}{_similarity(s)}")
   if "active_units" in s:
     lines.append(f"  active units   {s['active_units']:10.0f} of {s['latent_units']}")
+  if "posterior_null" in s:
+    lines.append(_posteriors(s))
+  if "latents_distance" in s:
+    lines.append(
+      f"  latents        {s['latents_distance']:10.4f} energy distance of {s['latents_compared']} samples to the first "
+      f"stage's, {s['latents_distance_prior']:.4f} of N(0, I)"
+    )
   if "codes_used" in s:
     lines.append(
       f"  codes          {s['codes_used']:10.1%} used, {s['dead_codes']} dead, perplexity {s['perplexity']:.1f}"
     )
   return "\n".join([*lines, *(f"  no {name}: {reason}" for name, reason in s.get("absent", {}).items())])
+
+
+def _posteriors(scores: dict[str, Any]) -> str:
+  """The diagnosis of posterior variances as a line."""
+  s, (low, high) = scores, scores["posterior_thresholds"]
+  between = s["latent_units"] - s["posterior_active"] - s["posterior_null"]
+  return (
+    f"  posteriors     {s['posterior_active']:10.0f} active (variance < {low:g}), {s['posterior_null']:.0f} null "
+    f"(> {high:g}), {between:.0f} between; q(z) is at least {s['prior_gap']:.3f} nats from the prior"
+  )
 
 
 def _similarity(scores: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from vae_jax.errors import UserError
 from vae_jax.evaluation.records import condition
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
+from vae_jax.priors.base import Prior
 from vae_jax.types import ArrayLike, Batch, seen
 
 
@@ -52,17 +53,32 @@ def drawn(model: TrainedVAE, suffix: str = "") -> list[str]:
   return [*found, f"samples{suffix}.png"] if has_samples(model) else found
 
 
+def prior_line(model: TrainedVAE, prior: Prior | None) -> str:
+  """Which prior samples are drawn from, in words; empty where there is only the model's own."""
+  if prior is not None:
+    return f"prior: {prior.words}, fitted to the latents of the training images"
+  if found := model.fitted_priors():
+    return f"prior: the model's own; --prior {' | '.join(found)} draws from a fitted one"
+  return ""
+
+
 def samples(
-  model: TrainedVAE, num: int, seed: int = 0, temperature: float = 1.0, label: int | None = None
+  model: TrainedVAE,
+  num: int,
+  seed: int = 0,
+  temperature: float = 1.0,
+  label: int | None = None,
+  prior: Prior | None = None,
 ) -> np.ndarray:
-  """A picture of `num` samples of the prior; of a model with labels, of `label`, else of each in turn."""
+  """A picture of `num` samples of the prior, the model's own unless given; of a model with labels, of `label`, else of
+  each in turn."""
   key = new_key(seed)
   if "label" not in model.module.NEEDS:
-    return pictures.grid(model.sample(key, num, temperature, label=label))
+    return pictures.grid(model.sample(key, num, temperature, prior=prior, label=label))
   classes = model.config.model.classes
   labels = np.arange(num) % classes if label is None else label
   columns = classes if label is None and num >= classes else None
-  return pictures.grid(model.sample(key, num, temperature, label=labels), columns=columns)
+  return pictures.grid(model.sample(key, num, temperature, prior=prior, label=labels), columns=columns)
 
 
 def split_samples(model: TrainedVAE, batch: Batch, num: int, seed: int = 0) -> np.ndarray:

@@ -8,18 +8,19 @@ Needs the checkpoint alone: no config file, no data set, and any kind or number 
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import jax
 
 from vae_jax import runs
 from vae_jax.configuration import at_home
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, printable
 from vae_jax.inference.autoencode import slerp
 from vae_jax.inference.restore import TILE, Restores
 from vae_jax.photos.fitting import AUTO
 from vae_jax.runs import Run
-from vae_jax.storage import exported
+from vae_jax.storage import exported, fitted
 
 __all__ = ["TILE", "TrainedVAE", "export", "load", "slerp"]
 
@@ -57,6 +58,8 @@ def load(workdir: str | Path, checkpoint: str | int = "newest") -> TrainedVAE:
 def export(model: TrainedVAE, folder: str | Path, bits: int = 32) -> None:
   """Writes a model, with its first stage, as one small file of weights and its description, for `load` anywhere.
 
+  Priors that were fitted to these weights go along. Others are left out, and a line on standard error says so.
+
   bits: of the kernels' values: 32; 16, float16, about half the size; or 8, integers with a scale for each output
   channel, about a quarter. `load` gives float32 in any case. The first stage keeps 32 bits. Raises UserError for other
   `bits`, values that these bits cannot hold, or a folder that cannot be written.
@@ -68,3 +71,21 @@ def export(model: TrainedVAE, folder: str | Path, bits: int = 32) -> None:
   first = model.run.first
   below = None if first is None else (jax.device_get(first.variables), described(first))
   exported.save(folder, jax.device_get(model.run.variables), described(model.run), below, bits)
+  for kind in model.fitted_priors():
+    if why := _left_out(model, folder, kind, bits):
+      print(printable(f"note: the prior {kind} is left out: {why}"), file=sys.stderr, flush=True)
+
+
+def _left_out(model: TrainedVAE, folder: str | Path, kind: str, bits: int) -> str:
+  """Copies a fitted prior into the folder of an export; why not, where it does not go along."""
+  remedy = "fit one to the export (--mode fit_prior)"
+  if bits != 32:
+    return f"it was fitted to the weights before they had {bits} bits; {remedy}"
+  try:
+    arrays, meta = fitted.read(model.run.folder, kind)
+  except UserError as error:
+    return str(error)
+  if meta["weights"] != model.run.digest:
+    return f"it was fitted to other weights; {remedy}"
+  fitted.save(folder, kind, arrays, {k: v for k, v in meta.items() if k not in ("format_version", "sha256")})
+  return ""

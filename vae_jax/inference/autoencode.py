@@ -44,7 +44,9 @@ class Autoencodes(Generates):
     self._from_tokens = self._method("from_tokens")
 
   def _batch(self, images: ArrayLike, condition: dict[str, Any]) -> Batch:
-    """A prepared batch of what the encoder sees; of a second stage, with what its first stage makes of the images."""
+    """A prepared batch of what the encoder sees; of a second stage, with what its first stage makes of the images.
+
+    That is codes, or the mean of its posterior: nothing is drawn here."""
     inputs = self._images(images)
     batch: Any = {"image": inputs, **self._condition(len(inputs), condition)}
     if self.first is None:
@@ -68,7 +70,9 @@ class Autoencodes(Generates):
     """
     if not self.module.reconstructs:
       does = "; it samples new ones (--mode sample)" if self.can("sample") else ""
-      raise UserError(f"this run ({self.config.model.name}) gives no images back{does}")
+      has = self.first is not None and self.first.module.reconstructs
+      below = self._first_stage("gives images back") if has else ""
+      raise UserError(f"this run ({self.config.model.name}) gives no images back{does}{below}")
     return self._reconstruct(self.variables, self._batch(images, condition))
 
   def tokens(self, images: ArrayLike, **condition: Any) -> Int[Array, "n p"]:

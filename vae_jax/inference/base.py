@@ -76,6 +76,13 @@ class Base:
   def _method(self, name: str) -> Callable[..., Any]:
     return standard()(jit(lambda variables, *args: self.module.apply(variables, *args, method=name)))
 
+  first: Any = None  # the loaded first stage
+
+  def _first_stage(self, does: str) -> str:
+    """A remedy: the run below does what this one does not."""
+    place = f" (--workdir {self.first.run.folder})" if self.first.run.folder else ""
+    return f"; its first stage {does}{place}"
+
   def can(self, ability: str) -> bool:
     """Returns whether the model can do something: a key of `models.contract.ABILITIES`."""
     if ability not in ABILITIES:
@@ -91,13 +98,16 @@ class Base:
       also = [f"--pretrained {' | '.join(exported.names())}"]
     elif self.can("restore"):
       also = ["or use restore (--mode restore, benchmark, reconstruct)"]
+    elif ability == "sample" and self.can("encode") and self.can("decode"):
+      also = ["or fit a prior to its latents (--mode fit_prior), and give --prior"]
     capable = able(ability)
     others = ", ".join(other for other in capable if other != name) or "no other family"
     if name in capable:  # with another config
       others = f"{name} with model.latent_dim > 0"
     shape = " x ".join(map(str, self.image_shape))
+    below = self._first_stage("can") if self.first is not None and self.first.can(ability) else ""
     raise UserError(
-      f"this run ({name} of {shape}) cannot {ABILITIES[ability]}; {'; '.join([f'{others} can', *also])}"
+      f"this run ({name} of {shape}) cannot {ABILITIES[ability]}{below}; {'; '.join([f'{others} can', *also])}"
     )
 
   def _images(self, images: ArrayLike, single: bool = False) -> Float[Array, "n h w c"]:

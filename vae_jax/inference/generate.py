@@ -1,7 +1,8 @@
-"""New images: draws from the prior, decoded."""
+"""New images: draws from the prior, or from one that was fitted to the latents, decoded."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -9,17 +10,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from vae_jax import priors
 from vae_jax.checks import extent
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, nearest, printable
 from vae_jax.generator import standard
 from vae_jax.inference.base import PIXEL_STREAM, PRIOR_STREAM, Base, as_key
+from vae_jax.priors.base import Prior
 from vae_jax.runs import Run
+from vae_jax.storage import fitted
 from vae_jax.training.steps import example_keys
 from vae_jax.types import Array, ArrayLike, Batch, Key
 
 
 class Generates(Base):
-  """decode, latents, sample."""
+  """decode, latents, sample, fitted_prior."""
 
   def __init__(self, run: Run):
     super().__init__(run)
@@ -44,21 +48,100 @@ class Generates(Base):
     if not hasattr(self.module, method):
       raise UserError(f"this run ({self.config.model.name}) {otherwise}")
 
-  @standard()
-  def _noise(self, key: Key, num: int, temperature: float, start: int = 0) -> Any:
+  def _keys(self, key: Key, num: int, temperature: float, start: int = 0) -> Key:
+    """A key for each example. Raises UserError for another number or temperature than there can be."""
     found = extent(temperature)
     if num < 1 or (found is not None and not 0 <= found.low <= found.high < math.inf):
       raise UserError(
         f"num = {num}, temperature = {temperature}: num must be at least 1, temperature at least 0 and finite"
       )
-    keys = example_keys(key, PRIOR_STREAM, start + jnp.arange(num))
+    return example_keys(key, PRIOR_STREAM, start + jnp.arange(num))
+
+  @standard()
+  def _noise(self, key: Key, num: int, temperature: float, start: int = 0) -> Any:
+    keys = self._keys(key, num, temperature, start)
     return jax.vmap(lambda key: self.module.noise(key, self.spec))(keys)
 
-  def latents(self, key: Key | int, num: int, temperature: float = 1.0, **condition: Any) -> Array:
-    """Draws [num, latent_dim] from the prior, its deviation scaled by the temperature.
+  @standard()
+  def _fitted_latents(
+    self, prior: str | Prior, key: Key, num: int, temperature: float, start: int = 0
+  ) -> Float[Array, "n d"]:
+    prior = self.fitted_prior(prior) if isinstance(prior, str) else prior
+    if not isinstance(prior, Prior):
+      raise UserError(
+        f"prior={str(prior)[:80]!r}: give {', '.join(map(repr, priors.KINDS))} or what priors.fit gives"
+      )
+    self.check_prior()
+    if prior.units != self.module.units:
+      raise UserError(f"a prior of {prior.units} latents: this model has {self.module.units}; fit one to it")
+    keys = self._keys(key, num, temperature, start)
+    return _transformed(prior, jax.vmap(prior.noise)(keys), temperature)
 
-    key: a key, or a seed. The first n of `num` do not depend on `num`.
+  def check_prior(self) -> None:
+    """Raises UserError where no prior can be fitted to the model's latents."""
+    name = self.config.model.name
+    if self.first is not None:
+      raise UserError(
+        f"this run ({name}) is a second stage, itself a prior of its first stage's latents; fit one to the first stage"
+      )
+    for ability in ("encode", "decode"):
+      self.require(ability)
+    if self.module.conditions:
+      needed = ", ".join(sorted(self.module.conditions))
+      raise UserError(
+        f"this run ({name}) has another density of latents for each {needed}, which one fitted prior would mix; it "
+        "keeps its own prior"
+      )
+
+  @functools.cached_property
+  def _digest(self) -> str:
+    return self.run.digest
+
+  def fitted_prior(self, kind: str) -> Prior:
+    """The density of a kind, of `priors.KINDS`, that `--mode fit_prior` left beside this run or exported model.
+
+    Raises UserError: there is none, it is damaged, or it was fitted to other weights than these.
     """
+    if kind not in priors.KINDS:
+      shown = str(kind)[:80]
+      raise UserError(f"prior {shown!r} is unknown{nearest(shown, priors.KINDS, what='priors')}")
+    self.check_prior()
+    if not self.run.folder:
+      raise UserError(f"prior {kind!r}: this model has no folder where a prior could lie; load it from one")
+    arrays, meta = fitted.read(self.run.folder, kind)
+    where = printable(f"{self.run.folder}/{fitted.FOLDER}/{kind}.json")
+    if meta["weights"] != self._digest:
+      step = meta.get("step")
+      there = f"those of step {step}" if type(step) is int and step != self.step else "other weights"
+      raise UserError(
+        f"{where} was fitted to {there}, and this is step {self.step} with weights of digest {self._digest[:12]}; "
+        f"{fitted.REMEDY}, or choose another --checkpoint"
+      )
+    try:
+      return priors.from_arrays(kind, arrays, self.module.units)
+    except Exception as error:  # whatever a stranger's numbers may cause
+      words = " ".join(str(error).split())[:200]
+      raise UserError(f"{where}: holds no such prior ({words}); {fitted.REMEDY}") from error
+
+  def fitted_priors(self) -> list[str]:
+    """The kinds of priors that lie beside this run, whatever weights they were fitted to."""
+    return fitted.names(self.run.folder, priors.KINDS) if self.run.folder else []
+
+  def latents(
+    self,
+    key: Key | int,
+    num: int,
+    temperature: float = 1.0,
+    prior: str | Prior | None = None,
+    **condition: Any,
+  ) -> Array:
+    """Draws [num, latent_dim] from the prior, its deviation scaled by the temperature. Those of a second stage are
+    latents of its first stage.
+
+    key: a key, or a seed. The first n of `num` do not depend on `num`. prior: as in `sample`.
+    """
+    if prior is not None:
+      return self._fitted_latents(prior, as_key(key), num, temperature)
     self.require("sample")
     self._has("latents", "draws no latents; use sample")
     noise = self._noise(as_key(key), num, temperature)
@@ -71,25 +154,38 @@ class Generates(Base):
     temperature: float = 1.0,
     pixels: bool = False,
     start: int = 0,
+    prior: str | Prior | None = None,
     **condition: Any,
   ) -> Float[Array, "n h w c"]:
     """New images in [0, 1]: the mean of p(x | z), or a draw from it with pixels=True.
 
     key: a key, or a seed such as 0.
     start: where to begin in the endless sequence of images that a key stands for, so that many are made in parts.
+    prior: None for the family's own; "gaussian", "mixture" or "flow" for the one that `--mode fit_prior` left beside
+    the run (UserError where it was fitted to other weights), or what `priors.fit` gives. The temperature scales the
+    deviations of a Gaussian, those within the components of a mixture, the noise of a flow.
     condition: the fields that the family needs, such as label=7 for all or label=[num labels]. The first
     stage decodes what a second stage draws.
     """
-    self.require("sample")
     key = as_key(key)
+    if prior is None:
+      self.require("sample")
+    if pixels:
+      self._has("draw_pixels", f"draws no pixels; leave out pixels={pixels}")
+    if prior is not None:
+      z = self._fitted_latents(prior, key, num, temperature, start)
+      given: Batch = self._condition(num, condition)
+      return self._pixels(key, z, given, start) if pixels else self._decode(self.variables, z, given)
     noise = self._noise(key, num, temperature, start)
     fields: Batch = self._condition(num, condition)
     if pixels:
-      self._has("draw_pixels", f"draws no pixels; leave out pixels={pixels}")
-      z = self._latents(self.variables, noise, fields, temperature)
-      part = jax.random.fold_in(key, PIXEL_STREAM)
-      return self._draw_pixels(self.variables, z, fields, jax.random.fold_in(part, start) if start else part)
+      return self._pixels(key, self._latents(self.variables, noise, fields, temperature), fields, start)
     drawn = self._generate(self.variables, noise, fields, temperature)
     return drawn if self.first is None else self.first.from_stage(drawn)
 
-  first: Any = None  # the loaded first stage
+  def _pixels(self, key: Key, z: Array, fields: Batch, start: int) -> Float[Array, "n h w c"]:
+    part = jax.random.fold_in(key, PIXEL_STREAM)
+    return self._draw_pixels(self.variables, z, fields, jax.random.fold_in(part, start) if start else part)
+
+
+_transformed = jax.jit(lambda prior, noise, temperature: prior.transform(noise, temperature))

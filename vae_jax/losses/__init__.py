@@ -9,7 +9,7 @@ results are float32. Shapes that do not fit raise ValueError: nothing is broadca
 from typing import Any
 
 from vae_jax.errors import missing
-from vae_jax.losses.adversarial import discriminator_hinge_loss, generator_hinge_loss
+from vae_jax.losses.adversarial import discriminator_hinge_loss, generator_hinge_loss, verdict_cross_entropy
 from vae_jax.losses.batch import (
   Decomposition,
   decompose_kl,
@@ -67,6 +67,7 @@ __all__ = [
   "style_loss",
   "total_correlation",
   "total_variation",
+  "verdict_cross_entropy",
 ]
 
 # What people look for here: name -> where it is.
@@ -79,7 +80,7 @@ _ELSEWHERE = {
   "l1": "vae_jax.losses.absolute_error",
   "l2": "vae_jax.losses.squared_error",
   "mae": "vae_jax.losses.absolute_error, or vae_jax.metrics.mae",
-  "bce": "vae_jax.losses.bernoulli_nll",
+  "bce": "vae_jax.losses.bernoulli_nll; of a discriminator, vae_jax.losses.verdict_cross_entropy",
   "ssim": "vae_jax.losses.ssim_loss, or vae_jax.metrics.ssim",
   "ms_ssim": "vae_jax.losses.ms_ssim_loss, or vae_jax.metrics.ms_ssim",
   "psnr": "vae_jax.metrics.psnr",

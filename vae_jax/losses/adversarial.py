@@ -1,4 +1,6 @@
-"""The hinge losses of a discriminator and of what it judges (Lim & Ye 2017, arXiv:1705.02894). One value per image.
+"""The losses of a discriminator and of what it judges. One value per image.
+
+Hinge losses: Lim & Ye 2017, arXiv:1705.02894. Cross-entropy: Goodfellow et al. 2014, arXiv:1406.2661.
 
 Logits are a discriminator's, [b, ...], > 0 for real; where it judges patches, losses are means over them.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from vae_jax.distributions import at_least
+from vae_jax.distributions.stable import magnitude
 from vae_jax.types import Array, ArrayLike
 
 
@@ -24,6 +27,16 @@ def discriminator_hinge_loss(real: ArrayLike, fake: ArrayLike) -> Array:
 def generator_hinge_loss(fake: ArrayLike) -> Array:
   """-mean fake: logits [b, ...] of images that are to be taken for real -> float32 [b]. Not bounded below."""
   return -_mean(_float32(fake))
+
+
+def verdict_cross_entropy(logits: ArrayLike, real: bool) -> Array:
+  """-log D, where what is judged is real, else -log (1 - D), in nats; D = sigmoid(logit): [b, ...] -> float32 [b].
+
+  log 2 at a logit of 0. Finite for any logit.
+  """
+  wrong = -_float32(logits) if real else _float32(logits)
+  positive = jnp.where(wrong < 0.0, 0.0, wrong)  # with `magnitude`, the slopes at a logit of 0 are right too
+  return _mean(positive + jnp.log1p(jnp.exp(-magnitude(wrong))))
 
 
 def _float32(logits: ArrayLike) -> Array:

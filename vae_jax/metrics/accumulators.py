@@ -82,6 +82,63 @@ class ActiveUnits:
     return float("nan") if np.isnan(self.variance).any() else int((self.variance > threshold).sum())
 
 
+ACTIVE_BELOW, NULL_ABOVE = 0.1, 0.9  # mean posterior variance of a unit, for a prior of variance 1
+
+
+@dataclass(frozen=True)
+class Posteriors:
+  """Which latent units carry information, and how far all posteriors together are from the prior N(0, I).
+
+  A unit whose posterior has a variance close to 1 for every image equals the prior there: it is null, and the decoder
+  ignores it. One with a variance close to 0 is active: an image is at one place of it. An optimal Gaussian VAE with a
+  learned scale has as many active units as the images' manifold has dimensions, and nulls else (Dai & Wipf 2019,
+  section 3). means: of the posterior means; variances: of the posterior variances.
+  """
+
+  means: ActiveUnits = field(default_factory=ActiveUnits)
+  variances: ActiveUnits = field(default_factory=ActiveUnits)
+
+  def update(self, mean: ArrayLike, logvar: ArrayLike, mask: ArrayLike | None = None) -> Posteriors:
+    """With posteriors of mean and log variance [b, d] added where `mask` [b] is True. ValueError if shapes differ."""
+    if np.shape(mean) != np.shape(logvar):
+      raise ValueError(f"means of shape {np.shape(mean)} and logvars of shape {np.shape(logvar)} differ")
+    with np.errstate(over="ignore", invalid="ignore"):  # padding may be anything
+      variance = np.exp(np.asarray(logvar).astype(np.float64))
+    return Posteriors(self.means.update(mean, mask), self.variances.update(variance, mask))
+
+  def merge(self, other: Posteriors) -> Posteriors:
+    return Posteriors(self.means.merge(other.means), self.variances.merge(other.variances))
+
+  @property
+  def variance(self) -> np.ndarray:
+    """float64 [d], the mean variance of each unit's posteriors. Raises ValueError where nothing was counted."""
+    if not self.variances.count:
+      raise ValueError("Posteriors of no examples: every batch was empty or masked")
+    return self.variances.mean
+
+  @property
+  def active(self) -> float:
+    """The number of units with a mean variance below 0.1. nan where one is."""
+    return float("nan") if np.isnan(self.variance).any() else int((self.variance < ACTIVE_BELOW).sum())
+
+  @property
+  def null(self) -> float:
+    """The number of units with a mean variance above 0.9. nan where one is."""
+    return float("nan") if np.isnan(self.variance).any() else int((self.variance > NULL_ABOVE).sum())
+
+  @property
+  def prior_gap(self) -> float:
+    """A lower bound on KL(q(z) || N(0, I)) in nats, q(z) the mean of all posteriors: what samples of N(0, I) lack.
+
+    It is the divergence of the independent Gaussians with the means m and variances v of q(z),
+    0.5 sum(v + m^2 - 1 - log v); the rest, KL(q(z) || those Gaussians), is not negative. So 0 does not mean that q(z)
+    is the prior.
+    """
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+      spread = self.variance + self.means.variance
+      return float(0.5 * np.sum(spread + np.square(self.means.mean) - 1.0 - np.log(spread)))
+
+
 @dataclass(frozen=True)
 class CodeUsage:
   """How often each code of a codebook was chosen. `size`: number of codes."""

@@ -84,6 +84,23 @@ class FeatureStatistics:
       scatter += other.scatter
     return FeatureStatistics(self.protocol, count, mean, scatter)
 
+  def without(self, part: FeatureStatistics) -> FeatureStatistics:
+    """Takes away examples that were merged before. UserError where the protocols differ or none would be left."""
+    check_same(self, part)
+    count = self.count - part.count
+    if count < 1:
+      raise UserError(f"{part.count} of {self.count} examples cannot be taken away; leave at least 1")
+    if not part.count:
+      return self
+    with np.errstate(invalid="ignore", over="ignore"):
+      delta = part.mean - self.mean
+      mean = self.mean - delta * (part.count / count)
+      scatter = np.outer(delta, delta)
+      scatter *= -self.count * part.count / count
+      scatter += self.scatter
+      scatter -= part.scatter
+    return FeatureStatistics(self.protocol, count, mean, scatter)
+
   @property
   def covariance(self) -> np.ndarray:
     """float64 [d, d], over count - 1 as in numpy.cov and the original FID. UserError under two examples."""

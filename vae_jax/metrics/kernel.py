@@ -9,6 +9,7 @@ import numpy as np
 
 from vae_jax.errors import UserError
 from vae_jax.metrics.features import FID_LAYER, FeatureSet, check_dimensions, check_inception, check_same
+from vae_jax.progress import followed
 
 BLOCK = 1024  # examples a side of one tile of the kernel matrix
 
@@ -44,13 +45,37 @@ def kernel_distance_subsets(
     raise UserError(f"{subsets} subsets of {size} examples: give at least 1 subset of 2")
   x, y = _pair(a, b, at_least=size)
   rng = np.random.default_rng(seed)
-
-  def draw(features: np.ndarray) -> np.ndarray:
-    return features[rng.choice(len(features), size, replace=False)]
-
-  values = [_mmd(draw(x), draw(y)) for _ in range(subsets)]
+  drawn = [tuple(rng.choice(len(part), size, replace=False) for part in (x, y)) for _ in range(subsets)]
+  if (
+    len(x) ** 2 + len(y) ** 2 < 2 * subsets * size**2
+  ):  # many subsets of few examples have their pairs in common
+    weights = np.zeros((len(x), subsets)), np.zeros((len(y), subsets))
+    for s, chosen in enumerate(drawn):
+      for weight, rows in zip(weights, chosen, strict=True):
+        weight[rows, s] = 1.0
+    values = _weighted_mmd(x, y, *weights)
+  else:
+    values = np.array([_mmd(x[i], y[j]) for i, j in drawn])
   with np.errstate(invalid="ignore"):
     return float(np.mean(values)), float(np.std(values))
+
+
+def kernel_distances_without(
+  a: FeatureSet, b: FeatureSet, groups: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+  """Computes `kernel_distance` of all examples, and of what is left without each group of them, in one pass.
+
+  groups: for each example of a and of b, in the order of their indices, the number of its group in 0 .. g - 1.
+
+  Returns:
+    float64 [1 + g], the first of all examples, the others without group 0, 1, ...; nan without two examples of each.
+
+  Raises:
+    UserError: as `kernel_distance`.
+  """
+  x, y = _pair(a, b, at_least=2)
+  g = int(max(part.max() for part in groups)) + 1
+  return _weighted_mmd(x, y, *((part[:, None] != np.arange(-1, g)).astype(np.float64) for part in groups))
 
 
 def kid(a: FeatureSet, b: FeatureSet, *, seed: int = 0) -> tuple[float, float]:
@@ -85,8 +110,45 @@ def _mmd(x: np.ndarray, y: np.ndarray) -> float:
     )
 
 
+def _weighted_mmd(x: np.ndarray, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+  """The estimate [s] of the rows of x and y with weight 1 in each column of u [m, s] and v [n, s]; others have 0."""
+  m, n = u.sum(axis=0), v.sum(axis=0)
+  rows = list(zip(_blocks(x), _blocks(u), strict=True))
+  with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+    between = np.zeros(len(m))
+    for block, weights in followed(rows, len(rows), "kernel distance, between the sets"):
+      between += _weighted_between(block, y, weights, v)
+    return (
+      _weighted_within(x, u) / (m * (m - 1)) + _weighted_within(y, v) / (n * (n - 1)) - 2 * between / (m * n)
+    )
+
+
+def _weighted_between(x: np.ndarray, y: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+  """Sums the kernel, times both weights, over all pairs of x [m, d] and y [n, d]: [s]."""
+  total = np.zeros(u.shape[1])
+  for left, weights in zip(_blocks(x), _blocks(u), strict=True):
+    left = left.astype(np.float64)
+    for right, others in zip(_blocks(y), _blocks(v), strict=True):
+      total += np.einsum("bs,bs->s", weights, _kernel(left, right.astype(np.float64)) @ others)
+  return total
+
+
+def _weighted_within(x: np.ndarray, u: np.ndarray) -> np.ndarray:
+  """Sums the kernel, times both weights, over all ordered pairs of different rows of x [m, d]: [s]."""
+  total, rows = np.zeros(u.shape[1]), list(zip(_blocks(x), _blocks(u), strict=True))
+  for i, (block, weights) in enumerate(followed(rows, len(rows), "kernel distance, within a set")):
+    left, after = block.astype(np.float64), (i + 1) * BLOCK
+    own = _kernel(left, left)
+    np.fill_diagonal(own, 0.0)
+    total += np.einsum("bs,bs->s", weights, own @ weights)
+    total += 2 * _weighted_between(block, x[after:], weights, u[after:])
+  return total
+
+
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  k = x @ y.T / x.shape[1] + 1
+  k = x @ y.T
+  k /= x.shape[1]
+  k += 1
   return k * k * k
 
 

@@ -98,6 +98,11 @@ def load_statistics(
   return FeatureStatistics(stated, counted, mean, (covariance + covariance.T) * (0.5 * (counted - 1)))
 
 
+def holds_features(path: str | Path) -> bool:
+  """Whether a file of statistics has features too. UserError where it is missing or damaged."""
+  return bool(_read(Path(path), ("features",)))
+
+
 def load_features(path: str | Path, *, protocol: Protocol | None = None) -> FeatureSet:
   """Reads the features that `save_statistics` was given.
 

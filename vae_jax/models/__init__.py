@@ -17,7 +17,13 @@ FAMILIES = {
   "restoration_vae": "vae_jax.models.restoration_vae",
   "transformation_net": "vae_jax.models.transformation_net",
   "cvae": "vae_jax.models.cvae",
+  "conv_cvae": "vae_jax.models.conv_cvae",
   "vq_vae": "vae_jax.models.vq_vae",
+  "vae_gan": "vae_jax.models.vae_gan",
+  "latent_vae": "vae_jax.models.latent_vae",
+  "rae": "vae_jax.models.rae",
+  "wae": "vae_jax.models.wae",
+  "aae": "vae_jax.models.aae",
 }
 
 

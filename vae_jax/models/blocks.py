@@ -51,6 +51,20 @@ def pixel_unshuffle(x: Array, factor: int = 2) -> Array:
   return _blocks(x, factor, factor).reshape(b, h // factor, w // factor, factor**2 * c)
 
 
+def equal_kernels(init: Any, factor: int) -> Any:
+  """Initialises a convolution before `pixel_shuffle(..., factor)` by `init`, so that the pixels of a block start alike.
+
+  Unrelated kernels leave a lattice of `factor` pixels on images, which training does not take away (ICNR, Aitken et
+  al. 2017, arXiv:1707.02937).
+  """
+
+  def equal(key: Any, shape: Any, dtype: Any = jnp.float32) -> Array:
+    kernel = init(key, (*shape[:-1], shape[-1] // factor**2), dtype)
+    return jnp.tile(kernel, (1,) * (len(shape) - 1) + (factor**2,))
+
+  return equal
+
+
 _IN_LOOP = ContextVar("in_loop", default=False)
 
 
@@ -188,7 +202,10 @@ class ResidualBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-  """3x3 convolution to 4c channels, then pixel shuffle, cropped to `size` (odd sizes lose the last row or column)."""
+  """3x3 convolution to 4c channels, then pixel shuffle, cropped to `size` (odd sizes lose the last row or column).
+
+  The four pixels of a block start alike: see `equal_kernels`.
+  """
 
   channels: int
   size: tuple[int, int]
@@ -197,5 +214,6 @@ class Upsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    x = Conv(4 * self.channels, dtype=self.dtype, param_dtype=self.param_dtype)(x)
+    init = equal_kernels(nn.initializers.lecun_normal(), 2)
+    x = Conv(4 * self.channels, kernel_init=init, dtype=self.dtype, param_dtype=self.param_dtype)(x)
     return pixel_shuffle(x)[:, : self.size[0], : self.size[1]]

@@ -53,12 +53,14 @@ class Output(NamedTuple):
   """What a family reports, per example. `s` samples, `b` examples, `l` latent layers, `d` latent units.
 
   terms: float32 [b] each, in nats or a stated unit. `distortion` is -log p(x | z), mean over samples, summed over
-    pixels; `rate` is KL(q(z | x) || p(z)). Their sum is the negative evidence bound of families that bound.
+    pixels; `rate` is KL(q(z | x) || p(z)). Their sum is the negative evidence bound, `Family.bound_name`.
   reconstruction: in [0, 1], what the model gives back.
   rates: the rate of each layer.
   kl_units: the KL of each latent unit; sums to the rate. For free bits.
   log_weight: log p(x, z_s) - log q(z_s | x), the importance weights of the IWAE bound; None where there are none.
   latents: what terms over a batch and scores look at: `z`, `mean`, `logvar` [b, d]; `codes` int32 [b, n].
+  views: images [b, h, w, c] that the family's own opponent looks at, by name, in training alone: those of one value may
+    have different gradients.
   statistics: a pytree of means over the examples, from which `Family.absorb` updates what the model keeps.
   """
 
@@ -68,6 +70,7 @@ class Output(NamedTuple):
   kl_units: Float[Array, "b d"] | None = None
   log_weight: Float[Array, "s b"] | None = None
   latents: dict[str, Array] = {}  # noqa: RUF012  (never changed)
+  views: dict[str, Array] = {}  # noqa: RUF012
   statistics: Any = ()
 
 
@@ -78,11 +81,20 @@ class Family(nn.Module):
     objective.beta; any other term NAME by the key objective.NAME, which is among the family's `KEYS`.
   CAN: its abilities, of `ABILITIES`.
   NEEDS: fields of the batch that it reads beside the images.
+  PRIOR: what its samples are drawn from, in words for files of scores.
+  RATED: name of the validation score, lower is better, that chooses the best checkpoint. Where it is not `loss`, there
+    is no loss of a split.
+  UNBOUNDED: why it bounds no likelihood, for a family that does not and has latents; after its name and "has".
+  STANDARD_PRIOR: whether its latents have the prior N(0, I), with which scores compare the posteriors `mean`, `logvar`.
   """
 
   TERMS: ClassVar[tuple[str, ...]] = ()
   CAN: ClassVar[frozenset[str]] = frozenset()
   NEEDS: ClassVar[frozenset[str]] = frozenset()
+  PRIOR: ClassVar[str] = "N(0, I)"
+  RATED: ClassVar[str] = "loss"
+  UNBOUNDED: ClassVar[str] = ""
+  STANDARD_PRIOR: ClassVar[bool] = False
 
   @property
   def can(self) -> frozenset[str]:
@@ -93,6 +105,12 @@ class Family(nn.Module):
   def terms(self) -> tuple[str, ...]:
     """The terms of this model; a config may take some of the family's away."""
     return self.TERMS
+
+  @property
+  def bound_name(self) -> str:
+    """The name of distortion + rate in logs and scores; "" where it bounds nothing. `neg_elbo` is that of images alone,
+    so a family of other things has another name."""
+    return "neg_elbo" if "bound" in self.can else ""
 
   @property
   def reconstructs(self) -> bool:

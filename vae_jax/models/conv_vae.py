@@ -11,7 +11,7 @@ from vae_jax.distributions import likelihoods
 from vae_jax.errors import UserError
 from vae_jax.keys import WIDEST, WIDTHS, Key, Keys, between, counted
 from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS, halved
-from vae_jax.models.decoders import ConvDecoder
+from vae_jax.models.decoders import HEAD_KEYS, ConvDecoder
 from vae_jax.models.encoders import ConvEncoder
 from vae_jax.models.vae import VAE
 from vae_jax.types import Spec, image_shape, input_shape
@@ -25,6 +25,7 @@ KEYS: Keys = {
   "model.dense": Key(
     256, "width of the layer between feature map and latents; 0: a map of latents", between(0, WIDEST)
   ),
+  **HEAD_KEYS,
   **REMAT_KEYS,
   **ACTIVATION_KEYS,
   **likelihoods.KEYS,
@@ -37,13 +38,14 @@ def faults(config: ConfigDict) -> Iterator[str]:
   yield from likelihoods.faults(config.model)
 
 
-def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
-  """The module that `config.model` describes, for records of `spec`.
+def networks(
+  model: ConfigDict, spec: Spec, dtypes: dict[str, Any], channels: int, moments: int = 2
+) -> tuple[ConvEncoder, ConvDecoder, int]:
+  """Encoder, decoder, and how many latents an image has. channels: those that the decoder gives for each pixel.
 
   Raises UserError: a map of latents where input and output differ in size.
   """
   shape, given = image_shape(spec), input_shape(spec)
-  likelihood = likelihoods.make_likelihood(model.likelihood, shape[-1], model.sigma, model.mixtures)
   height, width = (1, 1) if model.dense else halved(shape[:2], len(model.channels))
   if not model.dense and given[:2] != shape[:2]:
     raise UserError(
@@ -58,6 +60,15 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
     "remat": model.remat,
     **dtypes,
   }
-  encoder = ConvEncoder(latent_dim=model.latent_dim, **common)
-  decoder = ConvDecoder(size=shape[:2], out_channels=likelihood.channels, **common)
-  return VAE(encoder, decoder, likelihood, height * width * model.latent_dim)
+  encoder = ConvEncoder(latent_dim=model.latent_dim, moments=moments, **common)
+  decoder = ConvDecoder(size=shape[:2], out_channels=channels, head_kernel=model.head_kernel, **common)
+  return encoder, decoder, height * width * model.latent_dim
+
+
+def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
+  """The module that `config.model` describes, for records of `spec`. Raises UserError as `networks` does."""
+  likelihood = likelihoods.make_likelihood(
+    model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
+  )
+  encoder, decoder, latent_dim = networks(model, spec, dtypes, likelihood.channels)
+  return VAE(encoder, decoder, likelihood, latent_dim)

@@ -4,6 +4,7 @@
 
 The prior of each label y is learned: a mean and a variance for each latent. Encoder and decoder are fully connected,
 and see the label as a one-hot vector beside the image or the latents. So z holds what the label does not say: style.
+The family `conv_cvae` is this module with convolutions.
 """
 
 from __future__ import annotations
@@ -34,11 +35,15 @@ class CVAE(VAE):
 
   Attributes, beside those of `VAE`:
     classes: number of labels.
+    planes: the encoder sees [b, h, w, c + classes] instead: the label as constant channels.
   """
 
   classes: int
+  planes: bool = False
 
   NEEDS: ClassVar[frozenset[str]] = frozenset({"label"})
+  PRIOR: ClassVar[str] = "N(mean, diag(variance)), learned for each label"
+  STANDARD_PRIOR: ClassVar[bool] = False
 
   def setup(self):
     super().setup()
@@ -56,9 +61,12 @@ class CVAE(VAE):
     return dist.Gaussian(self.prior_mean[label], dist.bound_logvar(self.prior_logvar[label]))
 
   def encode(self, batch: Batch) -> dist.Gaussian:
-    image = seen(batch)
-    both = jnp.concatenate([image.reshape(image.shape[0], -1), self.one_hot(batch)], axis=-1)
-    mean, raw = jnp.split(self.encoder(both[:, None, None]), 2, axis=-1)
+    image, label = seen(batch), self.one_hot(batch)[:, None, None]
+    if self.planes:
+      label = jnp.broadcast_to(label, (*image.shape[:3], self.classes))
+    else:
+      image = image.reshape(image.shape[0], 1, 1, -1)
+    mean, raw = jnp.split(self.encoder(jnp.concatenate([image, label], axis=-1)), 2, axis=-1)
     return dist.Gaussian(mean, dist.bound_logvar(raw))
 
   def pixels(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w p"]:
@@ -103,8 +111,8 @@ def faults(config: ConfigDict) -> Iterator[str]:
   yield from likelihoods.faults(config.model)
   if config.objective.mmd:
     yield (
-      f"objective.mmd={config.objective.mmd} compares latents with a standard normal prior, and model.name=cvae learns "
-      "one for each label; set it to 0"
+      f"objective.mmd={config.objective.mmd} compares latents with a standard normal prior, and "
+      f"model.name={config.model.name} learns one for each label; set it to 0"
     )
 
 

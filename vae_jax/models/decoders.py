@@ -8,8 +8,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float
 
-from vae_jax.models.blocks import ACTIVATIONS, Conv, Norm, ResidualBlock, Upsample, halved
+from vae_jax.keys import Key, Keys, one_of
+from vae_jax.models.blocks import ACTIVATIONS, Conv, Norm, ResidualBlock, Upsample, convolution, halved
 from vae_jax.types import Array
+
+# A config key of every family with a `ConvDecoder`.
+HEAD_KEYS: Keys = {
+  "model.head_kernel": Key(
+    3, "side of the last convolution, at full size; 1 leaves a lattice, as older runs", one_of(1, 3)
+  )
+}
 
 
 class MLPDecoder(nn.Module):
@@ -40,7 +48,8 @@ class MLPDecoder(nn.Module):
 class ConvDecoder(nn.Module):
   """The mirror of `ConvEncoder`: dense layers, then residual blocks and sub-pixel convolutions to the image's size.
 
-  `dense` = 0: the latents are a map of the size of the encoder's last one.
+  `dense` = 0: the latents are a map of the size of the encoder's last one. `head_kernel`: side of the convolution that
+  makes the pixels; with 1, each pixel of a block of the last up-sampling is made by itself.
   """
 
   channels: tuple[int, ...]
@@ -48,6 +57,7 @@ class ConvDecoder(nn.Module):
   dense: int
   size: tuple[int, int]
   out_channels: int
+  head_kernel: int = 3
   activation: str = "relu"
   remat: bool = False
   dtype: Any = jnp.float32
@@ -56,6 +66,8 @@ class ConvDecoder(nn.Module):
   @property
   def last(self) -> str:
     """Name of the layer that makes the pixels."""
+    if self.head_kernel > 1:
+      return "head"
     return "Dense_2" if self.dense else "Dense_0"
 
   @nn.compact
@@ -75,6 +87,8 @@ class ConvDecoder(nn.Module):
       x = act(Norm(**dtypes)(x))
       features = self.channels[level - 1] if level else max(self.channels[0] // 2, 8)
       x = Upsample(features, halved(self.size, level), **dtypes)(x)
-    return nn.Dense(self.out_channels, dtype=jnp.float32, param_dtype=self.param_dtype)(
-      act(x).astype(jnp.float32)
-    )
+    x, exact = act(x).astype(jnp.float32), {"dtype": jnp.float32, "param_dtype": self.param_dtype}
+    if self.head_kernel == 1:
+      return nn.Dense(self.out_channels, **exact)(x)
+    sides = (self.head_kernel, self.head_kernel)
+    return nn.Conv(self.out_channels, sides, conv_general_dilated=convolution(), name="head", **exact)(x)

@@ -1,4 +1,4 @@
-"""The discriminator that judges patches (PatchGAN; Isola et al. 2017, arXiv:1611.07004)."""
+"""Discriminators of images: one that judges patches, and one that judges the whole and shows its features."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from vae_jax.types import Array
 class PatchDiscriminator(nn.Module):
   """Images [b, h, w, c] in [0, 1] of any size -> logits [b, h', w', 1], one a patch: > 0 for real.
 
-  4x4 convolutions of stride 2, one for each of `channels`, with leaky ReLU of slope 0.2, and one of stride 1 to the
-  logit; h' = h / 2^len(channels), rounded up. GroupNorm after all of the first ones but one, where the paper has batch
-  normalisation, which would mix examples. Initialised from N(0, 0.02^2), as the paper's.
+  The PatchGAN of Isola et al. 2017, arXiv:1611.07004. 4x4 convolutions of stride 2, one for each of `channels`, with
+  leaky ReLU of slope 0.2, and one of stride 1 to the logit; h' = h / 2^len(channels), rounded up. GroupNorm after all
+  of the first ones but one, where the paper has batch normalisation, which would mix examples. Initialised from
+  N(0, 0.02^2), as the paper's.
   """
 
   channels: tuple[int, ...]
@@ -34,3 +35,36 @@ class PatchDiscriminator(nn.Module):
       x = jax.nn.leaky_relu(x, 0.2)
     dtypes["dtype"] = jnp.float32
     return Conv(1, 4, kernel_init=init, **dtypes)(x.astype(jnp.float32))
+
+
+class ImageDiscriminator(nn.Module):
+  """Images [b, h, w, c] in [0, 1] of one size -> logits [b, 1]: > 0 for real. `features` shows what it looks at.
+
+  4x4 convolutions of stride 2, one for each of `channels`, a dense layer of width `dense` and one to the logit, with
+  leaky ReLU of slope 0.2 between. GroupNorm after all convolutions but the first. Layers keep the variance of what they
+  see at the start, so that features have a size of 1, whatever the widths; logits start small.
+  """
+
+  channels: tuple[int, ...]
+  dense: int
+  layer: int
+  dtype: Any = jnp.float32
+  param_dtype: Any = jnp.float32
+
+  def features(self, image: Array) -> Array:
+    """The output of convolution number `layer`, before what follows it: float32 [b, h', w', channels[layer - 1]]."""
+    return self(image, features=True)
+
+  @nn.compact
+  def __call__(self, image: Array, features: bool = False) -> Array:
+    dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    x = 2 * image.astype(self.dtype) - 1
+    for i, width in enumerate(self.channels):
+      x = Conv(width, 4, 2, **dtypes)(x)
+      if features and i + 1 == self.layer:
+        return x.astype(jnp.float32)
+      x = Norm(**dtypes)(x) if i else x
+      x = jax.nn.leaky_relu(x, 0.2)
+    x = jax.nn.leaky_relu(nn.Dense(self.dense, **dtypes)(x.reshape(x.shape[0], -1)), 0.2)
+    dtypes["dtype"] = jnp.float32
+    return nn.Dense(1, kernel_init=nn.initializers.normal(0.02), **dtypes)(x.astype(jnp.float32))

@@ -1,4 +1,7 @@
-"""Encoders: images [b, h, w, c] in [0, 1] -> posterior parameters [b, ..., 2 * d], float32: mean, raw logvar."""
+"""Encoders: images [b, h, w, c] in [0, 1] -> posterior parameters [b, ..., moments * d], float32.
+
+Two moments are the mean and the raw logvar; one is the mean alone, of an encoder that is deterministic.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from vae_jax.models.blocks import ACTIVATIONS, Conv, Norm, ResidualBlock
 from vae_jax.types import Array
 
 
-def _head(latent_dim: int, param_dtype: Any) -> nn.Dense:
+def _head(width: int, param_dtype: Any) -> nn.Dense:
   # Float32 whatever the compute type. At full scale: smaller weights hide the input from the decoder at the start,
   # and units that carry nothing then are pruned by the KL for good.
-  return nn.Dense(2 * latent_dim, dtype=jnp.float32, param_dtype=param_dtype, name="posterior")
+  return nn.Dense(width, dtype=jnp.float32, param_dtype=param_dtype, name="posterior")
 
 
 class MLPEncoder(nn.Module):
@@ -24,6 +27,7 @@ class MLPEncoder(nn.Module):
   hidden: tuple[int, ...]
   latent_dim: int
   activation: str = "relu"
+  moments: int = 2
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -32,7 +36,7 @@ class MLPEncoder(nn.Module):
     x = image.reshape(image.shape[0], -1).astype(self.dtype)
     for width in self.hidden:
       x = ACTIVATIONS[self.activation](nn.Dense(width, dtype=self.dtype, param_dtype=self.param_dtype)(x))
-    return _head(self.latent_dim, self.param_dtype)(x.astype(jnp.float32))
+    return _head(self.moments * self.latent_dim, self.param_dtype)(x.astype(jnp.float32))
 
 
 def downsampled(
@@ -58,6 +62,7 @@ class ConvEncoder(nn.Module):
   latent_dim: int
   activation: str = "relu"
   remat: bool = False
+  moments: int = 2
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -67,4 +72,4 @@ class ConvEncoder(nn.Module):
     x = downsampled(image.astype(self.dtype), self.channels, self.blocks, self.activation, self.remat, dtypes)
     if self.dense:
       x = act(nn.Dense(self.dense, **dtypes)(x.reshape(x.shape[0], -1)))
-    return _head(self.latent_dim, self.param_dtype)(x.astype(jnp.float32))
+    return _head(self.moments * self.latent_dim, self.param_dtype)(x.astype(jnp.float32))

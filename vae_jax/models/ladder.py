@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vae_jax import distributions as dist
-from vae_jax.models.blocks import ACTIVATIONS, convolution, maybe_remat, pixel_shuffle, pixel_unshuffle
+from vae_jax.models.blocks import (
+  ACTIVATIONS,
+  convolution,
+  equal_kernels,
+  maybe_remat,
+  pixel_shuffle,
+  pixel_unshuffle,
+)
 from vae_jax.types import Array
 
 HE_NORMAL = nn.initializers.he_normal()
@@ -65,7 +72,7 @@ class Convolutions(nn.Module):
 
   def up(self, x: Array, features: int, name: str) -> Array:
     """Twice the height and width."""
-    return pixel_shuffle(self.conv(x, 4 * features, name, init=equal_kernels(2)), 2)
+    return pixel_shuffle(self.conv(x, 4 * features, name, init=equal_kernels(HE_NORMAL, 2)), 2)
 
 
 class PixelHead(Convolutions):
@@ -76,23 +83,9 @@ class PixelHead(Convolutions):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     act, (width, out) = ACTIVATIONS[self.activation], self.channels
-    x = self.mix(x, self.factor**2 * width, "up", init=equal_kernels(self.factor))
+    x = self.mix(x, self.factor**2 * width, "up", init=equal_kernels(HE_NORMAL, self.factor))
     x = act(pixel_shuffle(x, self.factor))
     return self.conv(act(self.conv(x, width, "conv")), out, "out", zero=True)
-
-
-def equal_kernels(factor: int) -> Any:
-  """Initialises a convolution before `pixel_shuffle(..., factor)`: the pixels of a block start alike.
-
-  Unrelated kernels leave a lattice of `factor` pixels on images, which training does not take away (ICNR, Aitken et
-  al. 2017, arXiv:1707.02937).
-  """
-
-  def init(key: Any, shape: Any, dtype: Any = jnp.float32) -> Array:
-    kernel = HE_NORMAL(key, (*shape[:-1], shape[-1] // factor**2), dtype)
-    return jnp.tile(kernel, (1,) * (len(shape) - 1) + (factor**2,))
-
-  return init
 
 
 class Trunk(Convolutions):

@@ -36,6 +36,7 @@ class VAE(Family):
 
   TERMS: ClassVar[tuple[str, ...]] = ("distortion", "rate")
   CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample", "bound"})
+  STANDARD_PRIOR: ClassVar[bool] = True
 
   @property
   def units(self) -> int:

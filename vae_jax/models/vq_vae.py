@@ -32,7 +32,7 @@ from vae_jax.keys import Key as ConfigKey
 from vae_jax.models import codebook
 from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS, halved
 from vae_jax.models.contract import Family, Mode, Output
-from vae_jax.models.decoders import ConvDecoder
+from vae_jax.models.decoders import HEAD_KEYS, ConvDecoder
 from vae_jax.models.encoders import downsampled
 from vae_jax.types import Array, Batch, Key, Spec, Variables, image_shape, input_shape, seen
 
@@ -172,6 +172,7 @@ KEYS: Keys = {
   "model.revive_below": ConfigKey(
     0.03, "codes used less than this share of the mean usage restart at a vector of the batch", BELOW_1
   ),
+  **HEAD_KEYS,
   **REMAT_KEYS,
   **ACTIVATION_KEYS,
   **(
@@ -207,7 +208,13 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE:
   return VQVAE(
     encoder=Encoder(channels, model.blocks, model.code_dim, **common),
     decoder=ConvDecoder(
-      channels, model.blocks, dense=0, size=shape[:2], out_channels=likelihood.channels, **common
+      channels,
+      model.blocks,
+      dense=0,
+      size=shape[:2],
+      out_channels=likelihood.channels,
+      head_kernel=model.head_kernel,
+      **common,
     ),
     likelihood=likelihood,
     size=halved(given[:2], len(channels)),

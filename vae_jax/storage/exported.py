@@ -94,7 +94,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
   """What a model is, without its weights. Raises UserError: missing, damaged, or of a newer version."""
   path = Path(folder) / DESCRIPTION
   try:
-    meta = parse_json(_content(path, MAX_JSON))
+    meta = parse_json(content_of(path, MAX_JSON))
     version, _, _ = meta["format_version"], meta["sha256"], meta["config"]
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(f"{path}: does not describe a model; {REMEDY}") from error
@@ -113,7 +113,7 @@ def read(
   Raises UserError: missing, damaged, or of a newer version.
   """
   meta, path = describe(folder), Path(folder) / WEIGHTS
-  content = _content(path, MAX_BYTES)
+  content = content_of(path, MAX_BYTES)
   if hashlib.sha256(content).hexdigest() != meta["sha256"]:
     raise UserError(f"{path}: does not match its checksum; {REMEDY}")
   try:
@@ -131,17 +131,18 @@ def read(
     raise UserError(f"{path}: cannot be read ({words}); {REMEDY}") from error
 
 
-def _content(path: Path, most: int) -> bytes:
+def content_of(path: Path, most: int, remedy: str = REMEDY) -> bytes:
+  """The bytes of a file of at most `most` bytes. Raises UserError."""
   try:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device is without end
-      raise UserError(f"{path}: cannot be read (is no file); {REMEDY}")
+      raise UserError(f"{path}: cannot be read (is no file); {remedy}")
     if status.st_size > most:
-      raise UserError(f"{path}: cannot be read ({status.st_size} bytes, more than {most}); {REMEDY}")
+      raise UserError(f"{path}: cannot be read ({status.st_size} bytes, more than {most}); {remedy}")
     return path.read_bytes()
   except (OSError, MemoryError) as error:
     raise UserError(
-      f"{path}: cannot be read ({getattr(error, 'strerror', 'no memory')}); {REMEDY}"
+      f"{path}: cannot be read ({getattr(error, 'strerror', 'no memory')}); {remedy}"
     ) from error
 
 
@@ -188,7 +189,7 @@ def _parse(content: bytes) -> Variables:
   """The bytes of a safetensors file -> nested dicts of float32 and int32.
 
   Raises whatever the damage may cause."""
-  flat = _arrays(content)
+  flat = arrays_of(content)
   tree: dict[str, Any] = {}
   for name in flat:
     if name.endswith(_SCALE):
@@ -207,7 +208,7 @@ def _parse(content: bytes) -> Variables:
   return tree
 
 
-def _arrays(content: bytes) -> dict[str, Any]:
+def arrays_of(content: bytes) -> dict[str, Any]:
   """The arrays of a safetensors file by name, as they are stored. Raises whatever the damage may cause."""
   import numpy as np
   from safetensors import deserialize

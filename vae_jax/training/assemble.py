@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax import runs
+from vae_jax.configuration.values import differences, show, to_values
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch, check_likelihood, make_prepare
 from vae_jax.data.sources import Source, open_source, overlap, report
@@ -226,7 +227,7 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   check_fields(held_out, model, config, data.validation)
   tx = state.make_optimizer(t)
   opponents = make_opponents(config, spec)
-  objective = make_objective(config.objective, model.terms, len(train.source))
+  objective = make_objective(config.objective, model.terms, len(train.source), model.bound_name)
   if not model.reconstructs:
     _refuse_image_terms(config, [*objective.extra, *opponents])
 
@@ -298,7 +299,7 @@ def _compiled(
   return (
     parallel.compile_train_call(steps.make_train_call(train_step), placement, like),
     parallel.compile_eval_step(eval_step, placement, like.averaged),
-    "iwae_nll" if iwae else "loss",
+    "iwae_nll" if iwae else model.RATED,
   )
 
 
@@ -313,7 +314,7 @@ def make_opponents(config: ConfigDict, spec: Spec) -> dict[str, Opponent]:
   if found and config.training.accumulate > 1:
     raise UserError(
       f"training.accumulate={config.training.accumulate} must be 1 with the opponent {next(iter(found))!r}, whose "
-      "weight is one of the whole batch"
+      "part in the loss is one of the whole batch"
     )
   return found
 
@@ -327,6 +328,12 @@ def _check_first_stage(config: ConfigDict, stage: runs.Run, spec: Spec) -> None:
   if takes != given:
     sizes = [" x ".join(map(str, shape)) for shape in (takes, given)]
     raise UserError(f"{named} takes images of {sizes[0]}, not {sizes[1]}; set data.size and data.channels")
+  seen_as = ("data.binarize", "data.dequantize", "data.degrade.")
+  if odd := [key for key in differences(stage.config, config) if key.startswith(seen_as)]:
+    there, here = (show(to_values(c)[odd[0]]) for c in (stage.config, config))
+    raise UserError(
+      f"{named} was trained with {odd[0]}={there}, and {odd[0]}={here} here; set {odd[0]}={there}"
+    )
 
 
 def _refuse_image_terms(config: ConfigDict, names: list[str]) -> None:

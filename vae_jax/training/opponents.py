@@ -3,94 +3,27 @@
 The model's loss becomes loss + the sum over opponents of w * taken. `taken` is an opponent's verdict on the fakes that
 it sees (pixels, latents, features), and w its weight. With `max_weight`, w is multiplied by the adaptive weight of
 Esser et al. 2021 (VQGAN, eq. 7): the ratio of the norms of both terms' gradients at the kernel of the model's last
-layer. All sides are updated in one step, from one pass through the model: each by what the others were before the step.
+layer. What a model compares by an opponent's features (`Opponent.compared`) is part of the loss, at fixed weights. All
+sides are updated in one step, from one pass through the model: each by what the others were before the step. A guard
+(`Opponent.guard`) may have one side stand still.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
-from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from vae_jax import losses
-from vae_jax.models.contract import Family, Mode, Output, Whole, one_record
+from vae_jax.models.contract import Output, Whole
 from vae_jax.models.discriminator import PatchDiscriminator
-from vae_jax.types import Array, ArrayLike, Batch, Key, Params, Spec, Variables
+from vae_jax.models.opponent import Opponent, OpponentState, Parts
+from vae_jax.types import Array, ArrayLike, Batch, Key, Params
 
-Parts = dict[str, Array]
-Sees = Callable[[Output, Batch, Key, Whole], tuple[Array, Array]]  # -> (real, fake), of equal shapes
-
-
-@flax.struct.dataclass
-class OpponentState:
-  """What is trained of a discriminator, and its optimiser's state."""
-
-  params: Params
-  opt_state: optax.OptState
-
-
-def alone(x: Any) -> Any:
-  """`whole` where a step sees the global batch already."""
-  return x
-
-
-class Opponent(NamedTuple):
-  """A discriminator and its part in the loss.
-
-  module: what it sees [b, ...] -> logits [b, ...], > 0 for real.
-  sees: (output, batch, key, whole) -> (real, fake); the model is trained through `fake`. What permutes examples gathers
-    those of all devices by `whole`, and gives back those at batch["place"].
-  tx: its optimiser's direction, scaled by learning_rate.
-  weight: of its verdict in the model's loss; counts from step `start` on.
-  max_weight: most that the adaptive weight may be; None: no adaptive weight.
-  loss, taken: (real logits, fake logits) -> [b], what it is trained by; fake logits -> [b], what the model is.
-  """
-
-  module: nn.Module
-  sees: Sees
-  tx: optax.GradientTransformation
-  learning_rate: float
-  weight: float
-  start: int = 0
-  max_weight: float | None = None
-  loss: Callable[[Array, Array], Array] = losses.discriminator_hinge_loss
-  taken: Callable[[Array], Array] = losses.generator_hinge_loss
-
-  def init(self, model: Family, variables: Variables, spec: Spec, key: Key) -> OpponentState:
-    """Fresh, for what it sees of records of `spec`."""
-
-    def look() -> Array:
-      batch, mode = one_record(spec), Mode(jnp.zeros((), jnp.int32), key)
-      output: Any = model.apply(variables, batch, jax.random.split(key, 1), mode)
-      return self.sees(output, batch, key, alone)[0]
-
-    shape = jax.eval_shape(look)
-    params = self.module.init(key, jnp.zeros(shape.shape, shape.dtype))["params"]
-    return OpponentState(params, self.tx.init(params))
-
-  def update(self, state: OpponentState, grads: Params) -> OpponentState:
-    """The state after a step along its gradients."""
-    direction, opt_state = self.tx.update(grads, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, d: p - self.learning_rate * d, state.params, direction)
-    return OpponentState(params, opt_state)
-
-  def logits(self, params: Params, x: ArrayLike) -> Any:
-    """The verdict on what it sees."""
-    return self.module.apply({"params": params}, x)
-
-  def told_apart(self, params: Params, real: Array, fake: Array) -> tuple[Float[Array, ""], Parts]:
-    """Its own loss, and the shares of logits that take real and fake for what they are."""
-    real_logits, fake_logits = self.logits(params, real), self.logits(params, fake)
-    value = self.loss(real_logits, fake_logits).mean()
-    accuracies = {"real_accuracy": (real_logits > 0).mean(), "fake_accuracy": (fake_logits < 0).mean()}
-    return value, {"discriminator_loss": value} | accuracies
+__all__ = ["Opponent", "OpponentState", "adaptive_weight", "gradients", "pixel_opponent"]
 
 
 def gradients(
@@ -105,21 +38,28 @@ def gradients(
   last_kernel: tuple[str, ...],
   mean: Callable[[Any], Any],
   whole: Whole,
-) -> tuple[Array, Parts, Any, Params, dict[str, Params]]:
-  """loss, parts, score's auxiliary result, the gradients of the model and of each opponent.
+) -> tuple[Array, Parts, Any, Params, dict[str, Array], dict[str, Params]]:
+  """loss, parts, score's auxiliary result, the model's gradients, what moves, and the gradients of each opponent.
 
   For a model `forward`, scored by `score` (output -> loss, (parts, anything)). All are this device's; `mean` is the
   mean over devices, of which adaptive weights are made, and `whole` gathers their examples. Parts, beside those of
-  `score`, of an opponent NAME: NAME, weighted_NAME, NAME_weight, discriminator_loss, real_accuracy, fake_accuracy; the
-  last three begin with NAME_ where there are several opponents.
+  `score`, of an opponent NAME: its terms `compared`; NAME, weighted_NAME, NAME_weight, discriminator_loss,
+  real_accuracy, fake_accuracy; the last three begin with NAME_ where there are several opponents. What moves: 1 or 0
+  for each opponent with a guard, by name, and for each part that makes its fakes; logged as moved_NAME.
   """
   (floats, others), pull = _through(forward, params)
 
   def scored(floats: list[Array]) -> tuple[Array, Any]:
-    return score(_joined(others, floats))
+    output = _joined(others, floats)
+    loss, (parts, more) = score(output)
+    for name, opponent in opponents.items():
+      added, found = opponent.compare(states[name].params, output, batch)
+      loss, parts = loss + added, parts | found
+    return loss, (parts, more)
 
   (loss, (parts, more)), slope = jax.value_and_grad(scored, has_aux=True)(floats)
   total, opponent_grads = slope, {}
+  moves: dict[str, Array] = {}
   norm: Array | None = None
   for number, (name, opponent) in enumerate(opponents.items()):
     weights, own_key = states[name].params, jax.random.fold_in(key, number)
@@ -145,7 +85,18 @@ def gradients(
     parts = parts | {f"{prefix}{part}": x for part, x in verdict.items()}
     parts |= {name: value, f"{name}_weight": weight, f"weighted_{name}": weight * value}
     loss = loss + weight * value
-  return loss, parts, more, pull(total), opponent_grads
+    moves |= _moves(name, opponent, verdict, mean)
+  parts |= {f"moved_{name}": moved for name, moved in moves.items()}
+  return loss, parts, more, pull(total), moves, opponent_grads
+
+
+def _moves(name: str, opponent: Opponent, verdict: Parts, mean: Callable[[Any], Any]) -> dict[str, Array]:
+  """1 or 0 for an opponent and the parts of the model that face it, where it has a guard."""
+  if opponent.guard is None:
+    return {}
+  real, fake = mean((verdict["real_cross_entropy"], verdict["fake_cross_entropy"]))
+  own, parts = opponent.guard.moves(real, fake)
+  return {name: own.astype(jnp.float32)} | dict.fromkeys(opponent.guard.parts, parts.astype(jnp.float32))
 
 
 def _through(forward: Callable[[Params], Output], params: Params) -> tuple[tuple[list[Array], Any], Callable]:

@@ -23,7 +23,7 @@ from vae_jax.training.parallel import Placement
 from vae_jax.training.steps import MODEL_STREAM, PREPARE_STREAM, STEP_STREAM, Metrics, Prepare, example_keys
 from vae_jax.types import NO_FROZEN, Array, Batch, Frozen, Key, Variables
 
-LOOKED_AT = ("mean", "codes")  # latents that a split's scores are made of
+LOOKED_AT = ("mean", "logvar", "codes")  # latents that a split's scores are made of
 
 
 def make_eval_step(
@@ -38,10 +38,11 @@ def make_eval_step(
   """`eval_step(variables, batch, frozen={})` -> per-example metrics, float32 [b], and the batch's mask, if it has one,
   by which the caller averages.
 
-  The family's terms (one posterior sample); neg_elbo where it bounds; mse, psnr (dB), ssim (from 11 x 11 pixels) and,
-  where `frozen` has its network, lpips of the reconstruction, where there is one; `latents`: {"mean": [b, d], "codes":
-  [b, n]}, what there is of them. With an objective also its loss and all its parts, without terms over the batch and at
-  the weights at which its schedules end. With iwae_samples = K > 0, and importance weights, also iwae_nll,
+  The family's terms (one posterior sample); their sum by `Family.bound_name` where it bounds; mse, psnr (dB), ssim
+  (from 11 x 11 pixels) and, where `frozen` has its network, lpips of the reconstruction, where there is one; `latents`:
+  {"mean": [b, d], "logvar": [b, d], "codes": [b, n]}, what there is of them, `logvar` where the prior is N(0, I).
+  With an objective also all its parts and, of a family that is rated by it, its loss, without terms over the batch and
+  at the weights at which its schedules end. With iwae_samples = K > 0, and importance weights, also iwae_nll,
   -log (1/K) sum_k w_k, in memory independent of K: `chunk` samples at a time.
   What is drawn for an example depends on the root key and its index alone, not on batch size or devices.
   """
@@ -60,16 +61,18 @@ def make_eval_step(
 
     output = score(0, 1)
     scores: dict[str, Any] = dict(output.terms)
-    if "bound" in model.can:
-      scores["neg_elbo"] = output.terms["distortion"] + output.terms["rate"]
+    if model.bound_name:
+      scores[model.bound_name] = output.terms["distortion"] + output.terms["rate"]
     if output.reconstruction is not None:
       scores |= _image_scores(output.reconstruction, jnp.asarray(batch["image"]), frozen)
-    scores["latents"] = {name: output.latents[name] for name in LOOKED_AT if name in output.latents}
+    looked_at = [name for name in LOOKED_AT if name != "logvar" or model.STANDARD_PRIOR]
+    scores["latents"] = {name: output.latents[name] for name in looked_at if name in output.latents}
     if "mask" in batch:
       scores["mask"] = jnp.asarray(batch["mask"])
     if objective is not None:
       loss, parts = objective(output, batch, jnp.zeros(()), frozen)
-      scores |= {"loss": loss} | {name: part for name, part in parts.items() if name not in scores}
+      parts = ({"loss": loss} if model.RATED == "loss" else {}) | parts
+      scores |= {name: part for name, part in parts.items() if name not in scores}
     if iwae_samples and output.log_weight is not None:
       scores["iwae_nll"] = _iwae_nll(score, ids.shape, iwae_samples, chunk)
     return scores
@@ -112,16 +115,19 @@ def score(
 ) -> dict[str, float]:
   """Means of the per-example metrics over all examples of a split, in float64.
 
-  With latent means of two images and more also `active_units`. With `codes`, the size of a codebook: `codes_used`
+  With latent means of two images and more also `active_units`; where the prior is N(0, I) also `posterior_active`,
+  `posterior_null` and `prior_gap` (see `metrics.Posteriors`). With `codes`, the size of a codebook: `codes_used`
   (share, over the split), `perplexity` and `dead_codes`.
   """
   means: dict[str, metrics.Mean] = {}
-  active, usage = None, metrics.CodeUsage(codes) if codes else None
+  active, posteriors, usage = None, None, metrics.CodeUsage(codes) if codes else None
   for batch in batches:
     out = jax.device_get(eval_step(variables, placement.put_batch(batch), frozen))
     mask, latents = out.pop("mask"), out.pop("latents")
     if "mean" in latents:
       active = (active or metrics.ActiveUnits()).update(latents["mean"], mask)
+    if "logvar" in latents:
+      posteriors = (posteriors or metrics.Posteriors()).update(latents["mean"], latents["logvar"], mask)
     if usage is not None:
       usage = usage.update(latents["codes"], mask)
     for name, values in out.items():
@@ -129,6 +135,9 @@ def score(
   scores = {name: mean.value for name, mean in means.items()}
   if active is not None and active.count > 1:  # one image has no variance
     scores["active_units"] = active.active()
+    if posteriors is not None:
+      found = {"posterior_active": posteriors.active, "posterior_null": posteriors.null}
+      scores |= {**found, "prior_gap": posteriors.prior_gap}
   if usage is not None:
     scores |= {"codes_used": usage.used, "perplexity": usage.perplexity, "dead_codes": usage.dead}
   return scores

@@ -26,13 +26,17 @@ PREPARE_STREAM, MODEL_STREAM, STEP_STREAM = 0, 1, 2
 
 
 class Descent(NamedTuple):
-  """What a pass through the model gives: means over examples, so that devices and parts of a batch are averaged."""
+  """What a pass through the model gives: means over examples, so that devices and parts of a batch are averaged.
+
+  moves: 0 for an opponent, or a part of the model's parameters, that a guard holds, else 1; the others always move.
+  """
 
   loss: Array
   parts: Metrics
   statistics: Any
   grads: Params
   opponent_grads: dict[str, Params]
+  moves: dict[str, Array] = {}  # noqa: RUF012  (never changed)
 
 
 def example_keys(key: Key, stream: int, ids: Int[Array, " b"]) -> Key:
@@ -102,10 +106,10 @@ def make_descent(
 
     if opponents:
       kernel = model.last_kernel
-      loss, parts, statistics, grads, opponent_grads = facing.gradients(
+      loss, parts, statistics, grads, moves, opponent_grads = facing.gradients(
         opponents, state.opponents, forward, score, state.params, batch, key, state.step, kernel, mean, whole
       )
-      return Descent(loss, parts, statistics, grads, opponent_grads)
+      return Descent(loss, parts, statistics, grads, opponent_grads, moves)
     both = jax.value_and_grad(lambda params: score(forward(params)), has_aux=True)
     (loss, (parts, statistics)), grads = both(state.params)
     return Descent(loss, parts, statistics, grads, {})
@@ -125,6 +129,7 @@ def make_update(
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))  # a young average follows faster
     direction, opt_state = tx.update(descent.grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+    params, opt_state = _held((params, opt_state), (state.params, state.opt_state), descent.moves)
     rest: Variables = state.rest
     if jax.tree.leaves(descent.statistics):
       rest = model.absorb({"params": params, **state.rest}, descent.statistics)
@@ -136,9 +141,22 @@ def make_update(
       name: opponent.update(state.opponents[name], descent.opponent_grads[name])
       for name, opponent in opponents.items()
     }
+    moved = _held(moved, state.opponents, descent.moves)
     return state.replace(params=params, rest=rest, ema=ema, opt_state=opt_state, opponents=moved)  # type: ignore[attr-defined]
 
   return update
+
+
+def _held(new: Any, old: Any, moves: dict[str, Array]) -> Any:
+  """`new`, but the arrays of `old` below every name that does not move; an optimiser's arrays have the same names."""
+
+  def chosen(path: Any, new: Array, old: Array) -> Array:
+    for name, move in moves.items():
+      if any(getattr(part, "key", None) == name for part in path):
+        return jnp.where(move > 0.5, new, old)
+    return new
+
+  return jax.tree_util.tree_map_with_path(chosen, new, old)
 
 
 def make_train_step(

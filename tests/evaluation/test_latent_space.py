@@ -1,0 +1,176 @@
+"""Pictures of a latent space: what is in each cell, against NumPy's own."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from trained import spec_of, trained
+
+from vae_jax import inference, pictures
+from vae_jax.cli.evaluate import main
+from vae_jax.configuration import apply_overrides, base_config
+from vae_jax.errors import UserError
+from vae_jax.evaluation import latent_space
+
+SHAPE = (6, 6, 1)
+SMALL = ("model.hidden=4", "model.latent_dim=3")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Data in three splits."""
+  place, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+  for split, count in (("train", 20), ("validation", 4), ("test", 12)):
+    images = random.integers(0, 256, (count, *SHAPE), dtype=np.uint8)
+    np.savez(place / f"{split}.npz", image=images, label=np.arange(count) % 2)
+  return place
+
+
+def model_of(family, folder, *overrides):
+  words = [*SMALL, "data.name=npz", f"data.dir={folder}", "data.size=6,6", *overrides]
+  config = apply_overrides(base_config(family), words)
+  spec = spec_of(SHAPE) | ({"label": jax.ShapeDtypeStruct((), np.int32)} if family == "cvae" else {})
+  return trained(config, spec)
+
+
+def command(model, place, *words):
+  inference.export(model, place / "model")
+  main(["--workdir", str(place / "model"), *map(str, words)])
+
+
+def test_directions_are_the_eigenvectors_of_the_covariance():
+  random = np.random.default_rng(0)
+  means = random.normal(size=(50, 4)) @ random.normal(size=(4, 4)) + 3
+  found = latent_space.principal_directions(means, 3)
+  values, vectors = np.linalg.eigh(np.cov(means.T))
+  np.testing.assert_allclose(np.square(found.deviations), values[::-1][:3], rtol=1e-9)
+  np.testing.assert_allclose(np.abs((found.axes * vectors.T[::-1][:3]).sum(1)), 1, rtol=1e-9)
+  np.testing.assert_allclose(found.shares, values[::-1][:3] / values.sum(), rtol=1e-9)
+  np.testing.assert_allclose(found.centre, means.mean(0))
+  assert len(latent_space.principal_directions(means[:3], 4).axes) == 2  # three points lie in a plane
+  with pytest.raises(UserError, match="1 image has no directions"):
+    latent_space.principal_directions(means[:1], 2)
+
+
+def test_a_walk_is_closed_and_leads_through_draws_of_the_prior(folder):
+  model = model_of("mlp_vae", folder)
+  frames = list(latent_space.walk(model, 2, seed=3, stops=3, steps=4))
+  z = np.asarray(model.latents(3, 6)).reshape(2, 3, 3)
+  assert len(frames) == 12
+  for stop in range(3):
+    np.testing.assert_array_equal(frames[4 * stop], pictures.grid(model.decode(z[:, stop])))
+  halfway = inference.slerp(z[:, 2], z[:, 0], np.array([0.75]))[
+    0
+  ]  # the last frame is on the way back to the first
+  np.testing.assert_allclose(frames[-1].astype(int), pictures.grid(model.decode(halfway)), atol=1)
+
+
+def test_a_walk_of_labels_keeps_them(folder):
+  model = model_of("cvae", folder, "model.classes=2")
+  by_turn = next(latent_space.walk(model, 2, stops=2, steps=1))
+  z = np.asarray(model.latents(0, 4, label=[0, 0, 1, 1])).reshape(2, 2, 3)
+  np.testing.assert_array_equal(by_turn, pictures.grid(model.decode(z[:, 0], label=[0, 1])))
+  assert not np.array_equal(next(latent_space.walk(model, 2, label=1, stops=2, steps=1)), by_turn)
+  with pytest.raises(UserError, match="knows no label"):
+    next(latent_space.walk(model_of("mlp_vae", folder), 2, label=1))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_the_animation(folder, tmp_path, capsys, suffix):
+  command(
+    model_of("mlp_vae", folder), tmp_path, "--mode", "walk", "--num", 4, "--output", tmp_path / f"w.{suffix}"
+  )
+  assert capsys.readouterr().out == f"wrote {tmp_path}/w.{suffix}\n"
+  with Image.open(tmp_path / f"w.{suffix}") as opened:
+    assert opened.n_frames == 60 and opened.info["loop"] == 0 and opened.format == suffix.upper()
+
+
+def test_an_animation_has_the_colours_of_its_frames(tmp_path):
+  frames = [np.full((8, 8, 3), level, np.uint8) for level in ((200, 30, 60), (10, 20, 250))]
+  for name in ("a.gif", "a.webp"):
+    pictures.save_animation(tmp_path / name, frames)
+    with Image.open(tmp_path / name) as opened:
+      for i, frame in enumerate(frames):
+        opened.seek(i)
+        assert np.abs(np.asarray(opened.convert("RGB")).astype(int) - frame).max() <= 4
+
+
+def test_a_traversal_passes_through_its_start(folder):
+  model = model_of("mlp_vae", folder)
+  means = np.random.default_rng(1).normal(size=(30, 3)).astype(np.float32)
+  known = latent_space.principal_directions(means, 2)
+  rows = []
+  for start in (None, np.array([1.0, 0.0, -1.0], np.float32)):
+    middle = known.centre if start is None else start
+    z = [middle + n * known.deviations[i] * known.axes[i] for i in range(2) for n in np.linspace(-3, 3, 9)]
+    cells = np.asarray(model.decode(np.stack(z).astype(np.float32))).reshape(2, 9, *SHAPE)
+    np.testing.assert_array_equal(cells[0, 4], cells[1, 4])
+    rows.append(latent_space.traversals(model, known, start, {}))
+    expected = pictures.compare(
+      *cells, columns=9, labels=[f"{i + 1}: {100 * known.shares[i]:.0f} %" for i in (0, 1)]
+    )
+    np.testing.assert_allclose(rows[-1].astype(int), expected, atol=1)
+  assert not np.array_equal(*rows)
+
+
+def test_traverse_by_command(folder, tmp_path, capsys):
+  command(model_of("mlp_vae", folder), tmp_path, "--mode", "traverse", "--output", tmp_path / "t.png")
+  assert (tmp_path / "t.png").exists()
+  conditional = model_of("cvae", folder, "model.classes=2")
+  with pytest.raises(UserError, match="needs a label for the images; give --label"):
+    command(conditional, tmp_path / "c", "--mode", "traverse")
+  command(conditional, tmp_path / "d", "--mode", "traverse", "--label", 1, "--output", tmp_path / "u.png")
+  assert "wrote" in capsys.readouterr().out
+
+
+def test_an_attribute_is_the_difference_of_two_means(folder):
+  model, random = model_of("mlp_vae", folder), np.random.default_rng(2)
+  present, absent = random.normal(size=(5, 3)) + 1, random.normal(size=(7, 3))
+  images = random.uniform(size=(2, *SHAPE)).astype(np.float32)
+  means = np.asarray(model.encode(images).mean)
+  got = latent_space.attribute(model, {"image": images}, means, present, absent)
+  away = present.mean(0) - absent.mean(0)
+  cells = [images, *(model.decode((means + s * away).astype(np.float32)) for s in (-1, -0.5, 0, 0.5, 1, 1.5))]
+  cells = np.stack([np.asarray(x) for x in cells], axis=1).reshape(-1, *SHAPE)
+  np.testing.assert_allclose(got.astype(int), pictures.grid(cells, columns=7), atol=1)
+
+
+def test_attribute_by_command(folder, tmp_path, capsys):
+  model, random = model_of("mlp_vae", folder), np.random.default_rng(3)
+  for name, count in (("with", 2), ("without", 3)):
+    (tmp_path / name).mkdir()
+    for i in range(count):
+      Image.fromarray(random.integers(0, 256, (6, 6), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+  both = ["--input", tmp_path / "with", tmp_path / "without"]
+  command(model, tmp_path, "--mode", "attribute", *both, "--num", 2, "--output", tmp_path / "a.png")
+  assert (
+    ": 2 examples with the attribute, 3 without; columns: the image, then -1, -0.5" in capsys.readouterr().out
+  )
+  with pytest.raises(UserError, match="needs two folders of examples, not 1"):
+    command(model, tmp_path / "m", "--mode", "attribute", "--input", tmp_path / "with")
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_nearest_images_are_those_of_all_pairs(folder, flip):
+  model = model_of("mlp_vae", folder, f"data.flip={flip}")
+  images = np.random.default_rng(4).uniform(size=(5, *SHAPE)).astype(np.float32)
+  found = latent_space.nearest(model, images, "train", size=7)
+  with np.load(folder / "train.npz") as stored:
+    train = stored["image"]
+  candidates = np.concatenate([train, train[:, :, ::-1]]) if flip else train
+  away = np.sqrt(np.square(images[:, None] - candidates[None] / 255).mean(axis=(2, 3, 4)))
+  order = away.argsort(axis=1)[:, :3]
+  np.testing.assert_allclose(found.distances, np.take_along_axis(away, order, 1), rtol=1e-4)
+  np.testing.assert_array_equal(found.images, candidates[order])
+  itself = latent_space.nearest(model, train[:2] / 255, "train", size=20)
+  np.testing.assert_allclose(itself.distances[:, 0], 0, atol=1e-3)
+  np.testing.assert_array_equal(itself.images[:, 0], train[:2])
+
+
+def test_neighbours_by_command(folder, tmp_path, capsys):
+  command(
+    model_of("mlp_vae", folder), tmp_path, "--mode", "neighbours", "--num", 3, "--output", tmp_path / "n.png"
+  )
+  out = capsys.readouterr().out
+  assert out.startswith(f"wrote {tmp_path}/n.png\nmedian distance to the nearest training image")
+  assert ": samples 0." in out and ", reconstructions of test images 0." in out and ", test images 0." in out

@@ -1,1 +1,0 @@
-"""Families that only tests know."""

@@ -1,0 +1,150 @@
+"""Pictures of a latent space: walks through it, its principal directions, attributes, and what samples resemble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax import pictures
+from vae_jax.errors import UserError
+from vae_jax.evaluation.records import condition, open_split, stream
+from vae_jax.generator import new_key
+from vae_jax.inference import TrainedVAE, slerp
+from vae_jax.priors.base import Prior
+from vae_jax.progress import FileProgress
+from vae_jax.types import Array, Batch, seen
+
+DEVIATIONS = np.linspace(-3, 3, 9)  # columns of a traversal
+STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # columns of an attribute sheet
+
+
+def walk(
+  model: TrainedVAE,
+  num: int,
+  seed: int = 0,
+  temperature: float = 1.0,
+  label: int | None = None,
+  prior: Prior | None = None,
+  stops: int = 4,
+  steps: int = 15,
+) -> Iterator[np.ndarray]:
+  """The frames of an animation: `num` closed walks through the latent space, side by side; uint8 [H, W, c] each.
+
+  Each walk leads through `stops` draws from the prior and back, in `steps` frames from one to the next, on the arcs of
+  `slerp`. label: of all images; by default each in turn, for models with labels. prior: a fitted one.
+  """
+  fields: dict[str, Any] = {}
+  if "label" in model.module.conditions:
+    fields["label"] = np.arange(num) % model.config.model.classes if label is None else np.full(num, label)
+  elif label is not None:
+    fields["label"] = label  # refused below
+  repeated = {name: np.repeat(x, stops) if np.ndim(x) else x for name, x in fields.items()}
+  z = model.latents(new_key(seed), num * stops, temperature, prior, **repeated)
+  z = z.reshape(num, stops, -1).swapaxes(0, 1)
+  fractions = jnp.arange(steps) / steps
+  for i in range(stops):
+    for latents in slerp(z[i], z[(i + 1) % stops], fractions):
+      yield pictures.grid(model.decode(latents, **fields))
+
+
+class Directions(NamedTuple):
+  """centre [d], the mean; axes [k, d], unit vectors; deviations [k], along them; shares [k], of the variance."""
+
+  centre: np.ndarray
+  axes: np.ndarray
+  deviations: np.ndarray
+  shares: np.ndarray
+
+
+def principal_directions(means: np.ndarray, num: int) -> Directions:
+  """The `num` directions of largest variance of posterior means [n, d], by their singular value decomposition.
+
+  Fewer where there are fewer latents or images. Raises UserError for fewer than two images.
+  """
+  if len(means) < 2:
+    raise UserError(f"{len(means)} image has no directions; give at least 2 (--split)")
+  centre = means.mean(axis=0)
+  _, values, axes = np.linalg.svd(np.asarray(means, np.float64) - centre, full_matrices=False)
+  num = min(num, len(values), len(means) - 1)
+  variances = np.square(values) / (len(means) - 1)
+  shares = variances / max(variances.sum(), 1e-300)
+  return Directions(centre, axes[:num], np.sqrt(variances[:num]), shares[:num])
+
+
+def traversals(
+  model: TrainedVAE, known: Directions, start: np.ndarray | None, fields: dict[str, Any]
+) -> np.ndarray:
+  """A picture: a row for each direction, from -3 to 3 standard deviations along it.
+
+  start: latents [d] in the middle of each row; None: the mean of the images. fields: conditions, one value each.
+  """
+  middle = known.centre if start is None else start
+  away = DEVIATIONS[None, :, None] * known.deviations[:, None, None] * known.axes[:, None]
+  z = (middle + away).astype(np.float32)
+  rows = [np.asarray(model.decode(row, **fields)) for row in z]
+  bands = [f"{i + 1}: {100 * share:.0f} %" for i, share in enumerate(known.shares)]
+  return pictures.compare(*rows, columns=len(DEVIATIONS), labels=bands)
+
+
+def encoded(model: TrainedVAE, batch: Batch, size: int) -> np.ndarray:
+  """The posterior means of a prepared batch, float32 [n, d], `size` images at a time."""
+  images, fields = np.asarray(seen(batch)), condition(model, batch)
+  parts = []
+  for first in range(0, len(images), size):
+    chosen = slice(first, first + size)
+    part = {name: np.asarray(x)[chosen] for name, x in fields.items()}
+    parts.append(np.asarray(model.encode(images[chosen], **part).mean))
+  return np.concatenate(parts)
+
+
+def attribute(
+  model: TrainedVAE, batch: Batch, means: np.ndarray, present: np.ndarray, absent: np.ndarray
+) -> np.ndarray:
+  """A picture: a row for each image, moved along the attribute's direction, from -1 to 1.5 times.
+
+  The direction is the mean of the latents `present` [n, d] of images that have the attribute less that of images that
+  lack it, `absent` (Larsen et al. 2016, section 4.2; White 2016). means: latents of the batch's images.
+  """
+  direction = present.mean(axis=0) - absent.mean(axis=0)
+  columns: dict[str, np.ndarray] = {"image": np.asarray(seen(batch))}
+  for strength in STRENGTHS:
+    moved = (means + strength * direction).astype(np.float32)
+    columns[f"{strength:+g}"] = np.asarray(model.decode(moved, **condition(model, batch)))
+  cells = np.stack(list(columns.values()), axis=1)
+  return pictures.grid(cells.reshape(-1, *cells.shape[2:]), columns=len(columns))
+
+
+class Neighbours(NamedTuple):
+  """images uint8 [n, k, h, w, c], nearest first; distances [n, k]: root mean square of the pixels' differences."""
+
+  images: np.ndarray
+  distances: np.ndarray
+
+
+def nearest(model: TrainedVAE, images: Array | np.ndarray, split: str, size: int, k: int = 3) -> Neighbours:
+  """The `k` images of a split that are nearest to each of `images` [n, h, w, c] in [0, 1], over all pixels.
+
+  Those of the split are the clean ones as stored, mirrored too where the run mirrors them (data.flip). Reports
+  progress.
+  """
+  wanted = np.asarray(images, np.float32).reshape(len(images), -1)
+  source = open_split(model, split)
+  best = np.full((len(wanted), k), np.inf, np.float32)
+  kept = np.zeros((len(wanted), k, *model.image_shape), np.uint8)
+  with FileProgress() as progress:
+    for done, batch in enumerate(stream(model, source, size)):
+      progress.update(f"comparing with {split}", done * size, len(source))
+      found = np.asarray(batch["image"])[np.asarray(batch["mask"])]
+      for candidates in (found, found[:, :, ::-1]) if model.config.data.flip else (found,):
+        flat = candidates.reshape(len(candidates), -1).astype(np.float32) / 255
+        squares = np.square(wanted).sum(1)[:, None] + np.square(flat).sum(1) - 2 * wanted @ flat.T
+        distances = np.sqrt(np.maximum(squares, 0) / wanted.shape[1])
+        both = np.concatenate([best, distances], axis=1)
+        order = np.argsort(both, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(both, order, axis=1)
+        for i, places in enumerate(order):
+          kept[i] = np.stack([kept[i][p] if p < k else candidates[p - k] for p in places])
+  return Neighbours(kept[:, : len(source)], best[:, : len(source)])
