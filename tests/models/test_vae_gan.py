@@ -88,7 +88,7 @@ def written_out(model, judge, image, eps, prior, params, weights):
   """The losses of encoder, decoder and discriminator (algorithm 1), of the modules' plain calls."""
 
   def decode(z):
-    return jax.nn.sigmoid(model.decoder.apply({"params": params["decoder"]}, z))
+    return jax.nn.sigmoid(4 * model.decoder.apply({"params": params["decoder"]}, z))
 
   def features(x):
     return judge.apply({"params": weights}, x, method="features")
@@ -250,7 +250,9 @@ def test_images_are_those_of_the_decoder_whichever_way_they_are_asked_for():
     def call(*args, method):
       return model.apply({"params": params}, *args, method=method)
 
-    plain = [jax.nn.sigmoid(model.decoder.apply({"params": params["decoder"]}, x)) for x in (z, mean(call))]
+    plain = [
+      jax.nn.sigmoid(4 * model.decoder.apply({"params": params["decoder"]}, x)) for x in (z, mean(call))
+    ]
     asked = [
       call(z, {}, method="decode"),
       call(z, {}, 1.0, method="generate"),

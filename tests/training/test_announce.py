@@ -9,8 +9,9 @@ import pytest
 from vae_jax.configuration import apply_overrides, base_config, load_config_file
 from vae_jax.data.degrade import factor_of
 from vae_jax.errors import UserError
-from vae_jax.models import build
+from vae_jax.models import build, family
 from vae_jax.training import announce, parallel, state
+from vae_jax.training.assemble import assemble
 from vae_jax.training.loop import train
 from vae_jax.types import image_spec
 
@@ -22,6 +23,8 @@ def check(config, shape, given=None, fsdp=False):
   spec = image_spec(shape, given)
   if "classes" in config.model:
     spec["label"] = jax.ShapeDtypeStruct((), np.int32)
+  if "latents" in family(config.model.name).FAMILY.NEEDS:  # of a first stage
+    spec["latents"] = jax.ShapeDtypeStruct((64,), np.float32)
   model, tx = build(config.model, spec, "float32"), state.make_optimizer(config.training)
   like = jax.eval_shape(lambda: state.init_state(model, tx, spec, jax.random.key(0)))
   placement = parallel.make_placement(8, fsdp=fsdp)
@@ -83,6 +86,19 @@ def test_a_refused_run_leaves_no_folder(tmp_path, memory):
   with pytest.raises(UserError, match=r"there are 1 kB of memory\); set model.name=conv_vae$"):
     train(apply_overrides(base_config(), words), tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("family", "channels", "said"), [("mlp_vae", 3, True), ("mlp_vae", 1, False), ("vq_vae", 3, False)]
+)
+def test_too_few_images_of_colour_for_new_ones_are_reported(family, channels, said, tmp_path, capsys):
+  image = np.arange(8 * 8 * 8 * channels, dtype=np.uint8).reshape(8, 8, 8, channels)
+  for split in ("train", "validation"):
+    np.savez(tmp_path / f"{split}.npz", image=image)
+  words = ("data.name=npz", f"data.dir={tmp_path}", "training.batch_size=8", "evaluation.batch_size=8")
+  assemble(apply_overrides(base_config(family), words), tmp_path / "run")
+  line = "note: data.train=train has 8 images: from so few a model learns to rebuild images and to draw paths"
+  assert (line in capsys.readouterr().err) == said
 
 
 def test_numbers_are_short():

@@ -49,12 +49,20 @@ from vae_jax.models.opponent import Guard, Look, Opponent
 from vae_jax.types import Array, Batch, Key, Spec, image_shape, seen
 
 
+def pixels(x: Array) -> Array:
+  """What a decoder gives -> values in [0, 1]."""
+  return jax.nn.sigmoid(4.0 * x)
+
+
 class VAEGAN(Family):
-  """p(z) = N(0, I), q(z | x) = N(mean(x), diag exp(logvar(x))), and images sigmoid(decoder(z)).
+  """p(z) = N(0, I), q(z | x) = N(mean(x), diag exp(logvar(x))), and images sigmoid(4 decoder(z)).
+
+  The slope at 0 is 1, so a decoder of a Gaussian VAE, whose mean is 0.5 + decoder(z), gives nearly its images: such a
+  run can be the start (training.init_from).
 
   Attributes:
     encoder: images [b, h, w, c] -> [b, 2 * latent_dim].
-    decoder: latents [n, latent_dim] -> logits of the pixels [n, h, w, c].
+    decoder: latents [n, latent_dim] -> pixels before the sigmoid [n, h, w, c].
     latent_dim: number of latents.
   """
 
@@ -82,7 +90,7 @@ class VAEGAN(Family):
     return dist.Gaussian(mean, dist.bound_logvar(raw))
 
   def decode(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w c"]:
-    return jax.nn.sigmoid(self.decoder(z))
+    return pixels(self.decoder(z))
 
   def reconstruct(self, batch: Batch) -> Float[Array, "b h2 w2 c"]:
     """The image of the posterior's mean."""
@@ -106,7 +114,7 @@ class VAEGAN(Family):
     decoder, variables = self.decoder.unbind()
     of_encoder: Any = decoder.apply(jax.lax.stop_gradient(variables), z)
     of_decoder = self.decode(jax.lax.stop_gradient(z), {})
-    return {"encoder": jax.nn.sigmoid(of_encoder), "decoder": of_decoder, "prior": self.decode(prior, {})}
+    return {"encoder": pixels(of_encoder), "decoder": of_decoder, "prior": self.decode(prior, {})}
 
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     posterior = self.encode(batch)

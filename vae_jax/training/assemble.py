@@ -28,6 +28,8 @@ from vae_jax.training import workdir as workdirs
 from vae_jax.training.opponents import Opponent, pixel_opponent
 from vae_jax.types import MODELLED, Batch, Frozen, Key, Spec, Variables, input_shape, seen
 
+FEW = 2000  # images of colour; from fewer, samples are fog
+
 
 class Split(NamedTuple):
   """A split ready to be iterated: its source, and its arrays if they fit on the device (else None)."""
@@ -135,7 +137,17 @@ def _first_batch(
       f"data.validation={data.validation} has images of data.train={data.train}: its scores are of images that are "
       "trained on"
     )
-  return first, remarks
+  return first, [*remarks, *_few(config, len(train.source), np.asarray(first["image"]).shape[-1])]
+
+
+def _few(config: ConfigDict, images: int, channels: int) -> list[str]:
+  """A remark where a model that draws new images has too few of colour to learn from."""
+  if images >= FEW or channels != 3 or "sample" not in family(config.model.name).FAMILY.CAN:
+    return []
+  return [
+    f"data.train={config.data.train} has {images} images: from so few a model learns to rebuild images and to draw "
+    f"paths between them (--mode interpolate), but not to draw new ones; those need {FEW} or more that are alike"
+  ]
 
 
 def _shown(config: ConfigDict, held_out: Split) -> Batch:

@@ -1,11 +1,11 @@
 """The second stage of a two-stage VAE (Dai & Wipf 2019) of your own colour images, such as faces, at 64 x 64.
 
-The first stage is configs/photos_vae.py, whose Gaussian likelihood has a learned scale:
+The first stage is configs/folder.py, whose Gaussian likelihood has a learned scale:
 
-    python train.py --config configs/photos_vae.py --workdir runs/photos_first_stage --config.data.dir=/path/to/photos
-    python train.py --config configs/photos_two_stage.py --config.data.dir=/path/to/photos
-    python evaluate.py --workdir runs/photos_two_stage
-    python evaluate.py --workdir runs/photos_two_stage --mode sample
+    python train.py --config configs/folder.py --workdir runs/folder_first_stage --config.data.dir=/path/to/photos
+    python train.py --config configs/folder_two_stage.py --config.data.dir=/path/to/photos
+    python evaluate.py --workdir runs/folder_two_stage
+    python evaluate.py --workdir runs/folder_two_stage --mode sample
 
 cost: to be measured.
 figure: to be measured. (The paper has FID 44.4 with two stages and 60.5 with one, on CelebA.)
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
   config.data.fit = "resize"
   config.data.channels = 3
   config.data.flip = True
-  config.training.first_stage = "runs/photos_first_stage"
+  config.training.first_stage = "runs/folder_first_stage"
   config.training.steps = 5000
   config.training.batch_size = 64
   config.training.learning_rate = 3e-4
