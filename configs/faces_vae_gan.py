@@ -1,9 +1,15 @@
 """A VAE-GAN of colour faces at 64 x 64 (CelebA): reconstructions are compared by a discriminator's features.
 
+It starts from the VAE of configs/folder.py, which has learned colours and layout:
+
+    python train.py --config configs/folder.py --workdir runs/faces --config.data.dir=data/celeba \
+      --config.data.train='train[500:]' --config.data.validation='train[:500]'
     python train.py --config configs/faces_vae_gan.py
     python evaluate.py --workdir runs/faces_vae_gan
+    python evaluate.py --workdir runs/faces_vae_gan --mode fit_prior --prior gaussian
+    python evaluate.py --workdir runs/faces_vae_gan --mode sample --prior gaussian --num 64
 
-cost: to be measured; sized for about 1 hour on one core of a 2-core CPU.
+cost: to be measured.
 figure: to be measured.
 
 Data: CelebA, aligned and cropped (Liu et al. 2015), as `data/celeba/train` and `data/celeba/test`: the archive
@@ -28,18 +34,21 @@ def get_config() -> ConfigDict:
   config.data.channels = 3
   config.data.flip = True
   config.model.channels = (32, 64, 96, 128)
+  config.model.blocks = 1
   config.model.latent_dim = 64
   config.model.activation = "silu"
-  config.objective.gamma = 1e-3
+  config.objective.gamma = 1e-2
   config.objective.discriminator.channels = (32, 64, 96, 128)
   config.objective.discriminator.layer = 3
-  config.training.steps = 3000
+  config.training.steps = 1200
   config.training.batch_size = 32
   config.training.learning_rate = 5e-4
+  config.training.warmup_steps = 50
+  config.training.init_from = "runs/faces"
   config.training.steps_per_call = 10
   config.training.log_every = 50
-  config.training.eval_every = 500
-  config.training.checkpoint_every = 500
+  config.training.eval_every = 200
+  config.training.checkpoint_every = 200
   config.training.ema_decay = 0.99
   config.evaluation.batch_size = 50
   config.evaluation.pictures = 16

@@ -35,8 +35,10 @@ def get_config() -> ConfigDict:
   config.model.activation = "silu"
   config.model.likelihood = "gaussian"
   config.model.sigma = "optimal"
-  config.training.steps = 3000
+  config.training.steps = 2400
   config.training.batch_size = 64
+  config.training.optimizer = "muon"
+  config.training.learning_rate = 0.02
   config.training.steps_per_call = 10
   config.training.log_every = 50
   config.training.eval_every = 150

@@ -33,7 +33,12 @@ INDENTED = re.compile(r"(?:(?<=\n\n)|\A)((?: {4}[^\n]*\n|\n(?= {4}))+)")
 INLINE = re.compile(r"(?<!`)`((?:python|pytest|pip|vae-jax) [^`]+)`(?!`)")
 PROGRAMS = ("python", "pip", "pytest", "ruff", "mypy", ".ci/run", "sphinx-build", "vae-jax")
 LANGUAGES = ("sh", "python", "console", "text")
-PLACEHOLDERS = {"NAME": "mnist_conv", "K": "100", "/path/to/photos": "data/photos"}
+PLACEHOLDERS = {
+  "NAME": "mnist_conv",
+  "K": "100",
+  "/path/to/photos": "data/photos",
+  "/path/to/classes": "data/classes",
+}
 
 # What is parsed and not run, and why: the first pattern that a command matches.
 REASONS = {
@@ -51,7 +56,7 @@ REASONS = {
   r"runs/real_": "superres_x2 and superres_x2_real with other steps",
   r"denoise_polyu": "needs the photographs of PolyU",
   r"--workdir runs/superres_pets ": "its run downloads Oxford-IIIT Pet",
-  r"^python -c .": "a measurement of import time",
+  r"^python -c .": "a measurement of import time, or pictures laid over white",
   r"^python -[cm]( vae_jax)?$": "names a way to start Python, not a command",
 }
 
@@ -176,7 +181,21 @@ def prepare(folder: Path) -> None:
   photo = data.astronaut()
   corners = [(y, x) for y in range(0, 300, 60) for x in range(0, 300, 30)]
   tiles = np.stack([photo[y : y + 200, x : x + 200] for y, x in corners])
-  folders = ("photos", "bsds/train", "bsds/test", "pets/train", "pets/test", "celeba/train", "celeba/test")
+  folders = (
+    "photos",
+    "bsds/train",
+    "bsds/test",
+    "pets/train",
+    "pets/test",
+    "celeba/train",
+    "celeba/test",
+    "emoji",
+  )
+  folders += tuple(
+    f"classes/{split}/{name}"
+    for split in ("train", "validation", "test")
+    for name in ("cats", "dogs", "foxes")
+  )
   for name in (*folders, "../holiday"):
     (folder / "data" / name).mkdir(parents=True)
     few = tiles[:2, :64, :64] if name in ("bsds/test", "pets/test", "../holiday") else tiles
