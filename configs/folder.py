@@ -10,8 +10,8 @@ With folders of classes, a conditional VAE of, for example, three of them (--lab
     python train.py --config configs/folder.py --workdir runs/folder_classes --config.data.dir=/path/to/classes \
       --config.model.name=conv_cvae --config.model.classes=3
 
-cost: to be measured.
-figure: to be measured.
+cost: 52 minutes of one core of a busy 2-core CPU.
+figure: Frechet distance (VGG-16, 1,000 samples of a fitted Gaussian) 186.7 on 8,500 faces of CelebA: docs/results.md.
 
 Thousands of images that are alike, such as centred faces, give new images. A few hundred give reconstructions and paths
 between images; a run says so.

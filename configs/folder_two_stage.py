@@ -2,13 +2,13 @@
 
 The first stage is configs/folder.py, whose Gaussian likelihood has a learned scale:
 
-    python train.py --config configs/folder.py --workdir runs/folder_first_stage --config.data.dir=/path/to/photos
+    python train.py --config configs/folder.py --config.data.dir=/path/to/photos
     python train.py --config configs/folder_two_stage.py --config.data.dir=/path/to/photos
     python evaluate.py --workdir runs/folder_two_stage
     python evaluate.py --workdir runs/folder_two_stage --mode sample
 
-cost: to be measured.
-figure: to be measured. (The paper has FID 44.4 with two stages and 60.5 with one, on CelebA.)
+cost: 7 minutes of one core of a busy 2-core CPU, on 8,500 faces of CelebA, after the first stage.
+figure: Frechet distance (VGG-16, 1,000 samples) 195.0 on these faces; 491.2 without a second stage: docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -24,10 +24,13 @@ def get_config() -> ConfigDict:
   config.data.fit = "resize"
   config.data.channels = 3
   config.data.flip = True
-  config.training.first_stage = "runs/folder_first_stage"
-  config.training.steps = 5000
+  config.training.first_stage = "runs/folder"
+  config.model.hidden = (512, 512, 512)
+  config.training.steps = 2000
   config.training.batch_size = 64
-  config.training.learning_rate = 3e-4
+  config.training.learning_rate = 1e-3
   config.training.steps_per_call = 10
+  config.training.log_every = 100
+  config.training.eval_every = 500
   config.evaluation.pictures = 16
   return config

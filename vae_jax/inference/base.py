@@ -39,6 +39,14 @@ def as_key(key: Key | int) -> Key:
   )
 
 
+def _pretrained(ability: str) -> list[str]:
+  """The models that come with the project and can do something."""
+  families = {
+    name: exported.describe(exported.FOLDER / name)["config"]["model"]["name"] for name in exported.names()
+  }
+  return [name for name, family in families.items() if family in able(ability)]
+
+
 class Base:
   """A model with its weights (the moving average where the run kept one). Methods are compiled at first use.
 
@@ -94,8 +102,8 @@ class Base:
     if self.can(ability):
       return
     name, also = self.config.model.name, []
-    if ability in ("restore", "tile") and exported.names():
-      also = [f"--pretrained {' | '.join(exported.names())}"]
+    if ability in ("restore", "tile") and (found := _pretrained(ability)):
+      also = [f"--pretrained {' | '.join(found)}"]
     elif self.can("restore"):
       also = ["or use restore (--mode restore, benchmark, reconstruct)"]
     elif ability == "sample" and self.can("encode") and self.can("decode"):

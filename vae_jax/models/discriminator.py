@@ -40,11 +40,9 @@ class PatchDiscriminator(nn.Module):
 class ImageDiscriminator(nn.Module):
   """Images [b, h, w, c] in [0, 1] of one size -> logits [b, 1]: > 0 for real. `features` shows what it looks at.
 
-  3x3 convolutions, one for each of `channels`, each followed by the means of 2 x 2 positions; a dense layer of width
-  `dense` and one to the logit, with leaky ReLU of slope 0.2 between. GroupNorm after all convolutions but the first.
-  Convolutions of stride 2 see a pixel more or less often by its place, and decoders that they judged made a lattice of
-  2 pixels. Layers keep the variance of what they see at the start, so that features have a size of 1, whatever the
-  widths; logits start small.
+  4x4 convolutions of stride 2, one for each of `channels`, a dense layer of width `dense` and one to the logit, with
+  leaky ReLU of slope 0.2 between. GroupNorm after all convolutions but the first. Layers keep the variance of what they
+  see at the start, so that features have a size of 1, whatever the widths; logits start small.
   """
 
   channels: tuple[int, ...]
@@ -62,11 +60,11 @@ class ImageDiscriminator(nn.Module):
     dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     x = 2 * image.astype(self.dtype) - 1
     for i, width in enumerate(self.channels):
-      x = Conv(width, **dtypes)(x)
+      x = Conv(width, 4, 2, **dtypes)(x)
       if features and i + 1 == self.layer:
         return x.astype(jnp.float32)
       x = Norm(**dtypes)(x) if i else x
-      x = nn.avg_pool(jax.nn.leaky_relu(x, 0.2), (2, 2), (2, 2), padding="SAME", count_include_pad=False)
+      x = jax.nn.leaky_relu(x, 0.2)
     x = jax.nn.leaky_relu(nn.Dense(self.dense, **dtypes)(x.reshape(x.shape[0], -1)), 0.2)
     dtypes["dtype"] = jnp.float32
     return nn.Dense(1, kernel_init=nn.initializers.normal(0.02), **dtypes)(x.astype(jnp.float32))
