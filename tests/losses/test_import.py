@@ -45,6 +45,7 @@ def test_losses_need_only_jax():
     "keys",
     "losses",
     "metrics",
+    "progress",  # of the standard library alone
     "storage",
     "storage.files",
     "types",
