@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,10 +112,8 @@ def loss_named(name: str, weights: dict[str, str]) -> Loss:
   if rest == "lpips":
     keys["distance"] = "lpips"
   else:
-    if layer not in perceptual.taps(network):
-      raise UserError(
-        f"loss {name!r}: layer {layer!r}{nearest(layer, perceptual.taps(network), what='layers')}"
-      )
+    if layer not in (known := perceptual.taps(network)):
+      raise UserError(f"loss {name!r}: layer {layer!r}{nearest(layer, known, what='layers')}")
     if distance not in DISTANCES:
       raise UserError(f"loss {name!r}: distance {distance!r}{nearest(distance, DISTANCES, what='distances')}")
     keys |= {"layers": layer, **DISTANCES[distance]}
@@ -195,12 +194,6 @@ def balanced_weight(
   return float(f"{strength * pixel_term(estimate, jnp.asarray(batch['image'])) / found:.4g}")
 
 
-def why_absent(loss: Loss, size: int) -> str:
-  """Why a loss cannot be had at a size; "" where it can."""
-  least = objectives.LEAST_SIDES.get(loss.name, 0)
-  return f"needs sides of at least {least} pixels; images have {size}" if size < least else ""
-
-
 def image_scores(model: TrainedVAE, scorers: dict[str, perceptual.LPIPS], num: int) -> dict[str, float]:
   """Means over `num` held-out images, from all over the split: psnr (dB, RGB), ssim, lpips_NETWORK."""
   batch = evaluation.prepared(model, model.config.data.test, num)
@@ -265,17 +258,15 @@ def codes_of(
   return np.concatenate(codes), labels
 
 
-def ridge_accuracy(
-  codes: np.ndarray, labels: np.ndarray, test_codes: np.ndarray, test_labels: np.ndarray
-) -> float:
+def ridge_accuracy(x: np.ndarray, labels: np.ndarray, test: np.ndarray, expected: np.ndarray) -> float:
   """The share of test labels that ridge regression of one-hot labels on standardised codes gives."""
-  mean, deviation = codes.mean(axis=0), codes.std(axis=0) + 1e-6
-  x, test = (codes - mean) / deviation, (test_codes - mean) / deviation
+  mean, deviation = x.mean(axis=0), x.std(axis=0) + 1e-6
+  x, test = (x - mean) / deviation, (test - mean) / deviation
   classes = np.unique(labels)
   y = (labels[:, None] == classes).astype(np.float64)
   slope = np.linalg.solve(x.T @ x + RIDGE * len(x) * np.eye(x.shape[1]), x.T @ (y - y.mean(axis=0)))
   chosen = classes[np.argmax(test @ slope + y.mean(axis=0), axis=1)]
-  return float((chosen == test_labels).mean())
+  return float((chosen == expected).mean())
 
 
 def probe(model: TrainedVAE, table: dict[str, str]) -> dict[str, Any]:
@@ -310,8 +301,9 @@ class Study:
 
   def row(self, loss: Loss) -> dict[str, Any]:
     """Trains with a loss, and scores. Raises KeyboardInterrupt where the training was stopped."""
-    if why := why_absent(loss, self.settings["size"]):
-      return {"loss": loss.name, "absent": why}
+    size, least = self.settings["size"], objectives.LEAST_SIDES.get(loss.name, 0)
+    if size < least:
+      return {"loss": loss.name, "absent": f"needs sides of at least {least} pixels; images have {size}"}
     started, weight = time.monotonic(), 0.0
     if loss.weight_key:
       plain, strength = self.start.config, self.settings["strength"]
@@ -423,6 +415,8 @@ def study(args: argparse.Namespace) -> list[dict[str, Any]]:
       raise UserError(f"--{name} {getattr(args, name)} must be at least {least}")
   if not args.strength > 0:
     raise UserError(f"--strength {args.strength} must be above 0; for the pixel term alone give --only pixel")
+  if args.task == "x4" and args.labels:
+    raise UserError(f"--labels {args.labels}: --task x4 has no codes to probe; leave it out")
   kept = ("task", "data", "steps", "batch", "size", "seed", "strength", "images", "labels")
   weights = weights_given(args.weights)
   settings = {**{key: getattr(args, key) for key in kept}, "weights": weights}
@@ -431,7 +425,7 @@ def study(args: argparse.Namespace) -> list[dict[str, Any]]:
   path = args.output / f"{args.task}.jsonl"
   rows = read_rows(path, settings)
   left = [loss for loss in wanted if loss.name not in {row["loss"] for row in rows}]
-  if jax.config.jax_compilation_cache_dir is None:  # programs that runs have in common are compiled once
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # programs that runs have in common are compiled once
     jax.config.update("jax_compilation_cache_dir", str(args.output / "compiled"))
   shared = Study(settings, args.output) if left else None
   for loss in left:

@@ -138,6 +138,7 @@ def test_bad_flags_are_one_line(data, tmp_path):
     (["--steps", "0"], "--steps 0 must be at least 1"),
     (["--strength", "0"], "--strength 0.0 must be above 0"),
     (["--weights", "vgg=file"], "--weights vgg=file: must be NETWORK=FILE; did you mean"),
+    (["--labels", "labels.txt", "--task", "x4"], "--labels labels.txt: --task x4 has no codes"),
     (["--data", str(tmp_path)], "has no folders train and test"),
   ):
     with pytest.raises(UserError, match=fault) as error:
