@@ -94,7 +94,7 @@ def test_every_default_loss_has_a_config_of_its_own(data):
       if name != "bicubic"
     ]
     made = [study.config_of(settings, loss, 2.0 if loss.weight_key else 0.0).objective for loss in chosen]
-    assert len({str(objective) for objective in made}) == len(made) == 3 + 2 * 7 + 6
+    assert len({str(objective) for objective in made}) == len(made) == 3 + 6 + 7 + 6
 
 
 @pytest.mark.parametrize(
