@@ -50,6 +50,9 @@ def test_directions_are_the_eigenvectors_of_the_covariance():
   assert len(latent_space.principal_directions(means[:3], 4).axes) == 2  # three points lie in a plane
   with pytest.raises(UserError, match="1 image has no directions"):
     latent_space.principal_directions(means[:1], 2)
+  alike = np.float32(means[:1]) * (1 + 1e-7 * random.normal(size=(9, 1))).astype(np.float32)
+  with pytest.raises(UserError, match="the latents of all 9 images are alike, so they have no directions"):
+    latent_space.principal_directions(alike, 2)
 
 
 def test_a_walk_is_closed_and_leads_through_draws_of_the_prior(folder):
@@ -133,6 +136,15 @@ def test_an_attribute_is_the_difference_of_two_means(folder):
   cells = [images, *(model.decode((means + s * away).astype(np.float32)) for s in (-1, -0.5, 0, 0.5, 1, 1.5))]
   cells = np.stack([np.asarray(x) for x in cells], axis=1).reshape(-1, *SHAPE)
   np.testing.assert_allclose(got.astype(int), pictures.grid(cells, columns=7), atol=1)
+  with pytest.raises(UserError, match="the 5 without have the same mean latents"):
+    latent_space.attribute(model, {"image": images}, means, present, present[::-1])
+
+
+def test_latents_that_are_not_finite_are_refused(folder):
+  model, images = model_of("mlp_vae", folder), np.zeros((3, *SHAPE), np.float32)
+  model.variables = jax.tree.map(lambda x: x * np.nan, model.variables)
+  with pytest.raises(UserError, match="the latents of 3 of 3 images are not finite"):
+    latent_space.encoded(model, {"image": images}, 2)
 
 
 def test_attribute_by_command(folder, tmp_path, capsys):

@@ -13,7 +13,7 @@ from vae_jax.errors import UserError
 from vae_jax.evaluation.records import condition, open_split, stream
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE, slerp
-from vae_jax.priors.base import Prior
+from vae_jax.priors.base import ALIKE, Prior
 from vae_jax.progress import FileProgress
 from vae_jax.types import Array, Batch, seen
 
@@ -62,10 +62,15 @@ class Directions(NamedTuple):
 def principal_directions(means: np.ndarray, num: int) -> Directions:
   """The `num` directions of largest variance of posterior means [n, d], by their singular value decomposition.
 
-  Fewer where there are fewer latents or images. Raises UserError for fewer than two images.
+  Fewer where there are fewer latents or images. Raises UserError for fewer than two images, or images that are alike to
+  the encoder.
   """
   if len(means) < 2:
     raise UserError(f"{len(means)} image has no directions; give at least 2 (--split)")
+  if not means.std(axis=0).max() > ALIKE * np.abs(means).max():
+    raise UserError(
+      f"the latents of all {len(means)} images are alike, so they have no directions; give other images (--split)"
+    )
   centre = means.mean(axis=0)
   _, values, axes = np.linalg.svd(np.asarray(means, np.float64) - centre, full_matrices=False)
   num = min(num, len(values), len(means) - 1)
@@ -90,14 +95,27 @@ def traversals(
 
 
 def encoded(model: TrainedVAE, batch: Batch, size: int) -> np.ndarray:
-  """The posterior means of a prepared batch, float32 [n, d], `size` images at a time."""
+  """The posterior means of a prepared batch, float32 [n, d], `size` images at a time.
+
+  Raises UserError where one is not finite.
+  """
   images, fields = np.asarray(seen(batch)), condition(model, batch)
   parts = []
   for first in range(0, len(images), size):
     chosen = slice(first, first + size)
     part = {name: np.asarray(x)[chosen] for name, x in fields.items()}
     parts.append(np.asarray(model.encode(images[chosen], **part).mean))
-  return np.concatenate(parts)
+  means = np.concatenate(parts)
+  _check_finite(means, "the latents of {} of {} images")
+  return means
+
+
+def _check_finite(values: np.ndarray, what: str) -> None:
+  """Raises UserError where a row is not finite. what: has a place for the number of such rows, and for that of all."""
+  if bad := int(np.sum(~np.isfinite(values).reshape(len(values), -1).all(axis=1))):
+    raise UserError(
+      f"{what.format(bad, len(values))} are not finite (nan or inf); use an earlier checkpoint of the run"
+    )
 
 
 def attribute(
@@ -107,8 +125,15 @@ def attribute(
 
   The direction is the mean of the latents `present` [n, d] of images that have the attribute less that of images that
   lack it, `absent` (Larsen et al. 2016, section 4.2; White 2016). means: latents of the batch's images.
+
+  Raises UserError where both means are equal.
   """
   direction = present.mean(axis=0) - absent.mean(axis=0)
+  if not np.abs(direction).max() > ALIKE * max(np.abs(present).max(), np.abs(absent).max()):
+    raise UserError(
+      f"the {len(present)} examples with the attribute and the {len(absent)} without have the same mean latents, so "
+      "there is no direction between them; give two different folders"
+    )
   columns: dict[str, np.ndarray] = {"image": np.asarray(seen(batch))}
   for strength in STRENGTHS:
     moved = (means + strength * direction).astype(np.float32)
