@@ -1,12 +1,14 @@
 """Pictures of a latent space: what is in each cell, against NumPy's own."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 from trained import spec_of, trained
 
-from vae_jax import inference, pictures
+from vae_jax import evaluation, inference, pictures
 from vae_jax.cli.evaluate import main
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
@@ -162,21 +164,29 @@ def test_attribute_by_command(folder, tmp_path, capsys):
     command(model, tmp_path / "m", "--mode", "attribute", "--input", tmp_path / "with")
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_the_nearest_images_are_those_of_all_pairs(folder, flip):
-  model = model_of("mlp_vae", folder, f"data.flip={flip}")
+@pytest.mark.parametrize(("flip", "rotate"), [(False, False), (True, False), (True, True)])
+def test_the_nearest_images_are_those_of_all_pairs(folder, flip, rotate):
+  model = model_of("mlp_vae", folder, f"data.flip={flip}", f"data.rotate={rotate}")
   images = np.random.default_rng(4).uniform(size=(5, *SHAPE)).astype(np.float32)
   found = latent_space.nearest(model, images, "train", size=7)
   with np.load(folder / "train.npz") as stored:
     train = stored["image"]
-  candidates = np.concatenate([train, train[:, :, ::-1]]) if flip else train
+  turned = [np.rot90(train, turns, (1, 2)) for turns in range(4 if rotate else 1)]
+  candidates = np.concatenate([*turned, *(x[:, :, ::-1] for x in turned)] if flip else turned)
   away = np.sqrt(np.square(images[:, None] - candidates[None] / 255).mean(axis=(2, 3, 4)))
   order = away.argsort(axis=1)[:, :3]
-  np.testing.assert_allclose(found.distances, np.take_along_axis(away, order, 1), rtol=1e-4)
+  np.testing.assert_allclose(found.distances, np.take_along_axis(away, order, 1), rtol=1e-5)
   np.testing.assert_array_equal(found.images, candidates[order])
-  itself = latent_space.nearest(model, train[:2] / 255, "train", size=20)
-  np.testing.assert_allclose(itself.distances[:, 0], 0, atol=1e-3)
-  np.testing.assert_array_equal(itself.images[:, 0], train[:2])
+  itself = latent_space.nearest(model, np.float32(candidates[-2:] / 255), "train", size=20)
+  np.testing.assert_allclose(itself.distances[:, 0], 0, atol=1e-6)
+  np.testing.assert_array_equal(itself.images[:, 0], candidates[-2:])
+
+
+def test_images_that_are_not_finite_have_no_neighbours(folder):
+  images = np.full((4, *SHAPE), 0.5, np.float32)
+  images[1, 2, 3], images[2, 0, 0] = np.nan, np.inf
+  with pytest.raises(UserError, match="the pixels of 2 of 4 images are not finite"):
+    latent_space.nearest(model_of("mlp_vae", folder), images, "train", size=7)
 
 
 def test_neighbours_by_command(folder, tmp_path, capsys):
@@ -186,3 +196,16 @@ def test_neighbours_by_command(folder, tmp_path, capsys):
   out = capsys.readouterr().out
   assert out.startswith(f"wrote {tmp_path}/n.png\nmedian distance to the nearest training image")
   assert ": samples 0." in out and ", reconstructions of test images 0." in out and ", test images 0." in out
+
+
+def test_neighbours_compares_test_images_as_stored_and_as_reconstructed(folder, tmp_path, capsys):
+  noisy = ("data.binarize=dynamic", "data.degrade.name=gaussian_noise", "data.degrade.sigma=0.3")
+  model = model_of("mlp_vae", folder, *noisy)
+  command(model, tmp_path, "--mode", "neighbours", "--num", 3, "--output", tmp_path / "n.png")
+  said = re.findall(r"(?:reconstructions of )?test images ([\d.]+)", capsys.readouterr().out)
+  with np.load(folder / "test.npz") as held, np.load(folder / "train.npz") as stored:
+    test, train = held["image"][[0, 4, 8]] / 255, stored["image"] / 255
+  inputs = evaluation.prepared(model, "test", 3)["degraded"]
+  for images, words in zip((np.asarray(model.reconstruct(inputs)), test), said, strict=True):
+    nearest = np.sqrt(np.square(images[:, None] - train).mean(axis=(2, 3, 4))).min(axis=1)
+    assert float(words) == pytest.approx(np.median(nearest), abs=1e-4)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import pictures
+from vae_jax.data import pipeline
 from vae_jax.errors import UserError
 from vae_jax.evaluation.records import condition, open_split, stream
 from vae_jax.generator import new_key
@@ -142,6 +143,14 @@ def attribute(
   return pictures.grid(cells.reshape(-1, *cells.shape[2:]), columns=len(columns))
 
 
+def stored(model: TrainedVAE, split: str, num: int) -> np.ndarray:
+  """`num` clean images from all over a split as stored, neither binarised nor dequantised: float32 in [0, 1]."""
+  source = open_split(model, split)
+  chosen = pipeline.spread(len(source), num)
+  batch = next(stream(model, pipeline.Chosen(source, chosen), len(chosen)))
+  return np.asarray(batch["image"], np.float32) / 255
+
+
 class Neighbours(NamedTuple):
   """images uint8 [n, k, h, w, c], nearest first; distances [n, k]: root mean square of the pixels' differences."""
 
@@ -152,10 +161,11 @@ class Neighbours(NamedTuple):
 def nearest(model: TrainedVAE, images: Array | np.ndarray, split: str, size: int, k: int = 3) -> Neighbours:
   """The `k` images of a split that are nearest to each of `images` [n, h, w, c] in [0, 1], over all pixels.
 
-  Those of the split are the clean ones as stored, mirrored too where the run mirrors them (data.flip). Reports
-  progress.
+  Those of the split are the clean ones as stored, and what the run makes of them by mirroring (data.flip) and turning
+  (data.rotate). Reports progress. Raises UserError where one of `images` is not finite.
   """
   wanted = np.asarray(images, np.float32).reshape(len(images), -1)
+  _check_finite(wanted, "the pixels of {} of {} images")
   source = open_split(model, split)
   best = np.full((len(wanted), k), np.inf, np.float32)
   kept = np.zeros((len(wanted), k, *model.image_shape), np.uint8)
@@ -163,13 +173,30 @@ def nearest(model: TrainedVAE, images: Array | np.ndarray, split: str, size: int
     for done, batch in enumerate(stream(model, source, size)):
       progress.update(f"comparing with {split}", done * size, len(source))
       found = np.asarray(batch["image"])[np.asarray(batch["mask"])]
-      for candidates in (found, found[:, :, ::-1]) if model.config.data.flip else (found,):
-        flat = candidates.reshape(len(candidates), -1).astype(np.float32) / 255
-        squares = np.square(wanted).sum(1)[:, None] + np.square(flat).sum(1) - 2 * wanted @ flat.T
-        distances = np.sqrt(np.maximum(squares, 0) / wanted.shape[1])
+      for candidates in _seen_in_training(found, model.config.data):
+        distances = _distances(wanted, candidates)
         both = np.concatenate([best, distances], axis=1)
         order = np.argsort(both, axis=1, kind="stable")[:, :k]
         best = np.take_along_axis(both, order, axis=1)
         for i, places in enumerate(order):
           kept[i] = np.stack([kept[i][p] if p < k else candidates[p - k] for p in places])
   return Neighbours(kept[:, : len(source)], best[:, : len(source)])
+
+
+def _seen_in_training(images: np.ndarray, data: Any) -> Iterator[np.ndarray]:
+  """Images [n, h, w, c], and what a run shows of them to its model: mirrored, turned."""
+  for turns in range(4 if data.rotate else 1):
+    turned = np.rot90(images, turns, axes=(1, 2))
+    yield turned
+    if data.flip:
+      yield turned[:, :, ::-1]
+
+
+def _distances(wanted: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+  """Root mean square differences [n, m] of wanted [n, pixels] in [0, 1] and candidates uint8 [m, h, w, c].
+
+  In float64: a sum of squares less a product would leave some thousandths of a grey level of float32 between copies.
+  """
+  a, b = wanted.astype(np.float64), candidates.reshape(len(candidates), -1) / 255
+  squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
+  return np.sqrt(np.maximum(squares, 0) / a.shape[1]).astype(np.float32)
