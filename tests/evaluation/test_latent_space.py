@@ -128,6 +128,25 @@ def test_traverse_by_command(folder, tmp_path, capsys):
   assert "wrote" in capsys.readouterr().out
 
 
+def test_traverse_takes_one_image_and_data_that_have_moved(folder, tmp_path):
+  model = model_of("mlp_vae", folder)
+  files = [tmp_path / "a.png", tmp_path / "b.png"]
+  for file in files:
+    Image.new("L", (6, 6), 90).save(file)
+  for given in (files, [tmp_path]):
+    with pytest.raises(UserError, match="traverse starts from one image; give one image file"):
+      command(model, tmp_path / str(len(given)), "--mode", "traverse", "--input", *given)
+  model.config.data.dir = str(tmp_path / "nowhere")
+  moved = ["--data_dir", folder, "--split", "train", "--output", tmp_path / "t.png"]
+  command(model, tmp_path / "m", "--mode", "traverse", "--input", files[0], *moved)
+  there = model_of("mlp_vae", folder)
+  means = latent_space.encoded(there, evaluation.prepared(there, "train", 20), 20)
+  known = latent_space.principal_directions(means, 8)
+  start = np.asarray(model.encode(np.full((1, *SHAPE), 90, np.uint8)).mean)[0]
+  expected = latent_space.traversals(model, known, start, {})
+  np.testing.assert_allclose(np.asarray(Image.open(tmp_path / "t.png")).astype(int), expected[..., 0], atol=1)
+
+
 def test_an_attribute_is_the_difference_of_two_means(folder):
   model, random = model_of("mlp_vae", folder), np.random.default_rng(2)
   present, absent = random.normal(size=(5, 3)) + 1, random.normal(size=(7, 3))
@@ -162,6 +181,12 @@ def test_attribute_by_command(folder, tmp_path, capsys):
   )
   with pytest.raises(UserError, match="needs two folders of examples, not 1"):
     command(model, tmp_path / "m", "--mode", "attribute", "--input", tmp_path / "with")
+  model.config.data.dir = str(tmp_path / "nowhere")
+  with pytest.raises(UserError, match="is not there; give the place of the data with --data_dir"):
+    command(model, tmp_path / "n", "--mode", "attribute", *both)
+  moved = ["--data_dir", folder, "--split", "train[:3]", "--output", tmp_path / "b.png"]
+  command(model, tmp_path / "o", "--mode", "attribute", *both, *moved)
+  assert (tmp_path / "b.png").exists()
 
 
 @pytest.mark.parametrize(("flip", "rotate"), [(False, False), (True, False), (True, True)])
