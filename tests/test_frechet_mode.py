@@ -182,7 +182,8 @@ def test_statistics_are_written_once_and_read_then(workdir, tmp_path, monkeypatc
   assert file.read_bytes() == before and again["statistics"] == str(file)
   assert {**first, "seconds": 0} == {**again, "seconds": 0}
   plain = perceptual.load_reference(file)
-  assert plain.statistics.count == NUM and plain.features.protocol.note == first["real"]
+  note = f"{first['real']}, digest {first['real_digest']}"
+  assert plain.statistics.count == NUM and plain.features.protocol.note == note
 
 
 def test_statistics_of_other_images_are_read_and_named(workdir, tmp_path):
@@ -191,6 +192,23 @@ def test_statistics_of_other_images_are_read_and_named(workdir, tmp_path):
   scores = run(workdir, tmp_path, "--statistics", str(file), "--split", "test[:6]")
   assert (scores["n_real"], scores["n_fake"], scores["real"]) == (NUM, 6, "test of npz, clean images")
   assert scores["notes"][-1] == f"{file} has features of: test of npz, clean images"
+
+
+def test_statistics_of_other_images_under_the_same_name_are_named(workdir, tmp_path):
+  """A run's data, then other data in another folder: both are "test of npz"."""
+  other, random = tmp_path / "other", np.random.default_rng(5)
+  other.mkdir()
+  for split in ("train", "validation", "test"):
+    np.savez(other / f"{split}.npz", image=random.integers(0, 256, size=(NUM, *SHAPE), dtype=np.uint8))
+  file = ["--statistics", str(tmp_path / "real.npz")]
+  first = run(workdir, tmp_path, *file)
+  again = run(workdir, tmp_path, *file, "--data_dir", str(workdir.parent))
+  assert again["notes"] == first["notes"] and first["real_digest"].startswith(f"{NUM}:")
+  scores = run(workdir, tmp_path, *file, "--data_dir", str(other))
+  said = (
+    f"{file[1]} has features of other images than these, which are test of npz, clean images too; remove it"
+  )
+  assert scores["notes"] == [*first["notes"], said]
 
 
 def test_statistics_without_features_still_give_a_frechet_distance(workdir, tmp_path, capsys):

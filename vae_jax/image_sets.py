@@ -16,7 +16,7 @@ from vae_jax import evaluation, perceptual
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch, make_prepare
 from vae_jax.errors import UserError
-from vae_jax.evaluation.records import describe, open_split
+from vae_jax.evaluation.records import Digest, describe, open_split
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import FeatureSet
@@ -26,6 +26,7 @@ from vae_jax.training import steps
 from vae_jax.types import seen
 
 SUBSETS, SUBSET_SIZE = 100, 1000  # those that KID is defined with
+MARK, DIGESTED = ", digest ", 16  # in the note of a file of statistics; images that the digest is of
 
 Parts = Iterator[tuple[np.ndarray, int]]  # images [batch_size, h, w, c] in [0, 1], and how many of them count
 
@@ -79,12 +80,17 @@ def score(
     raise UserError(
       f"{num or len(source)} {of} against {len(source)} images: a distance of sets needs at least 2 of each"
     )
-  reference = _reference(model, extractor, source, what, batch_size, statistics)
+  digest = _digest(model, source)
+  reference = _reference(model, extractor, source, what, digest, batch_size, statistics)
   made, total = _made(model, source, of, num or len(source), batch_size, seed, temperature, label, prior)
   fake = _features(extractor, made, total, f"features of {of}")
   scores = _scores(reference, fake, seed)
   if scores["real"] != what:
     scores["notes"].append(f"{statistics} has features of: {scores['real'] or 'images without a name'}")
+  elif scores["real_digest"] not in ("", digest):
+    scores["notes"].append(
+      f"{statistics} has features of other images than these, which are {what} too; remove it"
+    )
   return {
     **scores,
     "of": of,
@@ -124,11 +130,20 @@ def _real(model: TrainedVAE, split: str, label: int | None) -> tuple[pipeline.So
   return pipeline.Chosen(source, chosen), f"{what} of the label {label}"
 
 
+def _digest(model: TrainedVAE, source: pipeline.Source) -> str:
+  """What tells images from others that have the same name: their number, and a digest of some from all over them."""
+  chosen, digest = pipeline.Chosen(source, pipeline.spread(len(source), DIGESTED)), Digest()
+  for _ in digest.update(_batches(model, chosen, DIGESTED)):
+    pass
+  return f"{len(source)}:{digest.hex}"
+
+
 def _reference(
   model: TrainedVAE,
   extractor: perceptual.Extractor,
   source: pipeline.Source,
   what: str,
+  digest: str,
   batch_size: int,
   statistics: Path | None,
 ) -> perceptual.Reference | FeatureSet:
@@ -137,7 +152,7 @@ def _reference(
   if statistics is not None and statistics.exists():
     return perceptual.load_reference(statistics, protocol=protocol)
   found = _features(extractor, _clean(model, source, batch_size), len(source), f"features of {what}")
-  real = _noted(found, what)
+  real = _noted(found, f"{what}{MARK}{digest}")
   if statistics is not None:
     perceptual.save_reference(statistics, real)
   return real
@@ -160,6 +175,7 @@ def _scores(reference: perceptual.Reference | FeatureSet, fake: FeatureSet, seed
     kept, what = reference.features, reference.statistics.protocol.note
   else:
     kept, what = reference, reference.protocol.note
+  what, _, digest = what.partition(MARK)
   size = max(2, min(SUBSET_SIZE, fake.count if kept is None else kept.count, fake.count))
   found = perceptual.compare(reference, fake, subsets=SUBSETS, subset_size=size, seed=seed)
   names: dict[str, str] = found["names"]
@@ -174,6 +190,7 @@ def _scores(reference: perceptual.Reference | FeatureSet, fake: FeatureSet, seed
     **{key: found[key] for key in (*told, "density_coverage_k", "interval", "names", "protocol")},
     "absent": {names[score]: reason for score, reason in found["absent"].items()},
     "real": what,
+    "real_digest": digest,
     "notes": found["notes"],
   }
 

@@ -1,12 +1,14 @@
 """Pictures of a latent space: what is in each cell, against NumPy's own."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 from trained import spec_of, trained
 
-from vae_jax import inference, pictures
+from vae_jax import evaluation, inference, pictures
 from vae_jax.cli.evaluate import main
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
@@ -50,6 +52,9 @@ def test_directions_are_the_eigenvectors_of_the_covariance():
   assert len(latent_space.principal_directions(means[:3], 4).axes) == 2  # three points lie in a plane
   with pytest.raises(UserError, match="1 image has no directions"):
     latent_space.principal_directions(means[:1], 2)
+  alike = np.float32(means[:1]) * (1 + 1e-7 * random.normal(size=(9, 1))).astype(np.float32)
+  with pytest.raises(UserError, match="the latents of all 9 images are alike, so they have no directions"):
+    latent_space.principal_directions(alike, 2)
 
 
 def test_a_walk_is_closed_and_leads_through_draws_of_the_prior(folder):
@@ -123,6 +128,25 @@ def test_traverse_by_command(folder, tmp_path, capsys):
   assert "wrote" in capsys.readouterr().out
 
 
+def test_traverse_takes_one_image_and_data_that_have_moved(folder, tmp_path):
+  model = model_of("mlp_vae", folder)
+  files = [tmp_path / "a.png", tmp_path / "b.png"]
+  for file in files:
+    Image.new("L", (6, 6), 90).save(file)
+  for given in (files, [tmp_path]):
+    with pytest.raises(UserError, match="traverse starts from one image; give one image file"):
+      command(model, tmp_path / str(len(given)), "--mode", "traverse", "--input", *given)
+  model.config.data.dir = str(tmp_path / "nowhere")
+  moved = ["--data_dir", folder, "--split", "train", "--output", tmp_path / "t.png"]
+  command(model, tmp_path / "m", "--mode", "traverse", "--input", files[0], *moved)
+  there = model_of("mlp_vae", folder)
+  means = latent_space.encoded(there, evaluation.prepared(there, "train", 20), 20)
+  known = latent_space.principal_directions(means, 8)
+  start = np.asarray(model.encode(np.full((1, *SHAPE), 90, np.uint8)).mean)[0]
+  expected = latent_space.traversals(model, known, start, {})
+  np.testing.assert_allclose(np.asarray(Image.open(tmp_path / "t.png")).astype(int), expected[..., 0], atol=1)
+
+
 def test_an_attribute_is_the_difference_of_two_means(folder):
   model, random = model_of("mlp_vae", folder), np.random.default_rng(2)
   present, absent = random.normal(size=(5, 3)) + 1, random.normal(size=(7, 3))
@@ -133,6 +157,15 @@ def test_an_attribute_is_the_difference_of_two_means(folder):
   cells = [images, *(model.decode((means + s * away).astype(np.float32)) for s in (-1, -0.5, 0, 0.5, 1, 1.5))]
   cells = np.stack([np.asarray(x) for x in cells], axis=1).reshape(-1, *SHAPE)
   np.testing.assert_allclose(got.astype(int), pictures.grid(cells, columns=7), atol=1)
+  with pytest.raises(UserError, match="the 5 without have the same mean latents"):
+    latent_space.attribute(model, {"image": images}, means, present, present[::-1])
+
+
+def test_latents_that_are_not_finite_are_refused(folder):
+  model, images = model_of("mlp_vae", folder), np.zeros((3, *SHAPE), np.float32)
+  model.variables = jax.tree.map(lambda x: x * np.nan, model.variables)
+  with pytest.raises(UserError, match="the latents of 3 of 3 images are not finite"):
+    latent_space.encoded(model, {"image": images}, 2)
 
 
 def test_attribute_by_command(folder, tmp_path, capsys):
@@ -148,23 +181,37 @@ def test_attribute_by_command(folder, tmp_path, capsys):
   )
   with pytest.raises(UserError, match="needs two folders of examples, not 1"):
     command(model, tmp_path / "m", "--mode", "attribute", "--input", tmp_path / "with")
+  model.config.data.dir = str(tmp_path / "nowhere")
+  with pytest.raises(UserError, match="is not there; give the place of the data with --data_dir"):
+    command(model, tmp_path / "n", "--mode", "attribute", *both)
+  moved = ["--data_dir", folder, "--split", "train[:3]", "--output", tmp_path / "b.png"]
+  command(model, tmp_path / "o", "--mode", "attribute", *both, *moved)
+  assert (tmp_path / "b.png").exists()
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_the_nearest_images_are_those_of_all_pairs(folder, flip):
-  model = model_of("mlp_vae", folder, f"data.flip={flip}")
+@pytest.mark.parametrize(("flip", "rotate"), [(False, False), (True, False), (True, True)])
+def test_the_nearest_images_are_those_of_all_pairs(folder, flip, rotate):
+  model = model_of("mlp_vae", folder, f"data.flip={flip}", f"data.rotate={rotate}")
   images = np.random.default_rng(4).uniform(size=(5, *SHAPE)).astype(np.float32)
   found = latent_space.nearest(model, images, "train", size=7)
   with np.load(folder / "train.npz") as stored:
     train = stored["image"]
-  candidates = np.concatenate([train, train[:, :, ::-1]]) if flip else train
+  turned = [np.rot90(train, turns, (1, 2)) for turns in range(4 if rotate else 1)]
+  candidates = np.concatenate([*turned, *(x[:, :, ::-1] for x in turned)] if flip else turned)
   away = np.sqrt(np.square(images[:, None] - candidates[None] / 255).mean(axis=(2, 3, 4)))
   order = away.argsort(axis=1)[:, :3]
-  np.testing.assert_allclose(found.distances, np.take_along_axis(away, order, 1), rtol=1e-4)
+  np.testing.assert_allclose(found.distances, np.take_along_axis(away, order, 1), rtol=1e-5)
   np.testing.assert_array_equal(found.images, candidates[order])
-  itself = latent_space.nearest(model, train[:2] / 255, "train", size=20)
-  np.testing.assert_allclose(itself.distances[:, 0], 0, atol=1e-3)
-  np.testing.assert_array_equal(itself.images[:, 0], train[:2])
+  itself = latent_space.nearest(model, np.float32(candidates[-2:] / 255), "train", size=20)
+  np.testing.assert_allclose(itself.distances[:, 0], 0, atol=1e-6)
+  np.testing.assert_array_equal(itself.images[:, 0], candidates[-2:])
+
+
+def test_images_that_are_not_finite_have_no_neighbours(folder):
+  images = np.full((4, *SHAPE), 0.5, np.float32)
+  images[1, 2, 3], images[2, 0, 0] = np.nan, np.inf
+  with pytest.raises(UserError, match="the pixels of 2 of 4 images are not finite"):
+    latent_space.nearest(model_of("mlp_vae", folder), images, "train", size=7)
 
 
 def test_neighbours_by_command(folder, tmp_path, capsys):
@@ -174,3 +221,16 @@ def test_neighbours_by_command(folder, tmp_path, capsys):
   out = capsys.readouterr().out
   assert out.startswith(f"wrote {tmp_path}/n.png\nmedian distance to the nearest training image")
   assert ": samples 0." in out and ", reconstructions of test images 0." in out and ", test images 0." in out
+
+
+def test_neighbours_compares_test_images_as_stored_and_as_reconstructed(folder, tmp_path, capsys):
+  noisy = ("data.binarize=dynamic", "data.degrade.name=gaussian_noise", "data.degrade.sigma=0.3")
+  model = model_of("mlp_vae", folder, *noisy)
+  command(model, tmp_path, "--mode", "neighbours", "--num", 3, "--output", tmp_path / "n.png")
+  said = re.findall(r"(?:reconstructions of )?test images ([\d.]+)", capsys.readouterr().out)
+  with np.load(folder / "test.npz") as held, np.load(folder / "train.npz") as stored:
+    test, train = held["image"][[0, 4, 8]] / 255, stored["image"] / 255
+  inputs = evaluation.prepared(model, "test", 3)["degraded"]
+  for images, words in zip((np.asarray(model.reconstruct(inputs)), test), said, strict=True):
+    nearest = np.sqrt(np.square(images[:, None] - train).mean(axis=(2, 3, 4))).min(axis=1)
+    assert float(words) == pytest.approx(np.median(nearest), abs=1e-4)

@@ -264,6 +264,7 @@ def test_a_flow_that_gains_nothing_is_the_gaussian_of_its_start(quick, monkeypat
     ("gaussian", np.where(BLOB.max() <= BLOB, np.inf, BLOB), {}, "latents of 1 of 400 images are not finite"),
     ("gaussian", BLOB[:1], {}, "the latents of 1 image have no spread"),
     ("mixture", np.ones((9, 4)), {}, "the latents of all 9 images are alike"),
+    ("gaussian", np.float32(1 + 1e-7 * BLOB[:9]), {}, "the latents of all 9 images are alike"),
     ("mixture", BLOB[:9], {"components": 10}, "components = 10 for the latents of 9 images"),
     ("mixture", np.tile(BLOB[:2], (9, 1)), {"components": 3}, "the latents have 2 different values"),
     ("mixture", BLOB, {"components": 0}, "components = 0: must be an integer from 1 to 1000"),
@@ -289,6 +290,11 @@ def test_fewer_images_than_latents_are_fitted_and_said(kind):
   found = priors.fit(kind, z, components=2)
   assert np.isfinite(found.prior.log_prob(z)).all() and np.isfinite(draws(found.prior, KEYS[:4])).all()
   assert "too few" in found.remarks[0] or "the covariance is singular" in found.remarks[0]
+
+
+def test_a_flow_of_fewer_images_than_latents_says_so(quick):
+  found = priors.fit("flow", np.random.default_rng(0).normal(size=(20, 24)))
+  assert "18 images span fewer than the 24 directions of the latents" in found.remarks[0]
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "mixture"])

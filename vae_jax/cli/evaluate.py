@@ -26,6 +26,7 @@ from vae_jax.storage import exported
 SCRIPT = "python evaluate.py"
 METHODS = ("spherical", "linear")
 FEW = ("interpolate", "traverse", "attribute", "neighbours")  # modes that show 8 things unless --num is given
+BESIDE = ("traverse", "attribute")  # modes that look at a split beside --input
 OF = ("samples", "reconstructions")
 # The flags that say which model; every mode takes them.
 MODEL_FLAGS: dict[str, dict[str, Any]] = {
@@ -269,7 +270,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     _check_fit(args)
   if args.mode in ("restore", "benchmark") and args.temperature is not None and not args.samples:
     raise UserError("--temperature has no effect without draws; give --samples N, or leave it out")
-  if args.input and (given := [name for name in ("data_dir", "split") if getattr(args, name) is not None]):
+  given = [name for name in ("data_dir", "split") if getattr(args, name) is not None]
+  if args.input and given and args.mode not in BESIDE:
     raise UserError(f"--{given[0]} has no effect with --input, which names the images; leave one of them out")
   for item in args.input or ():
     if not Path(item).exists():

@@ -6,14 +6,14 @@ from typing import Any
 
 HELP = "give images of a split an attribute and take it away: --input a folder of examples with it, and one without"
 EXAMPLE = "--workdir runs/faces --input smiling/ serious/ --output smile.png"
-FLAGS = ("input", "label", "num", "seed", "output", "batch_size")
+FLAGS = ("data_dir", "split", "input", "label", "num", "seed", "output", "batch_size")
 NEEDS = "decode"
 OUTPUT = (".png",)
 MOST = 1000  # examples of a folder
 
 
 def run(model: Any, args: Any) -> None:
-  """Writes a picture with a row for each of `num` images of the test split."""
+  """Writes a picture with a row for each of `num` images of the split."""
   from vae_jax import evaluation, pictures
   from vae_jax.errors import UserError, printable
   from vae_jax.evaluation import latent_space
@@ -30,7 +30,7 @@ def run(model: Any, args: Any) -> None:
     )
     for folder in folders
   )
-  batch = evaluation.inputs(model, None, model.config.data.test, args.num, args.seed, args.label)
+  batch = evaluation.inputs(model, None, args.split, args.num, args.seed, args.label)
   means = latent_space.encoded(model, batch, args.batch_size)
   output = args.output or args.folder / f"attribute{evaluation.suffix(args.asked)}.png"
   pictures.save_png(output, latent_space.attribute(model, batch, means, present, absent))

@@ -23,6 +23,7 @@ def run(model: Any, args: Any) -> None:
   from vae_jax import evaluation, pictures
   from vae_jax.errors import printable
   from vae_jax.evaluation import latent_space
+  from vae_jax.types import seen
 
   config = model.config
   fields = {}
@@ -39,9 +40,9 @@ def run(model: Any, args: Any) -> None:
   if model.module.reconstructs:
     batch = evaluation.prepared(model, config.data.test, args.num, args.seed)
     compared["reconstructions of test images"] = np.asarray(
-      model.reconstruct(batch["image"], **evaluation.condition(model, batch))
+      model.reconstruct(seen(batch), **evaluation.condition(model, batch))
     )
-    compared["test images"] = np.asarray(batch["image"])
+    compared["test images"] = latent_space.stored(model, config.data.test, args.num)
   sizes = np.cumsum([len(x) for x in compared.values()])[:-1]
   found = latent_space.nearest(
     model, np.concatenate(list(compared.values())), config.data.train, args.batch_size

@@ -19,14 +19,16 @@ def run(model: Any, args: Any) -> None:
   from vae_jax.evaluation import latent_space
 
   model.require("encode")
+  if args.input and (len(args.input) > 1 or args.input[0].is_dir()):
+    named = " ".join(map(str, args.input))
+    raise UserError(printable(f"--input {named}: --mode traverse starts from one image; give one image file"))
   if args.label is None and "label" in model.module.conditions:
     raise UserError(f"this run ({model.config.model.name}) needs a label for the images; give --label")
-  split = args.split or model.config.data.test
-  images = evaluation.inputs(model, None, split, MOST, args.seed, args.label)
+  images = evaluation.inputs(model, None, args.split, MOST, args.seed, args.label)
   known = latent_space.principal_directions(latent_space.encoded(model, images, args.batch_size), args.num)
   start = None
   if args.input:
-    own = evaluation.inputs(model, args.input, split, 1, args.seed, args.label)
+    own = evaluation.inputs(model, args.input, args.split, 1, args.seed, args.label)
     start = latent_space.encoded(model, own, 1)[0]
   fields = {} if args.label is None else {"label": args.label}
   output = args.output or args.folder / f"traverse{evaluation.suffix(args.asked)}.png"

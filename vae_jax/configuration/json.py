@@ -12,7 +12,7 @@ from vae_jax.configuration.values import as_config, brief, represented, to_value
 from vae_jax.errors import UserError
 
 # What stood for a key before there was one.
-BEFORE = {"model.head_kernel": 1}
+BEFORE = {"model.head_kernel": 1, "model.blur": False}
 MAX_JSON, MAX_NESTED = 2**20, 20  # a config has some 6,000 characters and nests 3 deep
 
 

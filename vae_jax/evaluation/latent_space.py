@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import pictures
+from vae_jax.data import pipeline
 from vae_jax.errors import UserError
 from vae_jax.evaluation.records import condition, open_split, stream
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE, slerp
-from vae_jax.priors.base import Prior
+from vae_jax.priors.base import ALIKE, Prior
 from vae_jax.progress import FileProgress
 from vae_jax.types import Array, Batch, seen
 
@@ -62,10 +63,15 @@ class Directions(NamedTuple):
 def principal_directions(means: np.ndarray, num: int) -> Directions:
   """The `num` directions of largest variance of posterior means [n, d], by their singular value decomposition.
 
-  Fewer where there are fewer latents or images. Raises UserError for fewer than two images.
+  Fewer where there are fewer latents or images. Raises UserError for fewer than two images, or images that are alike to
+  the encoder.
   """
   if len(means) < 2:
     raise UserError(f"{len(means)} image has no directions; give at least 2 (--split)")
+  if not means.std(axis=0).max() > ALIKE * np.abs(means).max():
+    raise UserError(
+      f"the latents of all {len(means)} images are alike, so they have no directions; give other images (--split)"
+    )
   centre = means.mean(axis=0)
   _, values, axes = np.linalg.svd(np.asarray(means, np.float64) - centre, full_matrices=False)
   num = min(num, len(values), len(means) - 1)
@@ -90,14 +96,27 @@ def traversals(
 
 
 def encoded(model: TrainedVAE, batch: Batch, size: int) -> np.ndarray:
-  """The posterior means of a prepared batch, float32 [n, d], `size` images at a time."""
+  """The posterior means of a prepared batch, float32 [n, d], `size` images at a time.
+
+  Raises UserError where one is not finite.
+  """
   images, fields = np.asarray(seen(batch)), condition(model, batch)
   parts = []
   for first in range(0, len(images), size):
     chosen = slice(first, first + size)
     part = {name: np.asarray(x)[chosen] for name, x in fields.items()}
     parts.append(np.asarray(model.encode(images[chosen], **part).mean))
-  return np.concatenate(parts)
+  means = np.concatenate(parts)
+  _check_finite(means, "the latents of {} of {} images")
+  return means
+
+
+def _check_finite(values: np.ndarray, what: str) -> None:
+  """Raises UserError where a row is not finite. what: has a place for the number of such rows, and for that of all."""
+  if bad := int(np.sum(~np.isfinite(values).reshape(len(values), -1).all(axis=1))):
+    raise UserError(
+      f"{what.format(bad, len(values))} are not finite (nan or inf); use an earlier checkpoint of the run"
+    )
 
 
 def attribute(
@@ -107,14 +126,29 @@ def attribute(
 
   The direction is the mean of the latents `present` [n, d] of images that have the attribute less that of images that
   lack it, `absent` (Larsen et al. 2016, section 4.2; White 2016). means: latents of the batch's images.
+
+  Raises UserError where both means are equal.
   """
   direction = present.mean(axis=0) - absent.mean(axis=0)
+  if not np.abs(direction).max() > ALIKE * max(np.abs(present).max(), np.abs(absent).max()):
+    raise UserError(
+      f"the {len(present)} examples with the attribute and the {len(absent)} without have the same mean latents, so "
+      "there is no direction between them; give two different folders"
+    )
   columns: dict[str, np.ndarray] = {"image": np.asarray(seen(batch))}
   for strength in STRENGTHS:
     moved = (means + strength * direction).astype(np.float32)
     columns[f"{strength:+g}"] = np.asarray(model.decode(moved, **condition(model, batch)))
   cells = np.stack(list(columns.values()), axis=1)
   return pictures.grid(cells.reshape(-1, *cells.shape[2:]), columns=len(columns))
+
+
+def stored(model: TrainedVAE, split: str, num: int) -> np.ndarray:
+  """`num` clean images from all over a split as stored, neither binarised nor dequantised: float32 in [0, 1]."""
+  source = open_split(model, split)
+  chosen = pipeline.spread(len(source), num)
+  batch = next(stream(model, pipeline.Chosen(source, chosen), len(chosen)))
+  return np.asarray(batch["image"], np.float32) / 255
 
 
 class Neighbours(NamedTuple):
@@ -127,10 +161,11 @@ class Neighbours(NamedTuple):
 def nearest(model: TrainedVAE, images: Array | np.ndarray, split: str, size: int, k: int = 3) -> Neighbours:
   """The `k` images of a split that are nearest to each of `images` [n, h, w, c] in [0, 1], over all pixels.
 
-  Those of the split are the clean ones as stored, mirrored too where the run mirrors them (data.flip). Reports
-  progress.
+  Those of the split are the clean ones as stored, and what the run makes of them by mirroring (data.flip) and turning
+  (data.rotate). Reports progress. Raises UserError where one of `images` is not finite.
   """
   wanted = np.asarray(images, np.float32).reshape(len(images), -1)
+  _check_finite(wanted, "the pixels of {} of {} images")
   source = open_split(model, split)
   best = np.full((len(wanted), k), np.inf, np.float32)
   kept = np.zeros((len(wanted), k, *model.image_shape), np.uint8)
@@ -138,13 +173,30 @@ def nearest(model: TrainedVAE, images: Array | np.ndarray, split: str, size: int
     for done, batch in enumerate(stream(model, source, size)):
       progress.update(f"comparing with {split}", done * size, len(source))
       found = np.asarray(batch["image"])[np.asarray(batch["mask"])]
-      for candidates in (found, found[:, :, ::-1]) if model.config.data.flip else (found,):
-        flat = candidates.reshape(len(candidates), -1).astype(np.float32) / 255
-        squares = np.square(wanted).sum(1)[:, None] + np.square(flat).sum(1) - 2 * wanted @ flat.T
-        distances = np.sqrt(np.maximum(squares, 0) / wanted.shape[1])
+      for candidates in _seen_in_training(found, model.config.data):
+        distances = _distances(wanted, candidates)
         both = np.concatenate([best, distances], axis=1)
         order = np.argsort(both, axis=1, kind="stable")[:, :k]
         best = np.take_along_axis(both, order, axis=1)
         for i, places in enumerate(order):
           kept[i] = np.stack([kept[i][p] if p < k else candidates[p - k] for p in places])
   return Neighbours(kept[:, : len(source)], best[:, : len(source)])
+
+
+def _seen_in_training(images: np.ndarray, data: Any) -> Iterator[np.ndarray]:
+  """Images [n, h, w, c], and what a run shows of them to its model: mirrored, turned."""
+  for turns in range(4 if data.rotate else 1):
+    turned = np.rot90(images, turns, axes=(1, 2))
+    yield turned
+    if data.flip:
+      yield turned[:, :, ::-1]
+
+
+def _distances(wanted: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+  """Root mean square differences [n, m] of wanted [n, pixels] in [0, 1] and candidates uint8 [m, h, w, c].
+
+  In float64: a sum of squares less a product would leave some thousandths of a grey level of float32 between copies.
+  """
+  a, b = wanted.astype(np.float64), candidates.reshape(len(candidates), -1) / 255
+  squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
+  return np.sqrt(np.maximum(squares, 0) / a.shape[1]).astype(np.float32)

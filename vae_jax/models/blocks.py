@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from vae_jax.keys import Key, Keys, one_of
 from vae_jax.types import Array
@@ -201,14 +202,26 @@ class ResidualBlock(nn.Module):
     return x + Conv(channels, kernel_init=nn.initializers.zeros_init(), **dtypes)(y)
 
 
+def blurred(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+  """The mean of neighbours with the weights 1, 2, 1 along rows and columns, as if borders went on.
+
+  A pattern of two pixels becomes its mean, so after a pixel shuffle of factor 2 no lattice is left.
+  """
+  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+  x = x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]
+  return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 16
+
+
 class Upsample(nn.Module):
   """3x3 convolution to 4c channels, then pixel shuffle, cropped to `size` (odd sizes lose the last row or column).
 
-  The four pixels of a block start alike: see `equal_kernels`.
+  The four pixels of a block start alike: see `equal_kernels`. blur: what is shuffled is `blurred`, so that no training
+  can have them differ everywhere in the same way.
   """
 
   channels: int
   size: tuple[int, int]
+  blur: bool = False
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
 
@@ -216,4 +229,5 @@ class Upsample(nn.Module):
   def __call__(self, x: Array) -> Array:
     init = equal_kernels(nn.initializers.lecun_normal(), 2)
     x = Conv(4 * self.channels, kernel_init=init, dtype=self.dtype, param_dtype=self.param_dtype)(x)
-    return pixel_shuffle(x)[:, : self.size[0], : self.size[1]]
+    x = pixel_shuffle(x)
+    return (blurred(x) if self.blur else x)[:, : self.size[0], : self.size[1]]

@@ -61,7 +61,9 @@ def networks(
     **dtypes,
   }
   encoder = ConvEncoder(latent_dim=model.latent_dim, moments=moments, **common)
-  decoder = ConvDecoder(size=shape[:2], out_channels=channels, head_kernel=model.head_kernel, **common)
+  decoder = ConvDecoder(
+    size=shape[:2], out_channels=channels, head_kernel=model.head_kernel, blur=model.blur, **common
+  )
   return encoder, decoder, height * width * model.latent_dim
 
 

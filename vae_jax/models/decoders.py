@@ -12,11 +12,18 @@ from vae_jax.keys import Key, Keys, one_of
 from vae_jax.models.blocks import ACTIVATIONS, Conv, Norm, ResidualBlock, Upsample, convolution, halved
 from vae_jax.types import Array
 
-# A config key of every family with a `ConvDecoder`.
+# Config keys of the families with a `ConvDecoder`.
+BLUR_KEYS: Keys = {
+  "model.blur": Key(
+    False,
+    "the decoder blurs what it has up-sampled: no lattice, whatever it is trained by (discriminators, features)",
+  )
+}
 HEAD_KEYS: Keys = {
   "model.head_kernel": Key(
     3, "side of the last convolution, at full size; 1 leaves a lattice, as older runs", one_of(1, 3)
-  )
+  ),
+  **BLUR_KEYS,
 }
 
 
@@ -49,7 +56,7 @@ class ConvDecoder(nn.Module):
   """The mirror of `ConvEncoder`: dense layers, then residual blocks and sub-pixel convolutions to the image's size.
 
   `dense` = 0: the latents are a map of the size of the encoder's last one. `head_kernel`: side of the convolution that
-  makes the pixels; with 1, each pixel of a block of the last up-sampling is made by itself.
+  makes the pixels; with 1, each pixel of a block of the last up-sampling is made by itself. blur: see `Upsample`.
   """
 
   channels: tuple[int, ...]
@@ -58,6 +65,7 @@ class ConvDecoder(nn.Module):
   size: tuple[int, int]
   out_channels: int
   head_kernel: int = 3
+  blur: bool = False
   activation: str = "relu"
   remat: bool = False
   dtype: Any = jnp.float32
@@ -86,7 +94,7 @@ class ConvDecoder(nn.Module):
         x = ResidualBlock(self.activation, self.remat, **dtypes)(x)
       x = act(Norm(**dtypes)(x))
       features = self.channels[level - 1] if level else max(self.channels[0] // 2, 8)
-      x = Upsample(features, halved(self.size, level), **dtypes)(x)
+      x = Upsample(features, halved(self.size, level), self.blur, **dtypes)(x)
     x, exact = act(x).astype(jnp.float32), {"dtype": jnp.float32, "param_dtype": self.param_dtype}
     if self.head_kernel == 1:
       return nn.Dense(self.out_channels, **exact)(x)

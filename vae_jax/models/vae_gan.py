@@ -16,7 +16,9 @@ One pass gives all three: G(z) is computed once with the decoder's parameters he
 with z held constant, for the decoder. `game` saturates where the discriminator is sure. There the guard holds it back
 (`opponent.Guard`), as in the authors' code, whose margin and equilibrium are the defaults.
 
-Batch normalisation, which the paper has in all three networks, mixes examples. Here is GroupNorm.
+What a discriminator asks of all positions alike, sub-pixel convolutions can give as a lattice. So the decoder blurs
+what it has up-sampled (`model.blur`). Batch normalisation, which the paper has in all three networks, mixes examples.
+Here is GroupNorm.
 
 There is no likelihood of pixels, so there is no bound. That of the features is the discriminator's of this step: it has
 no value that compares with another step's or run's, and evaluation has no discriminator. So what a split is scored by
@@ -42,7 +44,7 @@ from vae_jax.keys import ABOVE_0, DEEPEST, MIN_0, WIDEST, WIDTHS, Keys, between,
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS
 from vae_jax.models.contract import Family, Mode, Output, Whole
-from vae_jax.models.decoders import ConvDecoder
+from vae_jax.models.decoders import BLUR_KEYS, ConvDecoder
 from vae_jax.models.discriminator import ImageDiscriminator
 from vae_jax.models.encoders import ConvEncoder
 from vae_jax.models.opponent import Guard, Look, Opponent
@@ -186,6 +188,7 @@ KEYS: Keys = {
   "model.channels": ConfigKey((32, 64, 96, 128), "widths at 1/2, 1/4, ... of the size", WIDTHS),
   "model.blocks": ConfigKey(0, "residual blocks at each resolution", between(0, 256)),
   "model.dense": ConfigKey(256, "width of the layer between feature map and latents", counted(WIDEST)),
+  "model.blur": BLUR_KEYS["model.blur"]._replace(default=True),
   **REMAT_KEYS,
   **ACTIVATION_KEYS,
   "objective.gamma": ConfigKey(
@@ -252,6 +255,6 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAEGAN:
   }
   return VAEGAN(
     encoder=ConvEncoder(latent_dim=model.latent_dim, **common),
-    decoder=ConvDecoder(size=(height, width), out_channels=channels, **common),
+    decoder=ConvDecoder(size=(height, width), out_channels=channels, blur=model.blur, **common),
     latent_dim=model.latent_dim,
   )

@@ -214,6 +214,7 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE:
       size=shape[:2],
       out_channels=likelihood.channels,
       head_kernel=model.head_kernel,
+      blur=model.blur,
       **common,
     ),
     likelihood=likelihood,

@@ -12,6 +12,8 @@ from vae_jax.types import Array, ArrayLike, Key
 
 # Added to each variance, as a share of the mean variance: the factors of a covariance then have finite float32 values.
 FLOOR = 1e-6
+# Latents that differ by less than this share of their size differ by the rounding of float32, in which they come.
+ALIKE = 1e-6
 
 
 @runtime_checkable
@@ -59,7 +61,7 @@ def checked(z: ArrayLike) -> Float[np.ndarray, "n d"]:
     )
   if len(z) < 2:
     raise UserError("the latents of 1 image have no spread; a prior needs 2 images and more")
-  if not z.std(axis=0).max() > 1e-9 * np.abs(z).max():
+  if not z.std(axis=0).max() > ALIKE * np.abs(z).max():
     raise UserError(
       f"the latents of all {len(z)} images are alike; a prior needs images that the encoder tells apart"
     )

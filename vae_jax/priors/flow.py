@@ -88,7 +88,7 @@ def fit_flow(z: Float[np.ndarray, "n d"], seed: int, progress: Callable[[int, in
   key = new_key(seed)
   order = np.random.default_rng(seed).permutation(len(z))
   held, rest = np.split(z[order], [len(z) // HELD_OUT])
-  gaussian = fit_gaussian(rest).prior
+  gaussian, _, remarks = fit_gaussian(rest)
   params = init_real_nvp(RealNVP(z.shape[1], LAYERS, HIDDEN), jax.random.fold_in(key, 0))
   start = FlowPrior(gaussian, params, LAYERS, HIDDEN)
   train = jnp.asarray(rest, jnp.float32)
@@ -111,9 +111,9 @@ def fit_flow(z: Float[np.ndarray, "n d"], seed: int, progress: Callable[[int, in
     "held_out": len(held),
     "held_out_log_likelihood": best_value,
   }
-  late = rounds - best_round < PATIENCE
-  remark = f"the flow was still gaining after {rounds * ROUND} steps, where its fit ends"
-  return Fit(best, facts, (remark,) if late else ())
+  if rounds - best_round < PATIENCE:
+    remarks += (f"the flow was still gaining after {rounds * ROUND} steps, where its fit ends",)
+  return Fit(best, facts, remarks)
 
 
 def _programs() -> tuple[Callable[..., Any], Callable[..., Any], optax.GradientTransformation]:
