@@ -2,13 +2,12 @@
 
 First the first stage, a convolutional VAE of grey digits with a learned scale; then this one:
 
-    python train.py --config configs/mnist_conv.py --workdir runs/mnist_first_stage --config.data.binarize=none \
-      --config.model.likelihood=gaussian --config.model.sigma=learned
+    python train.py --config configs/digits.py
     python train.py --config configs/mnist_two_stage.py
 
 Which latents of the first stage are active or null, how well each stage samples, and samples of both together:
 
-    python evaluate.py --workdir runs/mnist_first_stage --samples 0
+    python evaluate.py --workdir runs/digits --samples 0
     python evaluate.py --workdir runs/mnist_two_stage
     python evaluate.py --workdir runs/mnist_two_stage --mode sample
     python evaluate.py --workdir runs/mnist_two_stage --mode frechet
@@ -29,8 +28,8 @@ def get_config() -> ConfigDict:
   config.data.train = "train[1000:]"
   config.data.validation = "train[:1000]"
   config.model.hidden = (512, 512, 512)
-  config.training.first_stage = "runs/mnist_first_stage"
-  config.training.steps = 10000
+  config.training.first_stage = "runs/digits"
+  config.training.steps = 4000
   config.training.batch_size = 128
   config.training.learning_rate = 1e-3
   config.training.steps_per_call = 50

@@ -56,7 +56,7 @@ REASONS = {
   r"runs/real_": "superres_x2 and superres_x2_real with other steps",
   r"denoise_polyu": "needs the photographs of PolyU",
   r"--workdir runs/superres_pets ": "its run downloads Oxford-IIIT Pet",
-  r"^python -c .": "a measurement of import time, or pictures laid over white",
+  r"^python -c .": "a measurement of import time",
   r"^python -[cm]( vae_jax)?$": "names a way to start Python, not a command",
 }
 
@@ -189,7 +189,6 @@ def prepare(folder: Path) -> None:
     "pets/test",
     "celeba/train",
     "celeba/test",
-    "emoji",
   )
   folders += tuple(
     f"classes/{split}/{name}"
