@@ -5,8 +5,8 @@
     python evaluate.py --workdir runs/digits --mode fit_prior --prior mixture --components 50
     python evaluate.py --workdir runs/digits --mode sample --prior mixture
 
-cost: to be measured.
-figure: to be measured.
+cost: 18 minutes of one core of a busy 2-core CPU.
+figure: 26.96 dB; Frechet distance (VGG-16, 5,000 samples) 42.1 with the mixture, 261.1 with N(0, I): docs/results.md.
 """
 
 from ml_collections import ConfigDict

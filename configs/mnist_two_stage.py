@@ -12,8 +12,8 @@ Which latents of the first stage are active or null, how well each stage samples
     python evaluate.py --workdir runs/mnist_two_stage --mode sample
     python evaluate.py --workdir runs/mnist_two_stage --mode frechet
 
-cost: to be measured.
-figure: to be measured. (The paper has FID 12.6 with two stages and 54.5 with one, of other networks, trained longer.)
+cost: 4 minutes of one core of a busy 2-core CPU, after the first stage.
+figure: Frechet distance (VGG-16, 5,000 samples) 61.2, and 261.1 of the first stage alone: docs/results.md.
 """
 
 from ml_collections import ConfigDict

@@ -85,12 +85,7 @@ def score(
   made, total = _made(model, source, of, num or len(source), batch_size, seed, temperature, label, prior)
   fake = _features(extractor, made, total, f"features of {of}")
   scores = _scores(reference, fake, seed)
-  if scores["real"] != what:
-    scores["notes"].append(f"{statistics} has features of: {scores['real'] or 'images without a name'}")
-  elif scores["real_digest"] not in ("", digest):
-    scores["notes"].append(
-      f"{statistics} has features of other images than these, which are {what} too; remove it"
-    )
+  scores["notes"] += _other_images(scores, what, digest, statistics)
   return {
     **scores,
     "of": of,
@@ -102,6 +97,15 @@ def score(
     "seed": seed,
     "seconds": round(time.monotonic() - started, 2),
   }
+
+
+def _other_images(scores: dict[str, Any], what: str, digest: str, statistics: Path | None) -> list[str]:
+  """A note where the file has the features of other images than those of the split."""
+  if scores["real"] != what:
+    return [f"{statistics} has features of: {scores['real'] or 'images without a name'}"]
+  if scores["real_digest"] not in ("", digest):
+    return [f"{statistics} has features of other images than these, which are {what} too; remove it"]
+  return []
 
 
 def _prior(model: TrainedVAE, fitted: Prior | None) -> str:
