@@ -10,8 +10,8 @@ It starts from the VAE of configs/folder.py, which has learned colours and layou
     python evaluate.py --workdir runs/faces_vae_gan --mode sample --prior gaussian --num 64
 
 cost: 35 minutes of one core of a 2-core CPU, after the first run.
-figure: not measured with the blur. Without it: sharper than that VAE, but under a lattice of 2 pixels; Frechet distance of
-reconstructions (VGG-16, 1,000 images) 254.3, 166.6 without the discriminator. See docs/notes/families.md.
+figure: not measured with the blur. Without it: sharper than that VAE, but under a lattice of 2 pixels; Frechet
+distance of reconstructions (VGG-16, 1,000 images) 254.3, and 166.6 of that VAE. See docs/notes/families.md.
 
 Data: CelebA, aligned and cropped (Liu et al. 2015), as `data/celeba/train` and `data/celeba/test`: the archive
 img_align_celeba.zip by its official parts (list_eval_partition.txt), or --config.data.name=celeb_a --config.data.dir=''
