@@ -10,7 +10,7 @@ With folders of classes, a conditional VAE of, for example, three of them (--lab
     python train.py --config configs/folder.py --workdir runs/folder_classes --config.data.dir=/path/to/classes \
       --config.model.name=conv_cvae --config.model.classes=3
 
-cost: 52 minutes of one core of a busy 2-core CPU.
+cost: 23 minutes on an idle 2-core CPU, at the pace of its first 100 steps; 52 minutes of one busy core.
 figure: Frechet distance (VGG-16, 1,000 samples of a fitted Gaussian) 186.7 on 8,500 faces of CelebA: docs/results.md.
 
 Thousands of images that are alike, such as centred faces, give new images. A few hundred give reconstructions and paths
