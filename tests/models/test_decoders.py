@@ -21,11 +21,12 @@ from vae_jax.objectives import make_objective
 from vae_jax.training import assemble, state, steps
 from vae_jax.types import image_spec
 
-SIDE, BATCH, STEPS, PERIOD = 32, 16, 150, 4
-BOUND = 8.0  # most that a peak may be above its surroundings; smooth images have 1
+SIDE, BATCH, PERIOD = 32, 16, 4
+# Most that a peak may be above its surroundings. Smooth images have 1, decoders here 1 to 5 by the seed, faults 9 up.
+BOUND = 6.0
 SMALL = "model.channels=8,16 model.blocks=0"
 VECTOR = f"{SMALL} model.dense=32 model.latent_dim=16 model.likelihood=gaussian model.sigma=0.1"
-CODES = f"{SMALL} model.code_dim=4 model.codes=64 model.sigma=0.1 model.blur=true"
+CODES = f"{SMALL} model.code_dim=4 model.codes=64 model.sigma=0.1"
 GAN = (
   "model.channels=8,16 model.dense=32 model.latent_dim=16 objective.discriminator.channels=8,16 "
   "objective.discriminator.dense=16"
@@ -99,9 +100,9 @@ def test_the_measure_sees_a_lattice_of_a_twentieth_of_the_range():
 # --- toy models ---
 
 
-def trained(family, words, factor):
+def trained(family, words, factor, count):
   """A model after some steps on smooth images, and its variables."""
-  how = f"training.steps={STEPS} training.learning_rate=2e-3 training.warmup_steps=20"
+  how = f"training.steps={count} training.learning_rate=2e-3 training.warmup_steps=20"
   config = apply_overrides(base_config(family), f"{how} {words}".split())
   images = smooth(512, 0)
   spec = image_spec(images.shape[1:], None if factor == 1 else (SIDE // factor, SIDE // factor, 1))
@@ -121,7 +122,7 @@ def trained(family, words, factor):
   )
   now = jax.jit(lambda: state.init_state(model, tx, spec, jax.random.key(0), opponents=judges))()
   random = np.random.default_rng(0)
-  for _ in range(STEPS):
+  for _ in range(count):
     now, _ = step(now, batch_of(images[random.integers(0, len(images), BATCH)], factor))
   return model, {"params": now.params, **now.rest}
 
@@ -146,38 +147,36 @@ def made(model, variables, factor=1):
   return found
 
 
-def peaks(family, words, factor=1):
+def peaks(family, words, factor, count):
   beside = smooth(96, 9) if "head_channels" in words else None
-  return {
-    name: lattice(images, beside) for name, images in made(*trained(family, words, factor), factor).items()
-  }
+  images = made(*trained(family, words, factor, count), factor)
+  return {name: lattice(x, beside) for name, x in images.items()}
 
 
 @pytest.mark.parametrize(
-  ("family", "words", "factor"),
+  ("family", "words", "factor", "count"),
   [
-    ("conv_vae", VECTOR, 1),
-    ("vq_vae", CODES, 1),
-    ("vae_gan", GAN, 1),
-    ("restoration_vae", RESTORER, 2),
-    ("restoration_vae", RESTORER, 4),
-    pytest.param("restoration_vae", f"{RESTORER} model.head_channels=8", 4, marks=pytest.mark.slow),
+    ("conv_vae", VECTOR, 1, 400),
+    ("vq_vae", CODES, 1, 300),
+    ("vae_gan", GAN, 1, 100),
+    ("restoration_vae", RESTORER, 2, 100),
+    ("restoration_vae", RESTORER, 4, 100),
+    pytest.param("restoration_vae", f"{RESTORER} model.head_channels=8", 4, 100, marks=pytest.mark.slow),
   ],
 )
-def test_no_decoder_leaves_a_lattice(family, words, factor):
-  found = peaks(family, words, factor)
+def test_no_decoder_leaves_a_lattice(family, words, factor, count):
+  found = peaks(family, words, factor, count)
   assert max(found.values()) < BOUND, found
 
 
 def test_pixels_that_are_made_one_by_one_of_unrelated_kernels_are_a_lattice(monkeypatch):
   monkeypatch.setattr(blocks, "equal_kernels", lambda init, factor: init)
-  found = peaks("conv_vae", f"{VECTOR} model.head_kernel=1")
-  assert found["reconstructions"] > 1.5 * BOUND
+  assert peaks("conv_vae", f"{VECTOR} model.head_kernel=1", 1, 400)["reconstructions"] > BOUND
 
 
 @pytest.mark.slow
 def test_without_the_blur_a_discriminator_makes_a_lattice():
-  assert peaks("vae_gan", f"{GAN} model.blur=false")["reconstructions"] > 1.5 * BOUND
+  assert min(peaks("vae_gan", f"{GAN} model.blur=false", 1, 100).values()) > BOUND
 
 
 # --- the blur ---
