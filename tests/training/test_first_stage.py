@@ -362,7 +362,8 @@ def test_draws_of_a_split_depend_on_the_seed_and_the_record_alone(run, first, da
   )
   np.testing.assert_array_equal(one, again)
   assert np.abs(one - other).min() > 0
-  np.testing.assert_array_equal(evaluation.prepared(model, "test", 1)["latents"], one[:1])
+  alone = evaluation.prepared(model, "test", 1)["latents"]
+  np.testing.assert_allclose(alone, one[:1], rtol=1e-5, atol=1e-6)  # another size is compiled anew
 
 
 def test_samples_are_images_of_the_first_stage(run, first):

@@ -17,6 +17,7 @@ from vae_jax.models import FAMILIES, family
 
 DEFAULT_FAMILY = "mlp_vae"
 MODEL_NAME = "model.name"
+MOST_NAMED = 12  # keys in one message
 
 
 def keys_of(name: str) -> Keys:
@@ -214,8 +215,9 @@ def _parse(kind: type, text: str) -> Any:
 def unknown(key: str, name: str) -> str:
   """The error of a key that the family `name` does not have: who has it, or what it may have meant."""
   if others := owners(key):
-    has = ", ".join(k for k in keys_of(name) if k.startswith(key.split(".")[0] + ".") and k not in OBJECTIVE)
-    return f"{key} is a key of {', '.join(others)}, not of {name}, which has {has}"
+    has = [k for k in keys_of(name) if k.startswith(key.split(".")[0] + ".") and k not in OBJECTIVE]
+    shown = ", ".join([*has[:MOST_NAMED], *(["..."] if len(has) > MOST_NAMED else [])])
+    return f"{key} is a key of {', '.join(others)}, not of {name}, which has {shown}"
   close = _close(key[:80], list(keys_of(name)))
   hint = f"did you mean {close!r}?" if close else "--help of train lists all keys"
   return f"unknown config key {represented(key)}; {hint}"

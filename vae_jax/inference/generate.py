@@ -188,4 +188,6 @@ class Generates(Base):
     return self._draw_pixels(self.variables, z, fields, jax.random.fold_in(part, start) if start else part)
 
 
-_transformed = jax.jit(lambda prior, noise, temperature: prior.transform(noise, temperature))
+@jax.jit
+def _transformed(prior: Prior, noise: Any, temperature: Any) -> Float[Array, "n d"]:
+  return prior.transform(noise, temperature)

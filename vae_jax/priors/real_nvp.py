@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Float
 
 from vae_jax.distributions import standard_normal_log_prob
-from vae_jax.types import Array
+from vae_jax.types import Array, Key
 
 MOST_SCALED = 2.0  # a layer scales a latent by exp(-2) to exp(2): enough in some layers, and finite in all
 
@@ -95,6 +94,6 @@ class RealNVP(nn.Module):
     return self.log_prob(z)
 
 
-def init_real_nvp(module: RealNVP, key: jax.Array) -> dict:
+def init_real_nvp(module: RealNVP, key: Key) -> dict:
   """Fresh parameters."""
   return dict(module.init(key, jnp.zeros((1, module.units), jnp.float32))["params"])
