@@ -150,7 +150,7 @@ def smaller(words: tuple[str, ...], config=None) -> list[str]:
     if "[" in config.data.train:
       small += ["--config.data.train=train[:50%]", "--config.data.validation=train[50%:]"]
     return small
-  for flag, most in (("--num", 4), ("--samples", 2)):
+  for flag, most in (("--num", 4), ("--samples", 2), ("--components", 2)):
     if flag in small:
       place = small.index(flag) + 1
       small[place] = str(min(int(small[place]), most))
