@@ -11,6 +11,7 @@ from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio
 
 import vae_jax
+from vae_jax import runs
 from vae_jax.data.degrade import bicubic_down, bicubic_up
 from vae_jax.storage import exported as pretrained
 
@@ -92,6 +93,14 @@ def test_jpeg(photo, name, gain):
   Image.fromarray(np.uint8(np.rint(255 * photo[0]))).save(stored, "JPEG", quality=40)
   compressed = np.float32(Image.open(stored))[None] / 255
   assert psnr(vae_jax.load(name).restore(compressed), photo) > psnr(compressed, photo) + gain
+
+
+def test_a_folder_of_pictures_may_have_the_name_of_a_model(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "digits").mkdir()
+  assert runs.find("digits") == pretrained.FOLDER / "digits"
+  (tmp_path / "digits" / "checkpoints").mkdir()
+  assert runs.find("digits").resolve() == tmp_path / "digits"
 
 
 def test_digits():

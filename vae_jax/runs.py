@@ -122,9 +122,12 @@ def open_run(workdir: str | Path, checkpoint: str | int = "newest", single: bool
 
 
 def find(workdir: str | Path) -> Path:
-  """The folder of a run, of an exported model, or of one that comes with the project. Raises UserError."""
+  """The folder of a run, of an exported model, or of one that comes with the project. Raises UserError.
+
+  A folder of that name that holds neither, such as one of pictures, is not what is meant."""
   folder = local_folder(workdir)
-  if not folder.is_dir() and str(workdir) in exported.names():
+  holds = any((folder / name).exists() for name in ("checkpoints", "config.json", exported.WEIGHTS))
+  if not holds and str(workdir) in exported.names():
     folder = exported.FOLDER / str(workdir)
   if not folder.is_dir():
     known = f", or one of {', '.join(exported.names())}" if exported.names() else ""
