@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vae_jax.configuration import apply_overrides, base_config, load_config_file
+from vae_jax.data import sources
 from vae_jax.data.degrade import factor_of
 from vae_jax.errors import UserError
 from vae_jax.models import build, family
@@ -96,6 +97,7 @@ def test_too_few_images_of_colour_for_new_ones_are_reported(family, channels, sa
   for split in ("train", "validation"):
     np.savez(tmp_path / f"{split}.npz", image=image)
   words = ("data.name=npz", f"data.dir={tmp_path}", "training.batch_size=8", "evaluation.batch_size=8")
+  sources._say.cache_clear()  # a line is said once a process
   assemble(apply_overrides(base_config(family), words), tmp_path / "run")
   line = "note: data.train=train has 8 images: from so few a model learns to rebuild images and to draw paths"
   assert (line in capsys.readouterr().err) == said

@@ -42,7 +42,7 @@ def score_split(
     `config.evaluation.lpips` names a network) of reconstructions, means over images; `active_units` of `latent_units`.
     Where the prior is N(0, I): `posterior_active` and `posterior_null`, the units whose mean posterior variance is
     below and above `posterior_thresholds`, and `prior_gap`, nats by which q(z) is at least from the prior
-    (`metrics.Posteriors`). Of a second stage over latents, nats of latents: `neg_elbo_latents` = `rate` + `distortion`;
+    (`metrics.Posteriors`). A second stage over latents has nats of latents: `neg_elbo_latents` = `rate` + `distortion`;
     `prior_nll_latents`, -log N(z; 0, I) of the same latents; and what `latent_fit` says. What was scored: `data`,
     `folder` (as given; null where the data set has none), `split`, `examples` and their `digest` (`records.Digest`).
   """

@@ -135,7 +135,7 @@ class Generates(Base):
     prior: str | Prior | None = None,
     **condition: Any,
   ) -> Array:
-    """Draws [num, latent_dim] from the prior, its deviation scaled by the temperature. Those of a second stage are
+    """Draws [num, latent_dim] from the prior, its deviation scaled by the temperature. A second stage draws
     latents of its first stage.
 
     key: a key, or a seed. The first n of `num` do not depend on `num`. prior: as in `sample`.

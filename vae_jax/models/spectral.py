@@ -1,7 +1,7 @@
 """Spectral normalisation (Miyato et al. 2018, arXiv:1802.05957): kernels divided by their largest singular value.
 
 A kernel [..., inputs, outputs] is seen as the matrix [outputs, all the rest], as in section 2 of the paper, for dense
-layers and convolutions alike. Of a convolution, the singular value of that matrix is not the norm of the map of images.
+layers and convolutions alike. For a convolution, that matrix's singular value is not the norm of the map of images.
 
 The value comes from one power iteration a step (algorithm 1): from a vector u that is kept beside the parameters, v is
 W^T u and the next u is W v, each of length 1, and sigma = u^T W v. Gradients see u and v as constants. A kernel of

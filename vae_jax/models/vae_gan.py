@@ -20,10 +20,10 @@ What a discriminator asks of all positions alike, sub-pixel convolutions can giv
 what it has up-sampled (`model.blur`). Batch normalisation, which the paper has in all three networks, mixes examples.
 Here is GroupNorm.
 
-There is no likelihood of pixels, so there is no bound. That of the features is the discriminator's of this step: it has
-no value that compares with another step's or run's, and evaluation has no discriminator. So what a split is scored by
-is the rate and the reconstructions (squared error, SSIM, LPIPS), and the best checkpoint is that of the least squared
-error. Pixels are not what is trained for: look at the pictures, and at LPIPS.
+There is no likelihood of pixels, so there is no bound. The likelihood of the features is that of this step's
+discriminator: it has no value that compares with another step's or run's, and evaluation has no discriminator. So what
+a split is scored by is the rate and the reconstructions (squared error, SSIM, LPIPS), and the best checkpoint is that
+of the least squared error. Pixels are not what is trained for: look at the pictures, and at LPIPS.
 """
 
 from __future__ import annotations

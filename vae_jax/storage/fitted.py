@@ -25,7 +25,7 @@ REMEDY = "fit it again (--mode fit_prior)"
 
 
 def names(folder: str | Path, kinds: tuple[str, ...]) -> list[str]:
-  """Those of the kinds that lie beside a model."""
+  """The kinds of prior that lie beside a model."""
   return [kind for kind in kinds if _path(folder, kind, "json").is_file()]
 
 
