@@ -342,7 +342,7 @@ class LinearDecoder(nn.Module):
     return nn.Dense(math.prod(SHAPE))(z).reshape(-1, *SHAPE)
 
 
-PPCA = VAE(LinearEncoder(), LinearDecoder(), dist.gaussian(1, SIGMA), LATENTS)
+PPCA = VAE(LinearEncoder(), LinearDecoder(), LATENTS, dist.gaussian(1, SIGMA))
 
 
 def ppca_params(shift=0.0, widen=0.0):

@@ -86,4 +86,4 @@ def build(
   encoder, decoder, latent_dim = conv_vae.networks(
     model, spec, dtypes, likelihood.channels, moments=2 if stochastic else 1
   )
-  return kind(encoder, decoder, likelihood, latent_dim, stochastic=stochastic, **others)
+  return kind(encoder, decoder, latent_dim, likelihood, stochastic=stochastic, **others)

@@ -73,4 +73,4 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
     model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
   )
   encoder, decoder, latent_dim = networks(model, spec, dtypes, likelihood.channels)
-  return VAE(encoder, decoder, likelihood, latent_dim)
+  return VAE(encoder, decoder, latent_dim, likelihood)

@@ -36,4 +36,4 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
   common = {"activation": model.activation, **dtypes}
   encoder = MLPEncoder(tuple(model.hidden), model.latent_dim, **common)
   decoder = MLPDecoder(tuple(model.hidden[::-1]), shape[:2], likelihood.channels, **common)
-  return VAE(encoder, decoder, likelihood, model.latent_dim)
+  return VAE(encoder, decoder, model.latent_dim, likelihood)

@@ -19,24 +19,18 @@ from vae_jax.models.contract import Family, Mode, Output
 from vae_jax.types import Array, Batch, Key, Spec, seen
 
 
-class VAE(Family):
-  """p(z) = N(0, I), q(z | x) = N(mean(x), diag exp(logvar(x))), p(x | z) = likelihood(decoder(z)).
+class GaussianLatents(Family):
+  """p(z) = N(0, I) and q(z | x) = N(mean(x), diag exp(logvar(x))); what `decode` makes of z is the family's.
 
   Attributes:
     encoder: images [b, h, w, c] -> [b, 2 * latent_dim], or a map [b, h', w', 2 * d] with h' * w' * d = latent_dim.
-    decoder: latents [n, latent_dim] -> likelihood parameters [n, h, w, likelihood.channels].
-    likelihood: of the pixels; see `vae_jax.distributions`.
+    decoder: latents [n, latent_dim] -> what the family makes its images of, [n, h, w, p].
     latent_dim: number of latents.
   """
 
   encoder: nn.Module
   decoder: nn.Module
-  likelihood: dist.Likelihood
   latent_dim: int
-
-  TERMS: ClassVar[tuple[str, ...]] = ("distortion", "rate")
-  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample", "bound"})
-  STANDARD_PRIOR: ClassVar[bool] = True
 
   @property
   def units(self) -> int:
@@ -47,33 +41,14 @@ class VAE(Family):
   def last_kernel(self) -> tuple[str, ...]:
     return ("decoder", self.decoder.last, "kernel")
 
-  def setup(self):
-    # One scale for all pixels, starting at sigma = e^-2 of the grey range.
-    self.log_scale = (
-      self.param("log_scale", nn.initializers.constant(-2.0), (), jnp.float32)
-      if self.likelihood.has_scale
-      else jnp.zeros((), jnp.float32)
-    )
-
   def encode(self, batch: Batch) -> dist.Gaussian:
     """The posterior q(z | image); mean and logvar float32 [b, latent_dim]."""
     image = seen(batch)
     mean, raw = (half.reshape(image.shape[0], -1) for half in jnp.split(self.encoder(image), 2, axis=-1))
     return dist.Gaussian(mean, dist.bound_logvar(raw))
 
-  def pixels(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w p"]:
-    """Parameters of the likelihood of each pixel."""
-    return self.decoder(z)
-
-  def decode(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w c"]:
-    return self.likelihood.mean(self.pixels(z, condition), self.log_scale)
-
-  def draw_pixels(self, z: Float[Array, "n d"], condition: Batch, key: Key) -> Float[Array, "n h w c"]:
-    """Images drawn from p(x | z), in [0, 1]."""
-    return self.likelihood.sample(key, self.pixels(z, condition), self.log_scale)
-
   def reconstruct(self, batch: Batch) -> Float[Array, "b h2 w2 c"]:
-    """The mean of p(x | z) at the posterior's mean."""
+    """The image of the posterior's mean."""
     return self.decode(self.encode(batch).mean, batch)
 
   def noise(self, key: Key, spec: Spec, origin: tuple[int, int] | Array = (0, 0)) -> Float[Array, " d"]:
@@ -87,6 +62,39 @@ class VAE(Family):
     self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0
   ) -> Float[Array, "n h w c"]:
     return self.decode(self.latents(noise, condition, temperature), condition)
+
+
+class VAE(GaussianLatents):
+  """Beside p(z) and q(z | x) of `GaussianLatents`: p(x | z) = likelihood(decoder(z)).
+
+  Attributes, beside those of `GaussianLatents`:
+    likelihood: of the pixels; see `vae_jax.distributions`. The decoder gives its parameters.
+  """
+
+  likelihood: dist.Likelihood
+
+  TERMS: ClassVar[tuple[str, ...]] = ("distortion", "rate")
+  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample", "bound"})
+  STANDARD_PRIOR: ClassVar[bool] = True
+
+  def setup(self):
+    # One scale for all pixels, starting at sigma = e^-2 of the grey range.
+    self.log_scale = (
+      self.param("log_scale", nn.initializers.constant(-2.0), (), jnp.float32)
+      if self.likelihood.has_scale
+      else jnp.zeros((), jnp.float32)
+    )
+
+  def pixels(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w p"]:
+    """Parameters of the likelihood of each pixel."""
+    return self.decoder(z)
+
+  def decode(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w c"]:
+    return self.likelihood.mean(self.pixels(z, condition), self.log_scale)
+
+  def draw_pixels(self, z: Float[Array, "n d"], condition: Batch, key: Key) -> Float[Array, "n h w c"]:
+    """Images drawn from p(x | z), in [0, 1]."""
+    return self.likelihood.sample(key, self.pixels(z, condition), self.log_scale)
 
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     image, samples = jnp.asarray(batch["image"]), mode.samples

@@ -34,7 +34,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
@@ -43,12 +42,13 @@ from vae_jax import losses
 from vae_jax.keys import ABOVE_0, DEEPEST, MIN_0, WIDEST, WIDTHS, Keys, between, counted
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS
-from vae_jax.models.contract import Family, Mode, Output, Whole
+from vae_jax.models.contract import Mode, Output, Whole
 from vae_jax.models.decoders import BLUR_KEYS, ConvDecoder
 from vae_jax.models.discriminator import ImageDiscriminator
 from vae_jax.models.encoders import ConvEncoder
 from vae_jax.models.opponent import Guard, Look, Opponent
-from vae_jax.types import Array, Batch, Key, Spec, image_shape, seen
+from vae_jax.models.vae import GaussianLatents
+from vae_jax.types import Array, Batch, Key, Spec, image_shape
 
 
 def pixels(x: Array) -> Array:
@@ -56,59 +56,20 @@ def pixels(x: Array) -> Array:
   return jax.nn.sigmoid(4.0 * x)
 
 
-class VAEGAN(Family):
-  """p(z) = N(0, I), q(z | x) = N(mean(x), diag exp(logvar(x))), and images sigmoid(4 decoder(z)).
+class VAEGAN(GaussianLatents):
+  """`GaussianLatents` whose images are sigmoid(4 decoder(z)), and which a discriminator sees.
 
   The slope at 0 is 1, so a decoder of a Gaussian VAE, whose mean is 0.5 + decoder(z), gives nearly its images: such a
   run can be the start (training.init_from).
-
-  Attributes:
-    encoder: images [b, h, w, c] -> [b, 2 * latent_dim].
-    decoder: latents [n, latent_dim] -> pixels before the sigmoid [n, h, w, c].
-    latent_dim: number of latents.
   """
-
-  encoder: nn.Module
-  decoder: nn.Module
-  latent_dim: int
 
   TERMS: ClassVar[tuple[str, ...]] = ("rate",)
   CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample"})
   RATED: ClassVar[str] = "mse"
   UNBOUNDED: ClassVar[str] = "a likelihood of a discriminator's features, not of pixels, which bounds none"
 
-  @property
-  def units(self) -> int:
-    """Latents of an image."""
-    return self.latent_dim
-
-  @property
-  def last_kernel(self) -> tuple[str, ...]:
-    return ("decoder", self.decoder.last, "kernel")
-
-  def encode(self, batch: Batch) -> dist.Gaussian:
-    """The posterior q(z | image); mean and logvar float32 [b, latent_dim]."""
-    mean, raw = jnp.split(self.encoder(seen(batch)), 2, axis=-1)
-    return dist.Gaussian(mean, dist.bound_logvar(raw))
-
   def decode(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w c"]:
     return pixels(self.decoder(z))
-
-  def reconstruct(self, batch: Batch) -> Float[Array, "b h2 w2 c"]:
-    """The image of the posterior's mean."""
-    return self.decode(self.encode(batch).mean, batch)
-
-  def noise(self, key: Key, spec: Spec, origin: tuple[int, int] | Array = (0, 0)) -> Float[Array, " d"]:
-    return jax.random.normal(key, (self.latent_dim,), jnp.float32)
-
-  def latents(self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0) -> Array:
-    """Latents drawn from the prior, N(0, temperature^2 I), from standard normal noise."""
-    return temperature * noise
-
-  def generate(
-    self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0
-  ) -> Float[Array, "n h w c"]:
-    return self.decode(self.latents(noise, condition, temperature), condition)
 
   def views(self, z: Float[Array, "b d"], prior: Float[Array, "b d"]) -> dict[str, Array]:
     """`encoder`: the images of z with gradients to z alone; `decoder`: the same to the decoder alone; `prior`: those of
