@@ -21,6 +21,7 @@ NAMES = [
   "denoise_grey",
   "denoise_real",
   "digits",
+  "emoji",
   "superres_x2",
   "superres_x2_real",
   "superres_x4",
@@ -39,7 +40,7 @@ def test_all_are_there_and_small():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_card_says_what_it_is(name):
   card = (pretrained.FOLDER / name / "README.md").read_text()
-  data = ("MNIST", "Frechet") if name == "digits" else ("BSDS500", "dB")
+  data = {"digits": ("MNIST", "Frechet"), "emoji": ("Noto emoji", "dB")}.get(name, ("BSDS500", "dB"))
   for word in (f"--pretrained {name}", *data, f"configs/{name}.py", "CPU", "## Limits"):
     assert word in card, word
   assert not re.search(r"to be measured|TODO", card)
@@ -115,3 +116,14 @@ def test_digits():
   drawn = np.asarray(model.sample(0, 100, prior="mixture"))
   assert drawn.shape == (100, 28, 28, 1)
   assert drawn.mean() == pytest.approx(digits.mean(), rel=0.15)
+
+
+def test_emoji():
+  """Portraits on white, each another; a photograph is not rebuilt."""
+  model = vae_jax.load("emoji")
+  drawn = np.asarray(model.sample(0, 48, prior="mixture"))
+  assert drawn.shape == (48, 64, 64, 3)
+  assert drawn[:, :4, [0, 1, 62, 63]].mean() > 0.98 and drawn[:, 24:40, 24:40].mean() < 0.7
+  assert drawn[:, 24:40, 24:40].std(axis=0).mean() > 0.1
+  photograph = astronaut()[None, 40:104, 170:234].astype(np.float32) / 255
+  assert psnr(model.reconstruct(photograph), photograph) < 12

@@ -10,7 +10,7 @@ from vae_jax.photos.edges import Edges
 from vae_jax.photos.fitting import MODELS, choose, warning
 from vae_jax.storage import exported
 
-GENERATIVE = {"digits"}
+GENERATIVE = {"digits", "emoji"}
 ALL = [name for name in exported.names() if name not in GENERATIVE]
 SOME = [name for name in ALL if name not in ("dejpeg", "denoise_real", "superres_x4_real")]
 
