@@ -189,6 +189,9 @@ def prepare(folder: Path) -> None:
     "pets/test",
     "celeba/train",
     "celeba/test",
+    "smiling",
+    "serious",
+    "emoji",
   )
   folders += tuple(
     f"classes/{split}/{name}"
@@ -209,6 +212,8 @@ def prepare(folder: Path) -> None:
       np.savez(folder / "data" / name / f"{part}.npz", image=tiles[:, :size, :size])
   Image.fromarray(photo[:48, :40]).save(folder / "photo.jpg")
   Image.fromarray(digits[0]).save(folder / "my_digit.png")
+  for number in (1, 2):
+    Image.fromarray(tiles[number]).save(folder / f"portrait{number}.png")
 
 
 def before(training) -> str:

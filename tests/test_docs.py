@@ -30,9 +30,9 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp("docs")
   for name in ("configs", "pretrained"):
     (folder / name).symlink_to(ROOT / name)
-  for name in ("photo.jpg", "my_digit.png"):
+  for name in ("photo.jpg", "my_digit.png", "portrait1.png", "portrait2.png"):
     (folder / name).touch()
-  for name in ("holiday", "data/bsds/test", "data/polyu"):
+  for name in ("holiday", "data/bsds/test", "data/polyu", "data/smiling", "data/serious"):
     (folder / name).mkdir(parents=True)
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
