@@ -12,7 +12,8 @@ It starts from a VAE that was trained by pixels, with the blur that keeps a perc
     python evaluate.py --workdir runs/faces_perceptual --mode sample --prior gaussian --num 64
 
 cost: 26 minutes of one core of a busy 2-core CPU, after the first run.
-figure: LPIPS of the test images 0.101 (AlexNet, the loss) and 0.270 (VGG-16), 21.90 dB; 0.197, 0.289 and 21.98 at the start.
+figure: LPIPS of the test images 0.101 (AlexNet, the loss) and 0.270 (VGG-16), 21.90 dB; at the start 0.197, 0.289 and
+21.98 dB.
 
 The loss is LPIPS on AlexNet, which a CPU can afford; VGG-16, which training has not seen, scores it. Data: as for
 configs/faces_vae_gan.py.

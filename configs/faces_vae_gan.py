@@ -1,9 +1,12 @@
 """A VAE-GAN of colour faces at 64 x 64 (CelebA): reconstructions are compared by a discriminator's features.
 
-It starts from the VAE of configs/folder.py, which has learned colours and layout, with the blur that this decoder has:
+It starts from the VAE of configs/folder.py, which has learned colours and layout, with the blur that this decoder has.
+Beside the features of the discriminator, reconstructions are compared by LPIPS on AlexNet:
 
+    pip install -e ".[demo,perceptual]"
     python train.py --config configs/folder.py --workdir runs/faces_blur --config.data.dir=data/celeba \
-      --config.data.train='train[500:]' --config.data.validation='train[:500]' --config.model.blur=true
+      --config.data.train='train[500:]' --config.data.validation='train[:500]' --config.model.blur=true \
+      --config.training.steps=1600
     python train.py --config configs/faces_vae_gan.py
     python evaluate.py --workdir runs/faces_vae_gan
     python evaluate.py --workdir runs/faces_vae_gan --mode fit_prior --prior gaussian
@@ -38,10 +41,14 @@ def get_config() -> ConfigDict:
   config.model.blocks = 1
   config.model.latent_dim = 64
   config.model.activation = "silu"
+  config.objective.beta = 0.2
   config.objective.gamma = 1e-2
+  config.objective.perceptual.weight = 30.0
+  config.objective.perceptual.network = "alexnet"
+  config.objective.perceptual.distance = "lpips"
   config.objective.discriminator.channels = (32, 64, 96, 128)
   config.objective.discriminator.layer = 3
-  config.training.steps = 1600
+  config.training.steps = 1000
   config.training.batch_size = 32
   config.training.learning_rate = 5e-4
   config.training.warmup_steps = 50
