@@ -12,9 +12,9 @@ Beside the features of the discriminator, reconstructions are compared by LPIPS 
     python evaluate.py --workdir runs/faces_vae_gan --mode fit_prior --prior gaussian
     python evaluate.py --workdir runs/faces_vae_gan --mode sample --prior gaussian --num 64
 
-cost: 35 minutes of one core of a 2-core CPU, after the first run.
-figure: not measured with the blur. Without it: sharper than that VAE, but under a lattice of 2 pixels; Frechet
-distance of reconstructions (VGG-16, 1,000 images) 254.3, and 166.6 of that VAE. See docs/notes/families.md.
+cost: 45 minutes of one core of a busy 2-core CPU, after the first run.
+figure: Frechet distance (VGG-16, 1,000 images) of reconstructions 96.6, and 184.9 of the VAE that it starts from; of
+samples of a fitted Gaussian 113.5, and 205.1: docs/results.md.
 
 Data: CelebA, aligned and cropped (Liu et al. 2015), as `data/celeba/train` and `data/celeba/test`: the archive
 img_align_celeba.zip by its official parts (list_eval_partition.txt), or --config.data.name=celeb_a --config.data.dir=''

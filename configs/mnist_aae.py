@@ -7,13 +7,14 @@ On all of MNIST (four IDX files in data/mnist):
 
     python train.py --config configs/mnist_aae.py --workdir runs/mnist_aae_60k --config.data.name=idx \
       --config.data.dir=data/mnist --config.data.train='train[:50000]' --config.data.validation='train[50000:]' \
-      --config.training.steps=12000
+      --config.training.steps=6000
 
 cost: to be measured.
 figure: to be measured.
 
 8 latents, as mnist_wae, with which it is to be compared. A discriminator that is sure (real_accuracy and fake_accuracy
-near 1) and a weighted_latent_adversarial that grows mean that the weight is too small.
+near 1) and a weighted_latent_adversarial that grows mean that the weight does not fit. With 10 in place of 1 the
+encoder followed the verdict alone, and all of MNIST became means of digits (14.2 dB).
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +29,7 @@ def get_config() -> ConfigDict:
   config.model.blocks = 0
   config.model.dense = 512
   config.model.latent_dim = 8
+  config.objective.latent_adversarial.weight = 1.0
   config.training.steps = 3000
   config.training.batch_size = 100
   config.training.steps_per_call = 20

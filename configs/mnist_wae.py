@@ -7,17 +7,16 @@ On all of MNIST (four IDX files in data/mnist):
 
     python train.py --config configs/mnist_wae.py --workdir runs/mnist_wae_60k --config.data.name=idx \
       --config.data.dir=data/mnist --config.data.train='train[:50000]' --config.data.validation='train[50000:]' \
-      --config.training.steps=12000
+      --config.training.steps=6000
 
 On faces (folders of images in data/celeba/train and data/celeba/test):
 
-    python train.py --config configs/mnist_wae.py --workdir runs/celeba_wae --config.data.name=folder \
-      --config.data.dir=data/celeba --config.data.size=64,64 --config.data.fit=resize --config.data.flip=true \
-      --config.data.train='train[1000:]' --config.data.validation='train[:1000]' --config.model.channels=64,128,256 \
-      --config.model.latent_dim=64 --config.training.steps=30000
+    python train.py --config configs/folder.py --workdir runs/faces_wae --config.data.dir=data/celeba \
+      --config.data.train='train[500:]' --config.data.validation='train[:500]' --config.training.steps=300 \
+      --config.model.name=wae --config.model.sigma=0.7071 --config.objective.mmd=1000
 
-cost: to be measured.
-figure: to be measured.
+cost: 8 minutes of one core for all of MNIST.
+figure: Frechet distance (VGG-16, 5,000 samples) on all of MNIST 284.3 with N(0, I): docs/results.md.
 
 8 latents and batches of 100 as in the paper's program, whose lambda of 10 beside 0.05 |x - g(z)|^2 is 200 here.
 """
