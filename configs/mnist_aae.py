@@ -9,8 +9,8 @@ On all of MNIST (four IDX files in data/mnist):
       --config.data.dir=data/mnist --config.data.train='train[:50000]' --config.data.validation='train[50000:]' \
       --config.training.steps=6000
 
-cost: to be measured.
-figure: to be measured.
+cost: 6 minutes of one core for all of MNIST.
+figure: Frechet distance (VGG-16, 5,000 samples) on all of MNIST 273.9 with N(0, I): docs/results.md.
 
 8 latents, as mnist_wae, with which it is to be compared. A discriminator that is sure (real_accuracy and fake_accuracy
 near 1) and a weighted_latent_adversarial that grows mean that the weight does not fit. With 10 in place of 1 the
