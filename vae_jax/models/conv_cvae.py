@@ -29,5 +29,10 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> cvae.CVAE:
   """The module that `config.model` describes, for records of `spec`."""
   plain = conv_vae.build(model, spec, dtypes)
   return cvae.CVAE(
-    plain.encoder, plain.decoder, plain.likelihood, plain.latent_dim, classes=model.classes, planes=True
+    encoder=plain.encoder,
+    decoder=plain.decoder,
+    latent_dim=plain.latent_dim,
+    likelihood=plain.likelihood,
+    classes=model.classes,
+    planes=True,
   )
