@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -227,7 +228,6 @@ def main(chosen: list[str]) -> int:
   with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
     folder = Path(name)
     prepare(folder)
-    done: set[tuple[str, ...]] = set()
     wanted = [command for command in everything() if not command.reason and not command.output]
     wanted = [command for command in wanted if not chosen or command.page in chosen]
     runs = [cli.parse_train(arguments(command.words)[1]) if is_train(command) else None for command in wanted]
@@ -241,12 +241,14 @@ def main(chosen: list[str]) -> int:
       """All training first; a run that starts from another, or builds on one, after that one."""
       return math.inf if run is None else depth(before(run.config.training))
 
-    for command, run in sorted(zip(wanted, runs, strict=True), key=lambda pair: place(pair[1])):
-      config = None if run is None else run.config
-      words = smaller(command.words, config)
-      if tuple(words) not in done:
-        failed += execute(folder, command.page, words)
-      done.add(tuple(words))
+    chains: dict[float, dict[str, list[tuple[str, tuple[str, ...]]]]] = {}
+    for command, run in zip(wanted, runs, strict=True):
+      words = tuple(smaller(command.words, None if run is None else run.config))
+      chain = chains.setdefault(place(run), {}).setdefault(subject(command, run), [])
+      if words not in [other for _, other in chain]:
+        chain.append((command.page, words))
+    for _, side_by_side in sorted(chains.items()):
+      failed += at_once(lambda chain: run_in_order(folder, chain), side_by_side.values())
     for page, text in pages().items():
       code = "\n".join(code for language, code in blocks(text) if language == "python")
       # tests/test_docs.py runs the examples of docs/perceptual.md
@@ -254,6 +256,28 @@ def main(chosen: list[str]) -> int:
         failed += execute(folder, page, ["python", "-c", code])
   print(f"{len(failed)} failed", *failed, sep="\n")
   return min(len(failed), 1)
+
+
+def subject(command: Command, run) -> str:
+  """What a command writes to: the folder of its run, else its model, else its page.
+
+  Commands of one subject run in the order of the pages, those of different ones at once.
+  """
+  if run is not None:
+    return str(run.workdir)
+  named = [command.words.index(flag) + 1 for flag in ("--workdir", "--pretrained") if flag in command.words]
+  return command.words[named[0]] if named else command.page
+
+
+def run_in_order(folder: Path, chain: list[tuple[str, tuple[str, ...]]]) -> list[str]:
+  """The commands of the chain that failed."""
+  return [failed for page, words in chain for failed in execute(folder, page, list(words))]
+
+
+def at_once(function, items) -> list[str]:
+  """What `function` lists for the items, as many at once as there are cores."""
+  with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    return [line for lines in threads.map(function, items) for line in lines]
 
 
 def arguments(words: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -289,10 +313,11 @@ def execute(folder: Path, page: str, words: list[str]) -> list[str]:
   real = [*start_of.get(words[0], words[:1]), *words[1:]]
   result = subprocess.run(real, cwd=folder, env=quick(folder), capture_output=True, text=True, timeout=600)
   shown = "the Python examples" if "-c" in words else " ".join(words)
-  print(f"{time.monotonic() - start:5.1f} s  {page}: {shown}", flush=True)
+  report = f"{time.monotonic() - start:5.1f} s  {page}: {shown}"
   if result.returncode == 0:
+    print(report, flush=True)
     return []
-  print(result.stdout[-2000:], result.stderr[-2000:], sep="\n", flush=True)
+  print(report, result.stdout[-2000:], result.stderr[-2000:], sep="\n", flush=True)
   return [f"{page}: {shown}"]
 
 
