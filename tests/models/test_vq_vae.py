@@ -92,7 +92,7 @@ def test_after_the_first_step_codes_are_vectors_of_the_batch():
   before = init_variables(model, SPEC, jax.random.key(0))  # what the first batch was encoded with
   index = pipeline.order(0, len(IMAGES), pipeline.positions(0, 1, BATCH))[0]
   batch = {"image": IMAGES[index] / np.float32(255)}
-  vectors = model.apply(before, batch, method="quantise")[0].reshape(-1, 3)
+  vectors = model.apply(before, batch, method="vectors").reshape(-1, 3)
   distances = (
     np.abs(np.asarray(codes_of(variables))[:, None] - np.asarray(vectors)[None]).max(axis=-1).min(axis=1)
   )
@@ -107,7 +107,7 @@ def case(request):
   batch = {"image": jnp.asarray(IMAGES[:4] / np.float32(255)), "place": jnp.arange(4)}
   mode = Mode(jnp.zeros((), jnp.int32), jax.random.key(2), training=True, batch_size=4)
   output = model.apply(variables, batch, jax.random.split(jax.random.key(3), 4), mode)
-  vectors = np.float64(model.apply(variables, batch, method="quantise")[0])
+  vectors = np.float64(model.apply(variables, batch, method="vectors"))
   return request.param, model, variables, batch, output, vectors
 
 

@@ -129,8 +129,13 @@ class Family(nn.Module):
 
   @property
   def codes(self) -> int:
-    """Size of the codebook; 0 for none."""
+    """Size of the codebook, the vocabulary of a prior; 0 for none."""
     return 0
+
+  @property
+  def layout(self) -> tuple[tuple[int, int, int], ...]:
+    """The maps of codes, coarse first, each (h, w, codes per position); () for none."""
+    return ()
 
   @property
   def last_kernel(self) -> tuple[str, ...]:
