@@ -206,7 +206,9 @@ def _parse(kind: type, text: str) -> Any:
   inner = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
   try:
     if kind is tuple:
-      return [int(part) for part in inner.strip().removesuffix(",").split(",")]
+      return (
+        [] if text in ("()", "[]") else [int(part) for part in inner.strip().removesuffix(",").split(",")]
+      )
     return {"true": True, "false": False}.get(text.lower(), text) if kind is bool else kind(text)
   except ValueError:
     return text

@@ -19,6 +19,7 @@ FAMILIES = {
   "cvae": "vae_jax.models.cvae",
   "conv_cvae": "vae_jax.models.conv_cvae",
   "vq_vae": "vae_jax.models.vq_vae",
+  "vq_model": "vae_jax.models.vq_model",
   "vae_gan": "vae_jax.models.vae_gan",
   "latent_vae": "vae_jax.models.latent_vae",
   "rae": "vae_jax.models.rae",

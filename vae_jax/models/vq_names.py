@@ -17,7 +17,7 @@ Path = tuple[str, ...]
 
 # Of a file of the whole model, what is no part of it: discriminator and LPIPS.
 OTHERS = ("loss.",)
-CODES: Path = ("quantiser", "codes")
+CODES: Path = ("codes",)
 # Names of diffusers, older ones too, in the words of taming-transformers.
 WORDS = {
   r"\.down_blocks\.(\d+)\.resnets\.": r".down.\1.block.",
@@ -70,7 +70,9 @@ def path_of(name: str, levels: int) -> Path | None:
     words,
   )
   if shape is None or (shape[1] is None) != shape[2].endswith("quant_conv"):
-    raise UserError(f"{name[:80]!r} is no parameter of a VQGAN; give weights of taming-transformers or diffusers")
+    raise UserError(
+      f"{name[:80]!r} is no parameter of a VQGAN; give weights of taming-transformers or diffusers"
+    )
   network, layer, inner, leaf = shape.groups()
   inner = None if inner == "conv" else inner  # of down-sampling and up-sampling
   leaf = leaf if leaf == "bias" else "scale" if "norm" in (inner or layer) else "kernel"
