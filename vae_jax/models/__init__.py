@@ -20,6 +20,7 @@ FAMILIES = {
   "conv_cvae": "vae_jax.models.conv_cvae",
   "vq_vae": "vae_jax.models.vq_vae",
   "vq_model": "vae_jax.models.vq_model",
+  "vq_vae_2": "vae_jax.models.vq_vae_2",
   "vae_gan": "vae_jax.models.vae_gan",
   "latent_vae": "vae_jax.models.latent_vae",
   "rae": "vae_jax.models.rae",
