@@ -55,6 +55,7 @@ REASONS = {
   r"^python train.py --config configs/superres_pets.py$": "downloads Oxford-IIIT Pet",
   r"configs/(superres_x4|denoise)_real.py|runs/(superres_x4|denoise)_real": "superres_x2_real or dejpeg otherwise",
   r"runs/real_": "superres_x2 and superres_x2_real with other steps",
+  r"configs/vqgan_f16.py": "needs ImageNet, and is a model for accelerators",
   r"denoise_polyu": "needs the photographs of PolyU",
   r"--workdir runs/superres_pets ": "its run downloads Oxford-IIIT Pet",
   r"^python -c .": "a measurement of import time",

@@ -27,7 +27,7 @@ from vae_jax.types import image_spec
 
 SHAPE = (8, 12, 3)
 WORDS = (
-  "model.ch=4 model.ch_mult=1,2 model.num_res_blocks=1 model.attn_resolutions=4 model.groups=2 model.z_channels=6 "
+  "model.ch=4 model.ch_mult=1,2 model.num_res_blocks=1 model.attn_resolutions=4 model.norm_groups=2 model.z_channels=6 "
   "model.code_dim=5 model.codes=7 model.codebook=gradient"
 )
 
@@ -227,7 +227,10 @@ def test_kernels_change_their_axes_and_the_last_layer_its_range():
 @pytest.mark.parametrize(
   ("words", "said"),
   [
-    ("model.groups=8", "model.groups=8 must divide all widths, and model.ch=4 gives 4; set it to 4"),
+    (
+      "model.norm_groups=8",
+      "model.norm_groups=8 must divide all widths, and model.ch=4 gives 4; set it to 4",
+    ),
     ("model.ch_mult=1,2,2,2", "halves images 3 times, and 8 x 12 are no multiples of 8; set data.size"),
     (
       "model.attn_resolutions=4,6",

@@ -28,6 +28,8 @@ CONV = "model.channels=4 model.dense=8 model.latent_dim=2 model.likelihood=gauss
 AUTO = "model.channels=4 model.dense=8 model.latent_dim=2 model.sigma=0.3"
 NOISE = "model.channels=4 data.degrade.name=gaussian_noise model.likelihood=laplace model.sigma=0.3"
 JUDGE = "objective.adversarial.weight=0.5 objective.adversarial.start=5 objective.adversarial.channels=4,8"
+VQ = "model.codes=12 model.code_dim=3 model.kmeans_steps=2"
+NETS = "model.ch=4 model.ch_mult=1,2 model.num_res_blocks=1 model.attn_resolutions=4 model.norm_groups=2 model.z_channels=4"
 FAMILIES = {
   "mlp_vae": f"{MLP} data.binarize=dynamic objective.free_bits=0.1",
   "mlp_vae, iwae": f"{MLP} objective.name=iwae objective.samples=3",
@@ -45,6 +47,10 @@ FAMILIES = {
   "vae_gan": "model.channels=4 model.dense=8 model.latent_dim=2 objective.discriminator.channels=4,6 "
   "objective.discriminator.dense=8 objective.gamma=0.1 training.adam_eps=1e-3",  # smaller ones blow up rounding
   "vq_vae": "model.channels=4,6 model.blocks=0 model.codes=12 model.code_dim=3 model.kmeans_steps=2 model.sigma=0.3",
+  "vq_model": f"{VQ} {NETS} model.sigma=0.3",
+  "vq_model, adversarial": f"{VQ} {NETS} model.sigma=0.3 {JUDGE} training.adam_eps=1e-3",
+  "vq_vae_2": f"model.channels=4 model.blocks=0 model.sigma=0.3 {VQ}",
+  "vq_vae_2, three maps": f"model.channels=4 model.blocks=1 model.maps=3 model.sigma=0.3 {VQ} model.codebook=gradient",
   "latent_vae": "model.hidden=16,8",
   "rae": f"{AUTO} objective.regulariser=0.01",
   "rae, gradient": f"{AUTO} model.regulariser=gp objective.regulariser=0.01",
@@ -62,7 +68,7 @@ WAYS = {  # devices, way, fsdp, parts of a batch
   "pmap on 2, 4 parts": (2, "pmap", False, 4),
 }
 # Other cases hold them too: that with an adversarial term, and those with other regularisers.
-SLOW = {"conv_vae", "rae"}
+SLOW = {"conv_vae", "rae", "vq_model"}
 
 
 class Judge(nn.Module):
@@ -225,7 +231,8 @@ def test_permuted_latents_are_those_of_the_whole_batch(key):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
-  "case", ["conv_vae, adversarial", "restoration_vae", "transformation_net", "rae, gradient"]
+  "case",
+  ["conv_vae, adversarial", "restoration_vae", "transformation_net", "rae, gradient", "vq_model", "vq_vae_2"],
 )
 def test_steps_have_no_convolution_that_is_slow_in_loops_on_cpus(case, accumulate):
   step, make = made(case, accumulate=1 if is_of_the_whole_batch(case) else accumulate)

@@ -115,6 +115,17 @@ def test_logits_are_a_map_of_an_eighth_of_any_size(size):
   assert made[0].shape == (2, -(-size[0] // 8), -(-size[1] // 8), 1) and made[0].dtype == jnp.float32
 
 
+def test_with_a_last_width_it_is_the_network_of_pix2pix():
+  """C64-C128-C256-C512 and the logit, 4x4 each (Isola et al. 2017, 6.1.2). The published one has 2,768,705 parameters for
+  images of 6 channels; before its three normalisations it has no biases, which are parameters here."""
+  judge = PatchDiscriminator((64, 128, 256), last=512)
+  logits, made = jax.eval_shape(judge.init_with_output, jax.random.key(0), jnp.zeros((2, 64, 64, 3)))
+  kernels = [made["params"][f"Conv_{i}"]["Conv_0"]["kernel"].shape for i in range(5)]
+  assert kernels == [(4, 4, a, b) for a, b in ((3, 64), (64, 128), (128, 256), (256, 512), (512, 1))]
+  assert sum(x.size for x in jax.tree.leaves(made)) - (128 + 256 + 512) == 2_768_705 - 3 * 16 * 64
+  assert logits.shape == (2, 8, 8, 1)
+
+
 def test_no_example_changes_another_ones_logits():
   judge, batch = PatchDiscriminator((4, 8)), images()["image"]
   logits, variables = jax.jit(judge.init_with_output)(jax.random.key(0), batch)

@@ -11,6 +11,7 @@ from vae_jax.keys import (
   NAMES,
   NUMBERS,
   SIZE,
+  WIDEST,
   WIDTHS,
   Key,
   Keys,
@@ -173,6 +174,11 @@ OBJECTIVE: Keys = {
   ),
   "objective.adversarial.channels": Key(
     (64, 128, 256), "widths of the discriminator, at 1/2, 1/4, ... of the size", WIDTHS
+  ),
+  "objective.adversarial.last": Key(
+    0,
+    "width of a further convolution of stride 1, as in pix2pix: larger patches; 0: none",
+    between(0, WIDEST),
   ),
   "objective.adversarial.learning_rate": Key(2e-4, "learning rate of the discriminator", ABOVE_0),
   "objective.adversarial.max_weight": Key(1e6, "upper limit of the adaptive weight", ABOVE_0),

@@ -16,14 +16,16 @@ class PatchDiscriminator(nn.Module):
   """Images [b, h, w, c] in [0, 1] of any size -> logits [b, h', w', 1], one a patch: > 0 for real.
 
   The PatchGAN of Isola et al. 2017, arXiv:1611.07004. 4x4 convolutions of stride 2, one for each of `channels`, with
-  leaky ReLU of slope 0.2, and one of stride 1 to the logit; h' = h / 2^len(channels), rounded up. GroupNorm after all
-  of the first ones but one, where the paper has batch normalisation, which would mix examples. Initialised from
-  N(0, 0.02^2), as the paper's.
+  leaky ReLU of slope 0.2, and one of stride 1 to the logit; h' = h / 2^len(channels), rounded up. `last` > 0: before the
+  logit one more of stride 1, of that width. Three channels and `last` are the paper's network, whose patches have 70 x
+  70 pixels; without `last` they have 46 x 46. GroupNorm after all convolutions between the first and the logit, where
+  the paper has batch normalisation, which would mix examples. Initialised from N(0, 0.02^2), as the paper's.
   """
 
   channels: tuple[int, ...]
   dtype: Any = jnp.float32
   param_dtype: Any = jnp.float32
+  last: int = 0
 
   @nn.compact
   def __call__(self, image: Array) -> Array:
@@ -33,6 +35,9 @@ class PatchDiscriminator(nn.Module):
       x = Conv(features, 4, 2, kernel_init=init, **dtypes)(x)
       x = Norm(**dtypes)(x) if i else x
       x = jax.nn.leaky_relu(x, 0.2)
+    if self.last:
+      x = Conv(self.last, 4, kernel_init=init, **dtypes)(x)
+      x = jax.nn.leaky_relu(Norm(**dtypes)(x), 0.2)
     dtypes["dtype"] = jnp.float32
     return Conv(1, 4, kernel_init=init, **dtypes)(x.astype(jnp.float32))
 

@@ -30,7 +30,7 @@ from vae_jax.distributions import likelihoods
 from vae_jax.errors import UserError
 from vae_jax.keys import DEEPEST, LONGEST_SIDE, WIDEST, WIDTHS, Keys, Rule, between, counted
 from vae_jax.keys import Key as ConfigKey
-from vae_jax.models import quantisers
+from vae_jax.models import quantisers, vq_vae
 from vae_jax.models.blocks import REMAT_KEYS
 from vae_jax.models.vq_networks import Decoder, Encoder, pointwise
 from vae_jax.models.vq_vae import VQVAE
@@ -70,7 +70,7 @@ KEYS: Keys = {
   "model.z_channels": ConfigKey(
     256, "channels between the networks and the 1x1 convolutions", counted(WIDEST)
   ),
-  "model.groups": ConfigKey(32, "groups of GroupNorm", counted(WIDEST)),
+  "model.norm_groups": ConfigKey(32, "groups of GroupNorm", counted(WIDEST)),
   **{key: value for key, value in quantisers.KEYS.items() if key.startswith("model.")},
   **REMAT_KEYS,
   **(
@@ -87,11 +87,11 @@ FAMILY = VQModel
 
 def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
-  groups, widths = config.model.groups, [config.model.ch * multiple for multiple in config.model.ch_mult]
+  yield from vq_vae.faults(config)
+  groups, widths = config.model.norm_groups, [config.model.ch * multiple for multiple in config.model.ch_mult]
   if odd := [width for width in widths if width % groups]:
     yield (
-      f"model.groups={groups} must divide all widths, and model.ch={config.model.ch} gives {odd[0]}; set it to "
+      f"model.norm_groups={groups} must divide all widths, and model.ch={config.model.ch} gives {odd[0]}; set it to "
       f"{math.gcd(groups, *widths)}"
     )
 
@@ -126,7 +126,7 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQModel:
     "ch_mult": tuple(model.ch_mult),
     "num_res_blocks": model.num_res_blocks,
     "attention": tuple(level for level, side in enumerate(sides) if side in model.attn_resolutions),
-    "groups": model.groups,
+    "groups": model.norm_groups,
     "remat": model.remat,
     **dtypes,
   }

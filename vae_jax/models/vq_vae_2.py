@@ -236,7 +236,7 @@ class VQVAE2(Family):
 
 
 KEYS: Keys = {
-  "model.levels": ConfigKey(
+  "model.maps": ConfigKey(
     2, "maps of codes: at the last of model.channels, and at half its size, and at a quarter", one_of(2, 3)
   ),
   **vq_vae.KEYS,
@@ -259,16 +259,16 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE2:
   """
   shape, given = image_shape(spec)[:2], input_shape(spec)[:2]
   channels = tuple(model.channels)
-  sizes = [halved(shape, len(channels) + finer) for finer in reversed(range(model.levels))]
-  if [halved(given, len(channels) + finer) for finer in reversed(range(model.levels))] != sizes:
+  sizes = [halved(shape, len(channels) + finer) for finer in reversed(range(model.maps))]
+  if [halved(given, len(channels) + finer) for finer in reversed(range(model.maps))] != sizes:
     raise UserError(
       f"model.name=vq_vae_2 decodes codes at the size of the image that it sees, and degraded images are {given[0]} x "
       f"{given[1]} for {shape[0]} x {shape[1]}; set data.degrade.name to one that keeps the size"
     )
   if len(set(sizes)) < len(sizes):
     raise UserError(
-      f"model.levels={model.levels}: images of {shape[0]} x {shape[1]} have the finest codes at {sizes[-1][0]} x "
-      f"{sizes[-1][1]}, not to be halved {model.levels - 1} times; set fewer model.channels, or a larger data.size"
+      f"model.maps={model.maps}: images of {shape[0]} x {shape[1]} have the finest codes at {sizes[-1][0]} x "
+      f"{sizes[-1][1]}, not to be halved {model.maps - 1} times; set fewer model.channels, or a larger data.size"
     )
   likelihood = likelihoods.make_likelihood(
     model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
@@ -283,7 +283,7 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE2:
     for size, finer in zip(sizes, [*sizes[1:], None], strict=True)
   ]
   return VQVAE2(
-    encoder=Encoder(channels, model.blocks, model.levels, **common),
+    encoder=Encoder(channels, model.blocks, model.maps, **common),
     levels=tuple(levels),
     decoder=ConvDecoder(
       channels,

@@ -147,7 +147,7 @@ def pixel_opponent(config: ConfigDict, dtype: str = "float32") -> dict[str, Oppo
     return {}
   return {
     "adversarial": Opponent(
-      module=PatchDiscriminator(tuple(config.channels), jnp.dtype(dtype)),
+      module=PatchDiscriminator(tuple(config.channels), jnp.dtype(dtype), last=config.last),
       sees=_pixels,
       tx=optax.scale_by_adam(b1=0.5),
       learning_rate=config.learning_rate,

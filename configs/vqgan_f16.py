@@ -1,0 +1,61 @@
+"""The VQGAN of ImageNet at 256 x 256 of Esser et al. 2021: 16 x 16 codes of 1,024 (f16), at its published size.
+
+    python train.py --config configs/vqgan_f16.py
+    python train.py --config configs/vqgan_f16.py --workdir runs/vqgan_f16_16384 --config.model.codes=16384
+
+cost: not measured; a model for several accelerators, not for a CPU.
+figure: not measured. The paper gives a Frechet distance (Inception) of reconstructions of 7.94 for 1,024 codes and 4.98
+for 16,384, on the validation images of ImageNet.
+
+Networks, weights and batch are those of the authors' configs for 1,024 and 16,384 codes, in which LPIPS is on VGG-16 and
+the discriminator counts from step 250,001. What differs from them: here the discriminator is trained from step 0 on,
+it has group normalisation, codes are moving averages that restart, and weights hold for the mean over an image of what is
+a sum here: see `vae_jax.models.vq_model`.
+
+Data: `data/imagenet/train` and `data/imagenet/validation`, folders of images. Each is scaled to a shorter side of 256 and
+cut at random.
+"""
+
+from ml_collections import ConfigDict
+
+from vae_jax.configuration import base_config
+
+
+def get_config() -> ConfigDict:
+  config = base_config("vq_model")
+  config.data.name = "folder"
+  config.data.dir = "data/imagenet"
+  config.data.size = (256, 256)
+  config.data.fit = "resize"
+  config.data.channels = 3
+  config.model.ch = 128
+  config.model.ch_mult = (1, 1, 2, 2, 4)
+  config.model.num_res_blocks = 2
+  config.model.attn_resolutions = (16,)
+  config.model.z_channels = 256
+  config.model.code_dim = 256
+  config.model.codes = 1024
+  config.model.remat = True
+  config.model.sigma = "0.05"
+  config.objective.alpha = 2 * 0.05 / (256 * 256 * 3)
+  config.objective.commitment = 0.25 / (16 * 16 * 256)
+  config.objective.perceptual.weight = 1.0
+  config.objective.perceptual.network = "vgg16"
+  config.objective.perceptual.distance = "lpips"
+  config.objective.perceptual.remat = True
+  config.objective.adversarial.weight = 0.8
+  config.objective.adversarial.channels = (64, 128, 256)
+  config.objective.adversarial.last = 512
+  config.objective.adversarial.max_weight = 1e4
+  config.objective.adversarial.start = 250_001
+  config.objective.adversarial.learning_rate = 4.32e-4
+  config.training.steps = 1_000_000
+  config.training.batch_size = 96
+  config.training.learning_rate = 4.32e-4
+  config.training.steps_per_call = 10
+  config.training.log_every = 100
+  config.training.eval_every = 5000
+  config.training.checkpoint_every = 5000
+  config.evaluation.batch_size = 64
+  config.evaluation.pictures = 16
+  return config
