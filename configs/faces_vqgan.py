@@ -1,7 +1,7 @@
 """A VQGAN of colour faces at 64 x 64 (CelebA): 16 x 16 codes of 512, with LPIPS and a discriminator of patches.
 
-It starts from the VQ-VAE of configs/faces_vq.py, which has the same network. So model and discriminator both begin where
-the paper's discriminator does, after steps without it.
+It starts from the VQ-VAE of configs/faces_vq.py, which has the same network. So model and discriminator both begin
+where the paper's discriminator does, after steps without it.
 
     pip install -e ".[demo,perceptual]"
     python train.py --config configs/faces_vq.py

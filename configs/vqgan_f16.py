@@ -7,13 +7,12 @@ cost: not measured; a model for several accelerators, not for a CPU.
 figure: not measured. The paper gives a Frechet distance (Inception) of reconstructions of 7.94 for 1,024 codes and 4.98
 for 16,384, on the validation images of ImageNet.
 
-Networks, weights and batch are those of the authors' configs for 1,024 and 16,384 codes, in which LPIPS is on VGG-16 and
-the discriminator counts from step 250,001. What differs from them: here the discriminator is trained from step 0 on,
-it has group normalisation, codes are moving averages that restart, and weights hold for the mean over an image of what is
-a sum here: see `vae_jax.models.vq_model`.
+Networks, weights and batch are those of the authors' config: LPIPS is on VGG-16, and the discriminator counts from step
+250,001. What differs: the discriminator is trained from step 0 on and has group normalisation, and codes are moving
+averages that restart. The weights turn sums over an image into the authors' means: see `vae_jax.models.vq_model`.
 
-Data: `data/imagenet/train` and `data/imagenet/validation`, folders of images. Each is scaled to a shorter side of 256 and
-cut at random.
+Data: `data/imagenet/train` and `data/imagenet/validation`, folders of images. Each is scaled to a shorter side of 256
+and cut at random.
 """
 
 from ml_collections import ConfigDict

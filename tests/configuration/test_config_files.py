@@ -80,7 +80,7 @@ BASE = "from vae_jax.configuration import base_config\ndef get_config():\n  conf
     ),
     (
       BASE + "  config.unlock()\n  config.model.codes = 3\n  return config\n",
-      "some.py: model.codes is a key of vq_vae, vq_model, vq_vae_2, not of mlp_vae, which has model.name, model.latent_dim",
+      "some.py: model.codes is a key of vq_vae, vq_model, vq_vae_2, not of mlp_vae, which has model.name,",
     ),
     (
       BASE + "  config.model.hidden = (3,)\n  config.model.name = 'conv_vae'\n  return config\n",

@@ -29,7 +29,10 @@ AUTO = "model.channels=4 model.dense=8 model.latent_dim=2 model.sigma=0.3"
 NOISE = "model.channels=4 data.degrade.name=gaussian_noise model.likelihood=laplace model.sigma=0.3"
 JUDGE = "objective.adversarial.weight=0.5 objective.adversarial.start=5 objective.adversarial.channels=4,8"
 VQ = "model.codes=12 model.code_dim=3 model.kmeans_steps=2"
-NETS = "model.ch=4 model.ch_mult=1,2 model.num_res_blocks=1 model.attn_resolutions=4 model.norm_groups=2 model.z_channels=4"
+NETS = (
+  "model.ch=4 model.ch_mult=1,2 model.num_res_blocks=1 model.attn_resolutions=4 model.norm_groups=2 "
+  "model.z_channels=4"
+)
 FAMILIES = {
   "mlp_vae": f"{MLP} data.binarize=dynamic objective.free_bits=0.1",
   "mlp_vae, iwae": f"{MLP} objective.name=iwae objective.samples=3",

@@ -116,8 +116,8 @@ def test_logits_are_a_map_of_an_eighth_of_any_size(size):
 
 
 def test_with_a_last_width_it_is_the_network_of_pix2pix():
-  """C64-C128-C256-C512 and the logit, 4x4 each (Isola et al. 2017, 6.1.2). The published one has 2,768,705 parameters for
-  images of 6 channels; before its three normalisations it has no biases, which are parameters here."""
+  """C64-C128-C256-C512 and the logit, 4x4 each (Isola et al. 2017, 6.1.2). The published one has 2,768,705 parameters,
+  for images of 6 channels; before its three normalisations it has no biases, which are parameters here."""
   judge = PatchDiscriminator((64, 128, 256), last=512)
   logits, made = jax.eval_shape(judge.init_with_output, jax.random.key(0), jnp.zeros((2, 64, 64, 3)))
   kernels = [made["params"][f"Conv_{i}"]["Conv_0"]["kernel"].shape for i in range(5)]
