@@ -17,8 +17,8 @@ class PatchDiscriminator(nn.Module):
 
   The PatchGAN of Isola et al. 2017, arXiv:1611.07004. 4x4 convolutions of stride 2, one for each of `channels`, with
   leaky ReLU of slope 0.2, and one of stride 1 to the logit; h' = h / 2^len(channels), rounded up. `last` > 0: before
-  the logit one more of stride 1, of that width. Three channels and `last` are the paper's network, whose patches have 70
-  x 70 pixels; without `last` they have 46 x 46. GroupNorm after all convolutions between the first and the logit, where
+  the logit one more of stride 1, of that width. Three channels and `last` are the paper's network, with patches of 70 x
+  70 pixels; without `last` they have 46 x 46. GroupNorm after all convolutions between the first and the logit, where
   the paper has batch normalisation, which would mix examples. Initialised from N(0, 0.02^2), as the paper's.
   """
 
