@@ -159,7 +159,7 @@ def test_gradients_pass_straight_to_the_heads_of_all_levels_and_not_to_codes(cas
 
 
 def test_each_codebook_learns_from_its_own_level(case):
-  codebook, model, variables, _, output = case
+  _, model, variables, _, output = case
   assert [part.counts.sum() for part in output.statistics] == [4, 16]
   after = jax.jit(model.absorb)(variables, output.statistics)
   assert jax.tree.structure(after) == jax.tree.structure(variables)
