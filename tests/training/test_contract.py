@@ -27,6 +27,7 @@ MLP = "model.hidden=16 model.latent_dim=2"
 CONV = "model.channels=4 model.dense=8 model.latent_dim=2 model.likelihood=gaussian"
 AUTO = "model.channels=4 model.dense=8 model.latent_dim=2 model.sigma=0.3"
 NOISE = "model.channels=4 data.degrade.name=gaussian_noise model.likelihood=laplace model.sigma=0.3"
+VQ = "model.channels=4,6 model.blocks=0 model.sigma=0.3"
 JUDGE = "objective.adversarial.weight=0.5 objective.adversarial.start=5 objective.adversarial.channels=4,8"
 FAMILIES = {
   "mlp_vae": f"{MLP} data.binarize=dynamic objective.free_bits=0.1",
@@ -44,7 +45,12 @@ FAMILIES = {
   "conv_cvae": f"{CONV} model.classes=4",
   "vae_gan": "model.channels=4 model.dense=8 model.latent_dim=2 objective.discriminator.channels=4,6 "
   "objective.discriminator.dense=8 objective.gamma=0.1 training.adam_eps=1e-3",  # smaller ones blow up rounding
-  "vq_vae": "model.channels=4,6 model.blocks=0 model.codes=12 model.code_dim=3 model.kmeans_steps=2 model.sigma=0.3",
+  "vq_vae": f"{VQ} model.codes=12 model.code_dim=3 model.kmeans_steps=2",
+  "vq_vae, groups and levels": f"{VQ} model.code_dim=4 model.codes=6 model.groups=2 model.levels=2",
+  "vq_vae, cosine": f"{VQ} model.code_dim=4 model.codes=6 model.distance=cosine model.gradient=rotation",
+  "vq_vae, fsq": f"{VQ} model.quantiser=fsq model.fsq_levels=4,3",
+  "vq_vae, lfq": f"{VQ} model.quantiser=lfq model.codes=8 model.decay=0.5",
+  "vq_vae, gumbel": f"{VQ} model.quantiser=gumbel model.codes=6 model.code_dim=4 model.temperature_steps=10",
   "latent_vae": "model.hidden=16,8",
   "rae": f"{AUTO} objective.regulariser=0.01",
   "rae, gradient": f"{AUTO} model.regulariser=gp objective.regulariser=0.01",

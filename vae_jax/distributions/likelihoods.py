@@ -263,7 +263,8 @@ def logit_laplace(c: int) -> Likelihood:
 
   def split(params):
     params = as_float32(params)
-    return params[..., :c], jnp.minimum(_bounded_log_scale(params[..., c:]), MAX_LOG_SCALE)
+    log_b = _bounded_log_scale(params[..., c:])
+    return params[..., :c], jnp.where(log_b > MAX_LOG_SCALE, MAX_LOG_SCALE, log_b)
 
   def image_at(logit):
     return (jax.nn.sigmoid(logit) - LOGIT_MARGIN) / span

@@ -145,8 +145,8 @@ class CodeUsage:
   the codes [b, n]; () where all are of one."""
 
   size: int
+  counts: np.ndarray | None = None  # [codebooks * size]
   books: tuple[int, ...] = ()
-  counts: np.ndarray | None = None  # [codebooks, size]
 
   def update(self, codes: ArrayLike, mask: ArrayLike | None = None) -> CodeUsage:
     """With codes [b, n] in 0 .. size - 1 added where `mask` [b] is True.
@@ -167,7 +167,7 @@ class CodeUsage:
     books = np.asarray(self.books, np.int64) if self.books else np.zeros(kept.shape[1], np.int64)
     many = max(self.books, default=0) + 1
     found = np.bincount((books * self.size + kept).reshape(-1), minlength=many * self.size)
-    return self.merge(CodeUsage(self.size, self.books, found.reshape(many, self.size)))
+    return self.merge(CodeUsage(self.size, found, self.books))
 
   def merge(self, other: CodeUsage) -> CodeUsage:
     if self.size != other.size:
@@ -176,13 +176,14 @@ class CodeUsage:
       raise ValueError("codes of other codebooks cannot be merged")
     if self.counts is None or other.counts is None:
       return other if self.counts is None else self
-    return CodeUsage(self.size, self.books, self.counts + other.counts)
+    return CodeUsage(self.size, self.counts + other.counts, self.books)
 
   @property
   def _shares(self) -> np.ndarray:
     if self.counts is None or not self.counts.sum():
       raise ValueError("CodeUsage of no codes: every batch was empty or masked")
-    return self.counts / self.counts.sum(axis=1, keepdims=True)
+    counts = self.counts.reshape(-1, self.size)
+    return counts / counts.sum(axis=1, keepdims=True)
 
   @property
   def used(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,11 @@ def _one_hot_rate(codes: Int[Array, "b n"], size: int) -> Float[Array, " b"]:
   return jnp.full(len(codes), codes.shape[1] * math.log(size), jnp.float32)
 
 
+def _last(values: Any, dtype: Any, ndim: int) -> np.ndarray:
+  """Numbers of channels as an array of `ndim` axes, the last one theirs."""
+  return np.asarray(values, dtype).reshape((1,) * (ndim - 1) + (-1,))
+
+
 # --- FSQ ---
 
 
@@ -36,7 +42,8 @@ def bounded(x: Float[Array, "*s d"], levels: tuple[int, ...]) -> Float[Array, "*
   half = (count - 1) * (1 - MARGIN) / 2
   offset = np.where(count % 2, 0.0, 0.5)
   shift = np.tan(offset / half)
-  return jnp.tanh(x + jnp.float32(shift)) * jnp.float32(half) - jnp.float32(offset)
+  shift, half, offset = (_last(value, np.float32, x.ndim) for value in (shift, half, offset))
+  return jnp.tanh(x + shift) * half - offset
 
 
 class Finite(Quantiser):
@@ -58,25 +65,24 @@ class Finite(Quantiser):
     return len(self.levels)
 
   @property
-  def _basis(self) -> np.ndarray:
-    return np.cumprod([1, *self.levels[:-1]]).astype(np.int32)
-
-  @property
-  def _middle(self) -> np.ndarray:
-    return np.asarray(self.levels, np.int32) // 2
+  def _digits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each digit of a code counts, how many it can be, and that of 0; int32 [1, 1, d]."""
+    rows = np.cumprod([1, *self.levels[:-1]]), self.levels, np.asarray(self.levels) // 2
+    basis, count, middle = (_last(row, np.int32, 3) for row in rows)
+    return basis, count, middle
 
   def tokens(self, x: Float[Array, "b p d"]) -> Int[Array, "b n"]:
-    digits = jnp.round(bounded(x, self.levels)).astype(jnp.int32) + self._middle
-    digits = jnp.clip(digits, 0, np.asarray(self.levels, np.int32) - 1)  # those of NaN are of any size
-    return jnp.sum(digits * self._basis, axis=-1)
+    basis, count, middle = self._digits
+    digits = jnp.round(bounded(x, self.levels)).astype(jnp.int32) + middle
+    return jnp.sum(jnp.clip(digits, 0, count - 1) * basis, axis=-1)  # digits of NaN are of any size
 
   def vectors(self, codes: Int[Array, "b n"]) -> Float[Array, "b p d"]:
-    digits = (codes[..., None] // self._basis) % np.asarray(self.levels, np.int32)
-    return (digits - self._middle).astype(jnp.float32) / self._middle.astype(np.float32)
+    basis, count, middle = self._digits
+    return ((codes[..., None] // basis) % count - middle).astype(jnp.float32) / middle.astype(np.float32)
 
   def __call__(self, x: Float[Array, "b p d"], batch: Batch, keys: Key, mode: Mode) -> Quantised:
     codes = self.tokens(x)
-    near = bounded(x, self.levels) / self._middle.astype(np.float32)
+    near = bounded(x, self.levels) / self._digits[2].astype(np.float32)
     vectors = codebook.straight_through(near, self.vectors(codes))
     return Quantised(vectors, codes, _one_hot_rate(codes, self.size), {})
 
@@ -143,10 +149,11 @@ class LookupFree(Quantiser):
     self.updates = self.variable("codebook", "updates", lambda: jnp.zeros((), jnp.int32))
 
   def tokens(self, x: Float[Array, "b p d"]) -> Int[Array, "b n"]:
-    return jnp.sum((x > 0) * (2 ** np.arange(self.bits, dtype=np.int32)), axis=-1).astype(jnp.int32)
+    return jnp.sum((x > 0) * _last(2 ** np.arange(self.bits), np.int32, 3), axis=-1)
 
   def vectors(self, codes: Int[Array, "b n"]) -> Float[Array, "b p d"]:
-    return 2.0 * ((codes[..., None] >> np.arange(self.bits, dtype=np.int32)) & 1).astype(jnp.float32) - 1.0
+    bits = (codes[..., None] >> _last(np.arange(self.bits), np.int32, 3)) & 1
+    return 2.0 * bits.astype(jnp.float32) - 1.0
 
   def __call__(self, x: Float[Array, "b p d"], batch: Batch, keys: Key, mode: Mode) -> Quantised:
     codes = self.tokens(x)
@@ -156,8 +163,9 @@ class LookupFree(Quantiser):
     q = jnp.concatenate(joints, axis=-1)
     log_p = jax.nn.log_sigmoid(4.0 * x / self.temperature), jax.nn.log_sigmoid(-4.0 * x / self.temperature)
     negative_entropy = jnp.sum(p * log_p[0] + (1 - p) * log_p[1], axis=(1, 2))
-    expected = jnp.sum(q * jnp.log(jnp.maximum(self.shares.value, LEAST_USAGE)), axis=(1, 2))
-    terms = {"commitment": codebook.commitment(x, found), "entropy": expected - negative_entropy}
+    log_m = jnp.log(jnp.maximum(self.shares.value, LEAST_USAGE))[None, None]
+    entropy = jnp.sum(q * log_m, axis=(1, 2)) - negative_entropy
+    terms = {"commitment": codebook.commitment(x, found), "entropy": entropy}
     statistics = jax.lax.stop_gradient(q.mean(axis=(0, 1))) if mode.training else ()
     vectors = codebook.straight_through(x, found)
     return Quantised(vectors, codes, _one_hot_rate(codes, self.size), terms, statistics)

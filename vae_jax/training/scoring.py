@@ -121,7 +121,7 @@ def score(
   (share, over the split), `perplexity` and `dead_codes`; `books`: the codebook of each code (`contract.codebooks`).
   """
   means: dict[str, metrics.Mean] = {}
-  active, posteriors, usage = None, None, metrics.CodeUsage(codes, books) if codes else None
+  active, posteriors, usage = None, None, metrics.CodeUsage(codes, books=books) if codes else None
   for batch in batches:
     out = jax.device_get(eval_step(variables, placement.put_batch(batch), frozen))
     mask, latents = out.pop("mask"), out.pop("latents")
