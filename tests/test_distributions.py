@@ -11,7 +11,7 @@ import scipy.stats
 from vae_jax import distributions as dist
 from vae_jax.errors import UserError
 
-NAMES = ["bernoulli", "gaussian", "laplace", "logistic_mixture"]
+NAMES = ["bernoulli", "gaussian", "laplace", "logistic_mixture", "logit_laplace"]
 
 
 def normal(seed, *shape, scale=1.0):
@@ -217,9 +217,9 @@ def test_make_likelihood_names_what_is_wrong():
 
 def test_facts_of_each_likelihood():
   facts = {n: dist.make_likelihood(n, 3, sigma="0.5", mixtures=5) for n in NAMES}
-  assert {n: l.channels for n, l in facts.items()} == dict(zip(NAMES, [3, 3, 3, 50], strict=True))
+  assert {n: l.channels for n, l in facts.items()} == dict(zip(NAMES, [3, 3, 3, 50, 6], strict=True))
   assert {n: l.continuous for n, l in facts.items()} == dict(
-    zip(NAMES, [False, True, True, False], strict=True)
+    zip(NAMES, [False, True, True, False, True], strict=True)
   )
   assert not any(likelihood.has_scale for likelihood in facts.values())  # a number is given
   assert [n for n in NAMES if dist.make_likelihood(n, 3).has_scale] == ["gaussian", "laplace"]
@@ -415,6 +415,31 @@ def test_optimal_sigma_of_a_perfect_reconstruction_is_floored():
   np.testing.assert_allclose(gradient(jnp.full((2, 2, 1), 1e-4)), -1e-4 / 1e-6, rtol=1e-3)
 
 
+# --- logit-Laplace ---
+
+
+@pytest.mark.parametrize(("mu", "log_b"), [(0.0, 0.0), (1.5, -1.0), (-2.5, 0.3)])
+def test_logit_laplace_is_a_density(mu, log_b):
+  """Over (-1/8, 9/8) the integral is 1; over [0, 1] it is the Laplace mass between the logits of 0.1 and 0.9."""
+  likelihood, params = dist.logit_laplace(1), np.array([[[mu, log_b]]], np.float32)
+  edges = np.linspace(-0.125, 1.125, 200_001)
+  x = (0.5 * (edges[1:] + edges[:-1])).astype(np.float32)
+  score = jax.jit(lambda x: likelihood.log_prob(params, x.reshape(-1, 1, 1, 1), 0.0))
+  density, width = np.exp(np.float64(score(x))), edges[1] - edges[0]
+  np.testing.assert_allclose(density.sum() * width, 1.0, atol=5e-3)
+  laplace = scipy.stats.laplace(mu, np.exp(log_b))
+  inside = laplace.cdf(np.log(9.0)) - laplace.cdf(-np.log(9.0))
+  np.testing.assert_allclose(density[(x > 0) & (x < 1)].sum() * width, inside, atol=1e-3)
+
+
+def test_logit_laplace_draws_and_median(key):
+  likelihood, params = dist.logit_laplace(1), np.array([[[0.4, -1.0]]], np.float32)
+  shown = float(likelihood.mean(params, 0.0).squeeze())
+  np.testing.assert_allclose(shown, (1 / (1 + np.exp(-0.4)) - 0.1) / 0.8, rtol=1e-5)
+  draw = np.asarray(likelihood.sample(key, np.broadcast_to(params, (100, 100, 2)), 0.0))
+  assert abs((draw < shown).mean() - 0.5) < 0.02 and draw.min() >= 0 and draw.max() <= 1
+
+
 # --- discretised logistic mixture ---
 
 
@@ -602,7 +627,7 @@ def test_streaming_logsumexp_gradient_is_the_softmax():
   )
 
 
-@pytest.mark.parametrize("name", ["gaussian", "laplace", "logistic_mixture"])
+@pytest.mark.parametrize("name", ["gaussian", "laplace", "logistic_mixture", "logit_laplace"])
 def test_a_mean_image_that_left_the_range_comes_back(name):
   """By descent on the mean image alone: both sides, and nothing is pushed further out."""
   p = dist.make_likelihood(name, 1, mixtures=1)

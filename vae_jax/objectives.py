@@ -345,7 +345,7 @@ def make_objective(
   if p.weight:
     extra["perceptual"] = (p.weight, perceptual_term(p))
   extra |= {name: (o[name], image_term(name, o[name])) for name in IMAGE_TERMS if o[name]}
-  iwae = "rate" in terms and o.name == "iwae"
+  iwae = "rate" in terms and o.get("name") == "iwae"
   whole, nats = batch_terms(o, examples), o.get("free_bits", 0.0)
   if nats and o.free_bits_over != "example":
     assert beta is not None, "free bits are those of a rate"

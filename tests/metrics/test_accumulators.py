@@ -176,6 +176,26 @@ def test_code_usage_merges():
     first.merge(CodeUsage(7))
 
 
+def test_code_usage_of_several_codebooks():
+  """Codes of one number in two codebooks are two codes; the perplexity is the mean of those of each codebook."""
+  random = np.random.default_rng(0)
+  books, size = (0, 1, 0, 1, 2), 5
+  codes = np.stack([random.integers(0, 1 + book, 40) for book in books], axis=1)
+  whole = CodeUsage(size, books=books).update(codes)
+  each = [
+    CodeUsage(size).update(codes[:, [i for i, b in enumerate(books) if b == book]]) for book in range(3)
+  ]
+  assert whole.dead == sum(usage.dead for usage in each) == 15 - 1 - 2 - 3
+  np.testing.assert_allclose(whole.used, 6 / 15)
+  np.testing.assert_allclose(whole.perplexity, np.mean([usage.perplexity for usage in each]), rtol=1e-12)
+  parts = CodeUsage(size, books=books).update(codes[:9]).merge(CodeUsage(size, books=books).update(codes[9:]))
+  np.testing.assert_array_equal(parts.counts, whole.counts)
+  with pytest.raises(ValueError, match="codes of other codebooks cannot be merged"):
+    whole.merge(CodeUsage(size))
+  with pytest.raises(ValueError, match="4 codes of an example, and the codebooks of 5 are given"):
+    whole.update(codes[:, :4])
+
+
 @pytest.mark.parametrize(("code", "said"), [(4, "codes from 0 to 4"), (-1, "codes from -1 to 0")])
 def test_code_usage_refuses_what_is_no_code(code, said):
   codes = np.array([[0, 0], [0, code]])

@@ -126,6 +126,7 @@ DISTRIBUTIONS = {
   "laplace": scored(dist.laplace(3), 3),
   "log_prob": [(lambda m, v, z: dist.log_prob(dist.Gaussian(m, v), z), THREE)],
   "logistic_mixture": scored(dist.logistic_mixture(3, 2), 20),
+  "logit_laplace": scored(dist.logit_laplace(3), 6),
   "safe_sqrt": [(dist.safe_sqrt, THREE[:1])],
   "sample": [(lambda m, v, eps: dist.sample(dist.Gaussian(m, v), eps), THREE)],
   "standard_normal_log_prob": [(dist.standard_normal_log_prob, THREE[:1])],

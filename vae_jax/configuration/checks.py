@@ -89,6 +89,8 @@ def _rate_faults(objective: ConfigDict) -> Iterator[str]:
   least = {"constant": 0, "linear": 1, "cyclical": 2}[objective.beta_schedule]
   if objective.beta_steps < least:
     yield f"objective.beta_schedule={objective.beta_schedule} needs objective.beta_steps >= {least}"
+  if "name" not in objective:
+    return
   if objective.free_bits_over != "example" and not objective.free_bits:
     yield f"objective.free_bits_over={objective.free_bits_over} needs objective.free_bits > 0"
   for name in ("beta", "beta_schedule", "free_bits", "alpha") if objective.name == "iwae" else ():

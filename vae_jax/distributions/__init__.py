@@ -32,6 +32,7 @@ from vae_jax.distributions.likelihoods import (
   gaussian,
   laplace,
   logistic_mixture,
+  logit_laplace,
   make_likelihood,
 )
 from vae_jax.distributions.stable import absolute, at_least, safe_sqrt
@@ -55,6 +56,7 @@ __all__ = [
   "laplace",
   "log_prob",
   "logistic_mixture",
+  "logit_laplace",
   "make_likelihood",
   "safe_sqrt",
   "sample",

@@ -15,6 +15,7 @@ from vae_jax.evaluation.records import Digest, describe, open_split, preparation
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics.accumulators import ACTIVE_BELOW, NULL_ABOVE
+from vae_jax.models.contract import codebooks
 from vae_jax.objectives import load_scoring_network
 from vae_jax.progress import followed
 from vae_jax.training import parallel, scoring, steps
@@ -68,6 +69,7 @@ def score_split(
     placement,
     placement.put(frozen),
     codes=model.module.codes,
+    books=codebooks(model.module.layout),
   )
   return {
     **means,

@@ -141,10 +141,12 @@ class Posteriors:
 
 @dataclass(frozen=True)
 class CodeUsage:
-  """How often each code of a codebook was chosen. `size`: number of codes."""
+  """How often each code was chosen. `size`: codes of a codebook. `books`: the codebook, 0, 1, ..., of each column of
+  the codes [b, n]; () where all are of one."""
 
   size: int
-  counts: np.ndarray | None = None
+  counts: np.ndarray | None = None  # [codebooks * size]
+  books: tuple[int, ...] = ()
 
   def update(self, codes: ArrayLike, mask: ArrayLike | None = None) -> CodeUsage:
     """With codes [b, n] in 0 .. size - 1 added where `mask` [b] is True.
@@ -153,41 +155,53 @@ class CodeUsage:
     """
     if not np.issubdtype(np.asarray(codes).dtype, np.integer):
       raise ValueError(f"codes of type {np.asarray(codes).dtype} and shape {np.shape(codes)}: give integers")
-    kept = kept_rows(codes, mask, ndim=2).astype(np.int64).reshape(-1)
+    kept = kept_rows(codes, mask, ndim=2).astype(np.int64)
     if kept.size and not 0 <= kept.min() <= kept.max() < self.size:
       raise ValueError(
         f"codes from {kept.min()} to {kept.max()}; a codebook of {self.size} has 0 to {self.size - 1}"
       )
-    return self.merge(CodeUsage(self.size, np.bincount(kept, minlength=self.size)))
+    if self.books and kept.shape[1] != len(self.books):
+      raise ValueError(
+        f"{kept.shape[1]} codes of an example, and the codebooks of {len(self.books)} are given"
+      )
+    books = np.asarray(self.books, np.int64) if self.books else np.zeros(kept.shape[1], np.int64)
+    many = max(self.books, default=0) + 1
+    found = np.bincount((books * self.size + kept).reshape(-1), minlength=many * self.size)
+    return self.merge(CodeUsage(self.size, found, self.books))
 
   def merge(self, other: CodeUsage) -> CodeUsage:
     if self.size != other.size:
       raise ValueError(f"codebooks of {self.size} and of {other.size} codes cannot be merged")
+    if self.books != other.books:
+      raise ValueError("codes of other codebooks cannot be merged")
     if self.counts is None or other.counts is None:
       return other if self.counts is None else self
-    return CodeUsage(self.size, self.counts + other.counts)
+    return CodeUsage(self.size, self.counts + other.counts, self.books)
 
   @property
   def _shares(self) -> np.ndarray:
     if self.counts is None or not self.counts.sum():
       raise ValueError("CodeUsage of no codes: every batch was empty or masked")
-    return self.counts / self.counts.sum()
+    counts = self.counts.reshape(-1, self.size)
+    return counts / counts.sum(axis=1, keepdims=True)
 
   @property
   def used(self) -> float:
-    """Share of the codes that were chosen at least once."""
+    """Share of the codes of all codebooks that were chosen at least once."""
     return float((self._shares > 0).mean())
 
   @property
   def dead(self) -> int:
-    """Number of codes that were never chosen."""
+    """Number of codes that were never chosen, in all codebooks."""
     return int((self._shares == 0).sum())
 
   @property
   def perplexity(self) -> float:
-    """exp of the entropy of the choices: `size` where all codes are chosen equally often, 1 where one always is."""
-    shares = self._shares[self._shares > 0]
-    return float(np.exp(-np.sum(shares * np.log(shares))))
+    """exp of the entropy of the choices: `size` where all codes are chosen equally often, 1 where one always is. The
+    mean over codebooks."""
+    shares = self._shares
+    logs = np.log(np.where(shares > 0, shares, 1.0))
+    return float(np.exp(-np.sum(shares * logs, axis=1)).mean())
 
 
 def kept_rows(values: ArrayLike, mask: ArrayLike | None, ndim: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from vae_jax.types import Array, Key
 
 HIGHEST = jax.lax.Precision.HIGHEST
+SHORTEST = 1e-6  # length of a vector that has a direction
 BLOCK_DISTANCES, MINIMAL_BLOCK, MAXIMAL_BLOCK = 2**18, 64, 256  # of `nearest` on CPUs
 
 
@@ -99,6 +100,31 @@ def straight_through(x: Float[Array, "*s d"], quantised: Float[Array, "*s d"]) -
   """The value of `quantised`, exactly, where x is finite; the gradient goes to x as it is, none to `quantised` (section
   3.2 of the paper)."""
   return jax.lax.stop_gradient(quantised) + (x - jax.lax.stop_gradient(x))
+
+
+def rotation(x: Float[Array, "*s d"], quantised: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
+  """The value of `quantised`, exactly; the gradient goes to x by the rotation trick (Fifty et al. 2024,
+  arXiv:2410.06424, section 4.2), none to `quantised`.
+
+  quantised = s R x, where R turns the direction of x, e, to that of quantised, q, and s is the ratio of their lengths.
+  Both are held constant, so x gets s R^T times the gradient. R x = x - 2 r (r.x) + 2 q (e.x), with r along e + q.
+  """
+
+  def along(value: Array) -> Array:
+    return value / jnp.maximum(jnp.linalg.norm(value, axis=-1, keepdims=True), SHORTEST)
+
+  constant_x, constant_q = jax.lax.stop_gradient(x), jax.lax.stop_gradient(quantised)
+  e, q = along(constant_x), along(constant_q)
+  r = along(e + q)
+  turned = x - 2 * r * jnp.sum(r * x, axis=-1, keepdims=True) + 2 * q * jnp.sum(e * x, axis=-1, keepdims=True)
+  to, of = (jnp.linalg.norm(value, axis=-1, keepdims=True) for value in (constant_q, constant_x))
+  return straight_through(turned * (to / jnp.maximum(of, SHORTEST)), quantised)
+
+
+def unit(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
+  """Vectors of length 1 in the direction of each; those shorter than 1e-6 stay shorter, with a finite gradient."""
+  squares = jnp.sum(x.astype(jnp.float32) ** 2, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squares, SHORTEST**2))
 
 
 # --- losses, per example ---

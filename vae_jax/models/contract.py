@@ -177,6 +177,16 @@ class Family(nn.Module):
     return variables
 
 
+def codebooks(layout: tuple[tuple[int, int, int], ...]) -> tuple[int, ...]:
+  """The codebook, 0, 1, ..., of each code of an image with `Family.layout`: each map has those of its own, coarse
+  first, one for each code of a position."""
+  found: tuple[int, ...] = ()
+  for height, width, count in layout:
+    first = max(found, default=-1) + 1
+    found += tuple(range(first, first + count)) * (height * width)
+  return found
+
+
 def one_record(spec: Spec) -> Batch:
   """A batch of one record of zeros, as a training step would give it to a model."""
   batch = {field: jnp.zeros((1, *x.shape), x.dtype) for field, x in spec.items()}

@@ -66,7 +66,7 @@ class VQVAE(Family):
   likelihood: dist.Likelihood
   size: tuple[int, int]
 
-  TERMS: ClassVar[tuple[str, ...]] = ("distortion", "commitment", "codebook")
+  TERMS: ClassVar[tuple[str, ...]] = ("distortion", "commitment", "codebook", "entropy")
   CAN: ClassVar[frozenset[str]] = frozenset({"bound", "tokens"})
 
   @property
@@ -153,6 +153,7 @@ FAMILY = VQVAE
 def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
   yield from likelihoods.faults(config.model)
+  yield from quantisers.faults(config)
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE:

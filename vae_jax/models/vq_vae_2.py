@@ -215,7 +215,7 @@ class VQVAE2(Family):
     terms = {
       "distortion": -self.likelihood.log_prob(params, jnp.asarray(batch["image"]), self.log_scale),
       "rate": sum(part.rate for part in found),
-      **{name: sum(part.terms[name] for part in found) for name in self.levels[0].quantiser.terms},
+      **{name: sum(part.terms[name] for part in found) for name in found[0].terms},
     }
     return Output(
       terms,  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vae_jax.errors import UserError, printable
+from vae_jax.models.contract import codebooks
 from vae_jax.storage.capacity import host_memory
 from vae_jax.training.optional_logs import check_wandb
 from vae_jax.types import Spec, image_shape, input_shape
@@ -96,7 +97,8 @@ def _model(parts: Parts, flops: float | None) -> str:
   if "encode" in model.can:
     facts.append(f"{model.units:,} latents")
   if model.codes:
-    facts.append(f"a codebook of {model.codes:,}")
+    many = max(codebooks(model.layout), default=0) + 1
+    facts.append(f"{'a codebook' if many == 1 else f'{many} codebooks'} of {model.codes:,}")
   if flops:  # the parts of a batch are a loop, of which one turn is counted
     facts.append(f"{_short(flops * t.accumulate)}FLOP a step of {t.batch_size}")
   return "model: " + ", ".join(facts)

@@ -21,7 +21,7 @@ from vae_jax.configuration import to_json, validate
 from vae_jax.data import pipeline
 from vae_jax.errors import UserError, printable
 from vae_jax.generator import standard
-from vae_jax.models.contract import Family
+from vae_jax.models.contract import Family, codebooks
 from vae_jax.progress import tell
 from vae_jax.storage.files import write_whole
 from vae_jax.storage.plain_paths import local_folder
@@ -183,7 +183,8 @@ def evaluate(
     shard=parts.placement.shard,
   )
   stream = with_known_labels(parts.config, stream)
-  scores = score(parts.eval_step, variables, stream, parts.placement, parts.frozen, codes=parts.model.codes)
+  known = {"codes": parts.model.codes, "books": codebooks(parts.model.layout)}
+  scores = score(parts.eval_step, variables, stream, parts.placement, parts.frozen, **known)
   writers.scalars(step, "validation", scores, time.monotonic() - started)
   rows, generated = parts.draw(variables, parts.frozen)
   if rows:

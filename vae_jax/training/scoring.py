@@ -112,15 +112,16 @@ def score(
   placement: Placement,
   frozen: Frozen = NO_FROZEN,
   codes: int = 0,
+  books: tuple[int, ...] = (),
 ) -> dict[str, float]:
   """Means of the per-example metrics over all examples of a split, in float64.
 
   With latent means of two images and more also `active_units`; where the prior is N(0, I) also `posterior_active`,
   `posterior_null` and `prior_gap` (see `metrics.Posteriors`). With `codes`, the size of a codebook: `codes_used`
-  (share, over the split), `perplexity` and `dead_codes`.
+  (share, over the split), `perplexity` and `dead_codes`; `books`: the codebook of each code (`contract.codebooks`).
   """
   means: dict[str, metrics.Mean] = {}
-  active, posteriors, usage = None, None, metrics.CodeUsage(codes) if codes else None
+  active, posteriors, usage = None, None, metrics.CodeUsage(codes, books=books) if codes else None
   for batch in batches:
     out = jax.device_get(eval_step(variables, placement.put_batch(batch), frozen))
     mask, latents = out.pop("mask"), out.pop("latents")
