@@ -266,7 +266,10 @@ def _check_weights(config: ConfigDict, variables: Variables, spec: Spec) -> None
   held = flatten_dict(variables, sep="/")
   model = config.model
   layers = max(
-    [model.get("blocks", 0), *(len(value) for value in model.values() if isinstance(value, tuple))]
+    [
+      *(model.get(key, 0) for key in ("blocks", "num_res_blocks")),
+      *(len(value) for value in model.values() if isinstance(value, tuple)),
+    ]
   )
   if layers > len(held):
     raise ValueError(f"its config has {layers} layers and more, its weights are {len(held)} arrays")

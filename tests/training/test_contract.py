@@ -59,7 +59,8 @@ FAMILIES = {
   "vq_model": f"{CODES} {NETS} model.sigma=0.3",
   "vq_model, adversarial": f"{CODES} {NETS} model.sigma=0.3 {JUDGE} training.adam_eps=1e-3",
   "vq_vae_2": f"model.channels=4 model.blocks=0 model.sigma=0.3 {CODES}",
-  "vq_vae_2, three maps": f"model.channels=4 model.blocks=1 model.maps=3 model.sigma=0.3 {CODES} model.codebook=gradient",
+  "vq_vae_2, three maps": f"model.channels=4 model.blocks=1 model.maps=3 model.sigma=0.3 {CODES} "
+  "model.codebook=gradient",
   "latent_vae": "model.hidden=16,8",
   "rae": f"{AUTO} objective.regulariser=0.01",
   "rae, gradient": f"{AUTO} model.regulariser=gp objective.regulariser=0.01",
