@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from functools import partial
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +19,10 @@ from vae_jax.types import Array, Batch, Key, Variables
 
 
 class Choice(NamedTuple):
-  """What one codebook does: the vectors that it is given, the index of the nearest code of each, and those codes."""
+  """What one codebook does: the vectors that it is given, the number of the nearest code of each, and those codes."""
 
   given: Float[Array, "b p e"]
-  index: Int[Array, "b p"]
+  number: Int[Array, "b p"]
   found: Float[Array, "b p e"]
 
 
@@ -107,7 +108,7 @@ class Codebook(Quantiser):
     return self._codes(self.choices(self.parts(x)))
 
   def _codes(self, chosen: list[Choice]) -> Int[Array, "b n"]:
-    index = jnp.stack([choice.index for choice in chosen], axis=-1)
+    index = jnp.stack([choice.number for choice in chosen], axis=-1)
     return index.reshape(len(index), -1)
 
   def vectors(self, codes: Int[Array, "b n"]) -> Float[Array, "b p d"]:
@@ -117,9 +118,7 @@ class Codebook(Quantiser):
 
   def _sums(self, found: list[Array]) -> list[Float[Array, "b p e"]]:
     """For each group the sum of its levels."""
-    return [
-      sum(found[group + self.groups :: self.groups], start=found[group]) for group in range(self.groups)
-    ]
+    return [_total(found[group :: self.groups]) for group in range(self.groups)]
 
   def __call__(self, x: Float[Array, "b p d"], batch: Batch, keys: Key, mode: Mode) -> Quantised:
     parts = self.parts(x)
@@ -128,9 +127,9 @@ class Codebook(Quantiser):
     seen = [
       back(part, total) for part, total in zip(parts, self._sums([c.found for c in chosen]), strict=True)
     ]
-    terms = {"commitment": sum(codebook.commitment(c.given, c.found) for c in chosen)}
+    terms = {"commitment": _total(codebook.commitment(c.given, c.found) for c in chosen)}
     if self.learning == "gradient":
-      terms["codebook"] = sum(codebook.codebook_loss(c.given, c.found) for c in chosen)
+      terms["codebook"] = _total(codebook.codebook_loss(c.given, c.found) for c in chosen)
     codes = self._codes(chosen)
     rate = jnp.full(len(x), codes.shape[1] * math.log(self.num_codes), jnp.float32)
     statistics = self._statistics(chosen, batch, mode) if mode.training else ()
@@ -140,7 +139,7 @@ class Codebook(Quantiser):
     place, many = jnp.asarray(batch["place"]), len(chosen) > 1
     keys = jax.random.split(mode.key, len(chosen)) if many else [mode.key]
     found = [
-      codebook.statistics(c.given, c.index, place, key, k=self.num_codes, batch_size=mode.batch_size)
+      codebook.statistics(c.given, c.number, place, key, k=self.num_codes, batch_size=mode.batch_size)
       for c, key in zip(chosen, keys, strict=True)
     ]
     return jax.tree.map(lambda *x: jnp.stack(x), *found) if many else found[0]
@@ -150,12 +149,16 @@ class Codebook(Quantiser):
     over_books = jax.vmap if self.per_position > 1 else lambda function: function
     kept, params = variables["codebook"], variables["params"]
     if self.learning == "ema":
-      moved = over_books(partial(codebook.update, **how))(codebook.Codebook(**kept), statistics)
+      moved = over_books(functools.partial(codebook.update, **how))(codebook.Codebook(**kept), statistics)
       return {**variables, "codebook": moved._asdict()}
-    revive = over_books(partial(codebook.revive, **how))
+    revive = over_books(functools.partial(codebook.revive, **how))
     codes, counts = revive(params["codes"], kept["counts"], statistics, kept["updates"])
     kept = {"counts": counts, "updates": kept["updates"] + 1}
     return {**variables, "params": {**params, "codes": codes}, "codebook": kept}
+
+
+def _total(arrays: Iterable[Array]) -> Array:
+  return functools.reduce(jnp.add, arrays)
 
 
 def temperature_at(step: Array | int, end: float, steps: int, schedule: str) -> Float[Array, ""]:

@@ -7,10 +7,12 @@ those. With x_p the vector at position p, e its code and sg the stopped gradient
 
 Gradients pass straight from the decoder to the encoder. Codes are moving averages of the vectors that choose them
 (codebook=ema, appendix A.1), which needs no third term, or are trained by it (codebook=gradient). Both start by k-means
-on the first batches and restart codes that are hardly used: see `codebook`.
+on the first batches and restart codes that are hardly used: see `codebook`. `quantisers` has what else turns vectors
+into codes, each with its own terms.
 
-The posterior is one-hot and the prior uniform, so the rate is constant, positions * log(codes), and distortion + rate
-bounds -log p(image) (section 3.1). A prior over codes is a second stage; this family cannot sample without one.
+The posterior is one-hot and the prior uniform, so the rate is constant, codes of an image * log(size of the codebook),
+and distortion + rate bounds -log p(image) (section 3.1); `learned_codes.Gumbel` says where that is not so. A prior over
+codes is a second stage; this family cannot sample without one.
 """
 
 from __future__ import annotations

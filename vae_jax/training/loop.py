@@ -183,8 +183,9 @@ def evaluate(
     shard=parts.placement.shard,
   )
   stream = with_known_labels(parts.config, stream)
-  known = {"codes": parts.model.codes, "books": codebooks(parts.model.layout)}
-  scores = score(parts.eval_step, variables, stream, parts.placement, parts.frozen, **known)
+  model = parts.model
+  codes, books = model.codes, codebooks(model.layout)
+  scores = score(parts.eval_step, variables, stream, parts.placement, parts.frozen, codes, books)
   writers.scalars(step, "validation", scores, time.monotonic() - started)
   rows, generated = parts.draw(variables, parts.frozen)
   if rows:
