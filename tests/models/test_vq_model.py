@@ -120,6 +120,21 @@ def test_gradients_pass_straight_to_the_encoder(golden, params):
   np.testing.assert_array_equal(slope["codes"], 0)
 
 
+def test_remat_computes_blocks_again_and_changes_no_parameter():
+  assert shapes_of(made("model.remat=true")) == shapes_of(made())
+  again = []
+  for words in ("model.remat=false", "model.remat=true"):
+    model = made(words)
+
+    def loss(variables, image, model=model):
+      return model.apply(variables, {"image": image}, method="vectors").sum()
+
+    like = jax.eval_shape(lambda model=model: init_variables(model, image_spec(SHAPE), new_key(0)))
+    program = jax.make_jaxpr(jax.grad(loss, allow_int=True))(like, jnp.zeros((1, *SHAPE)))
+    again.append(str(program).count("conv_general_dilated["))
+  assert again[1] > again[0]
+
+
 def test_codes_lie_at_the_lowest_resolution():
   assert made().layout == ((4, 6, 1),) and made().positions == 24
   assert made("model.ch_mult=1,2,2", "model.attn_resolutions=()").layout == ((2, 3, 1),)

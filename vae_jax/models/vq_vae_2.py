@@ -15,6 +15,7 @@ the maps. A prior over them is a second stage (section 3.2).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -128,6 +129,10 @@ def _joined(x: Array, context: Array | None) -> Array:
   return x if context is None else jnp.concatenate([x, context.astype(jnp.float32)], axis=-1)
 
 
+def _total(terms: list[Array]) -> Array:
+  return functools.reduce(jnp.add, terms)
+
+
 # (number of the level, level, its vectors or None) -> (vectors that go on, anything).
 Take = Callable[[int, Level, Any], tuple[Array, Any]]
 
@@ -214,11 +219,11 @@ class VQVAE2(Family):
     params, found = self.descend(self.encoder(seen(batch)), take)
     terms = {
       "distortion": -self.likelihood.log_prob(params, jnp.asarray(batch["image"]), self.log_scale),
-      "rate": sum(part.rate for part in found),
-      **{name: sum(part.terms[name] for part in found) for name in found[0].terms},
+      "rate": _total([part.rate for part in found]),
+      **{name: _total([part.terms[name] for part in found]) for name in found[0].terms},
     }
     return Output(
-      terms,  # type: ignore[arg-type]
+      terms,
       self.likelihood.mean(params, self.log_scale),
       latents={"codes": jnp.concatenate([part.codes for part in found], axis=1)},
       statistics=tuple(part.statistics for part in found) if mode.training else (),
