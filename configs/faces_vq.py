@@ -5,7 +5,7 @@ It is the first stage of configs/faces_vqgan.py, trained by absolute differences
     python train.py --config configs/faces_vq.py
     python evaluate.py --workdir runs/faces_vq
 
-cost: not measured yet; 1.2 GFLOP an image, so about 40 minutes on one core of a 2-core CPU.
+cost: not measured yet; 2.1 GFLOP an image, twice those of configs/folder.py, so about 40 minutes of one core.
 figure: not measured yet.
 
 Data: CelebA as in configs/faces_vae_gan.py.
@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
   config.data.channels = 3
   config.data.flip = True
   config.model.ch = 16
-  config.model.ch_mult = (1, 2, 2)
+  config.model.ch_mult = (1, 2, 4)
   config.model.num_res_blocks = 1
   config.model.z_channels = 64
   config.model.norm_groups = 8
@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
   config.model.sigma = "0.05"
   config.objective.alpha = 2 * 0.05 / (64 * 64 * 3)
   config.objective.commitment = 0.25 / (16 * 16 * 32)
-  config.training.steps = 1400
+  config.training.steps = 1200
   config.training.batch_size = 32
   config.training.learning_rate = 1e-3
   config.training.warmup_steps = 50

@@ -8,7 +8,7 @@ where the paper's discriminator does, after steps without it.
     python train.py --config configs/faces_vqgan.py
     python evaluate.py --workdir runs/faces_vqgan
 
-cost: not measured yet; chosen for about 40 minutes on one core of a 2-core CPU, after the first run.
+cost: not measured yet; about 3.3 GFLOP an image, chosen for 40 minutes of one core after the first run.
 figure: not measured yet.
 
 Data: CelebA as in configs/faces_vae_gan.py.
@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
   config.data.channels = 3
   config.data.flip = True
   config.model.ch = 16
-  config.model.ch_mult = (1, 2, 2)
+  config.model.ch_mult = (1, 2, 4)
   config.model.num_res_blocks = 1
   config.model.z_channels = 64
   config.model.norm_groups = 8

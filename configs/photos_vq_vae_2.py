@@ -8,7 +8,7 @@ Faces of CelebA, as `data/celeba`:
     python train.py --config configs/photos_vq_vae_2.py --workdir runs/faces_vq_vae_2 --config.data.dir=data/celeba \
       --config.data.train='train[500:]' --config.data.validation='train[:500]'
 
-cost: not measured yet; a little more than configs/photos_vq_vae.py, 50 minutes on one core of a busy 2-core CPU.
+cost: not measured yet; 1.0 GFLOP an image, 1.3 times those of configs/photos_vq_vae.py, so about an hour of one core.
 figure: not measured yet. The VQ-VAE of configs/photos_vq_vae.py, which has the finer map alone, reconstructs
 5,000 images of Tiny ImageNet with 22.26 dB.
 """
