@@ -56,7 +56,7 @@ FAMILIES = {
   "vq_vae, fsq": f"{VQ} model.quantiser=fsq model.fsq_levels=4,3",
   "vq_vae, lfq": f"{VQ} model.quantiser=lfq model.codes=8 model.decay=0.5",
   "vq_vae, gumbel": f"{VQ} model.quantiser=gumbel model.codes=6 model.code_dim=4 model.temperature_steps=10",
-  "vq_model": f"{CODES} {NETS} model.sigma=0.3",
+  "vq_model": f"{CODES} {NETS} model.sigma=0.3 training.adam_eps=1e-3",  # keys' biases have no gradient but rounding
   "vq_model, adversarial": f"{CODES} {NETS} model.sigma=0.3 {JUDGE} training.adam_eps=1e-3",
   "vq_vae_2": f"model.channels=4 model.blocks=0 model.sigma=0.3 {CODES}",
   "vq_vae_2, three maps": f"model.channels=4 model.blocks=1 model.maps=3 model.sigma=0.3 {CODES} "

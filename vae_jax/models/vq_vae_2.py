@@ -181,7 +181,8 @@ class VQVAE2(Family):
 
     features: by level; None where `take` needs no vectors.
     """
-    context, found = None, []
+    context: Array | None = None
+    found: list[Any] = []
     for number, (level, x) in enumerate(zip(self.levels, features, strict=True)):
       vectors, other = take(number, level, None if x is None else level.vectors(x, context))
       context = level.decoded(vectors, context)
