@@ -12,7 +12,7 @@ from vae_jax.models import FAMILIES
 
 # Before the first of these modules is imported. Shapes of jaxtyping and types alike are checked at every call, which in
 # compiled functions is once. Layers, codebooks and losses also take numpy arrays, and have their own checks.
-CHECKED = ("contract", "vae", "autoencoder", "spectral", "restorer", "encoders", "decoders")
+CHECKED = ("contract", "vae", "autoencoder", "spectral", "restorer", "encoders", "decoders", "vq_networks")
 jaxtyping.install_import_hook(
   [
     *FAMILIES.values(),

@@ -72,7 +72,7 @@ def test_vectors_codes_and_images_are_those_of_diffusers(golden, params):
   variables = {"params": unflatten_dict(params, sep="/")}
 
   @jax.jit
-  def run(image, vectors):
+  def run(variables, image, vectors):
     found = model.apply(variables, {"image": image}, method="vectors")
     codes = model.apply(variables, {"image": image}, method="tokens")
     decoded = model.apply(variables, vectors, method="pixels")
@@ -80,7 +80,7 @@ def test_vectors_codes_and_images_are_those_of_diffusers(golden, params):
     return found, codes, 0.5 + decoded, rebuilt
 
   image, vectors = golden["image"], golden["map"].reshape(2, 24, 5)
-  found, codes, decoded, rebuilt = run(image, vectors)
+  found, codes, decoded, rebuilt = run(variables, image, vectors)
   np.testing.assert_allclose(found, golden["encoded"].reshape(2, 24, 5), atol=1e-5)
   np.testing.assert_array_equal(codes, golden["codes"])
   assert len(np.unique(codes)) > 3

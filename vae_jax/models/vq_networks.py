@@ -138,7 +138,7 @@ class Attention(nn.Module):
     return x + pointwise(c, "proj_out", self.dtype, self.param_dtype)(found).reshape(b, h, w, c)
 
 
-def pointwise(features: int, name: str, dtype: Any, param_dtype: Any) -> nn.Dense:
+def pointwise(features: int, name: str | None, dtype: Any, param_dtype: Any) -> nn.Dense:
   """A 1x1 convolution."""
   return nn.Dense(features, kernel_init=INIT, dtype=dtype, param_dtype=param_dtype, name=name)
 
