@@ -31,6 +31,8 @@ WORDS = (
   "model.code_dim=5 model.codes=7 model.codebook=gradient"
 )
 
+REST = {"codebook": {"counts": np.ones(7, np.float32), "updates": np.int32(5)}}
+
 
 def made(*overrides, shape=SHAPE):
   config = apply_overrides(base_config("vq_model"), [*WORDS.split(), *overrides])
@@ -69,7 +71,7 @@ def test_the_parameters_of_diffusers_are_all_that_there_are(params):
 
 def test_vectors_codes_and_images_are_those_of_diffusers(golden, params):
   model = made()
-  variables = {"params": unflatten_dict(params, sep="/")}
+  variables = {"params": unflatten_dict(params, sep="/"), **REST}
 
   @jax.jit
   def run(variables, image, vectors):
@@ -107,12 +109,11 @@ def test_enlarging_is_the_convolution_of_the_image_with_each_pixel_four_times():
 def test_gradients_pass_straight_to_the_encoder(golden, params):
   model = made()
   params = unflatten_dict(params, sep="/")
-  rest = {"codebook": {"counts": np.ones(7, np.float32), "updates": np.int32(5)}}
   mode = Mode(jnp.zeros((), jnp.int32), new_key(0))
 
   def distortion(params):
     batch = {"image": golden["image"]}
-    found = model.apply({"params": params, **rest}, batch, jax.random.split(mode.key, 2), mode)
+    found = model.apply({"params": params, **REST}, batch, jax.random.split(mode.key, 2), mode)
     return found.terms["distortion"].sum()
 
   slope = jax.jit(jax.grad(distortion))(params)
