@@ -70,7 +70,12 @@ KEYS: Keys = {
   "objective.entropy": ConfigKey(
     0.1, "lfq: weight of sharp choices and equal usage, nats (Yu et al. 2024)", MIN_0
   ),
-  **{name: RATE[name] for name in ("objective.beta", "objective.beta_schedule", "objective.beta_steps")},
+  **{
+    f"objective.{name}": RATE[f"objective.{name}"]._replace(
+      meaning=f"gumbel: {RATE[f'objective.{name}'].meaning}"
+    )
+    for name in ("beta", "beta_schedule", "beta_steps")
+  },
 }
 OF = {  # the quantisers that read a key
   "model.codes": ("codebook", "gumbel", "lfq"),
