@@ -424,8 +424,9 @@ def test_logit_laplace_is_a_density(mu, log_b):
   likelihood, params = dist.logit_laplace(1), np.array([[[mu, log_b]]], np.float32)
   edges = np.linspace(-0.125, 1.125, 200_001)
   x = (0.5 * (edges[1:] + edges[:-1])).astype(np.float32)
-  score = jax.jit(lambda x: likelihood.log_prob(params, x.reshape(-1, 1, 1, 1), 0.0))
-  density, width = np.exp(np.float64(score(x))), edges[1] - edges[0]
+  many = np.broadcast_to(params, (len(x), 1, 1, 2))
+  score = jax.jit(lambda params, x: likelihood.log_prob(params, x.reshape(-1, 1, 1, 1), 0.0))
+  density, width = np.exp(np.float64(score(many, x))), edges[1] - edges[0]
   np.testing.assert_allclose(density.sum() * width, 1.0, atol=5e-3)
   laplace = scipy.stats.laplace(mu, np.exp(log_b))
   inside = laplace.cdf(np.log(9.0)) - laplace.cdf(-np.log(9.0))

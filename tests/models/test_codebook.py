@@ -127,6 +127,18 @@ def test_straight_through_has_the_value_of_one_and_the_gradient_of_the_other():
   np.testing.assert_array_equal(to_q, 0)
 
 
+def test_unit_vectors_and_their_gradient():
+  x, weights = normal(5, 3), normal(5, 3, seed=1)
+  x[2] = 0
+  value, slope = jax.jit(lambda x: (cb.unit(x), jax.grad(lambda x: jnp.sum(weights * cb.unit(x)))(x)))(x)
+  for row in range(5):
+    length = np.linalg.norm(np.float64(x[row])) or np.inf
+    e = x[row] / length
+    np.testing.assert_allclose(value[row], e, rtol=1e-5)
+    expected = (weights[row] - e * (e @ weights[row])) / length
+    np.testing.assert_allclose(slope[row], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_no_gradient_through_the_choice():
   x, codes = jnp.asarray(normal(2, 6, 3)), jnp.asarray(normal(4, 3, seed=1))
 

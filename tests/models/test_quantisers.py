@@ -142,9 +142,10 @@ def test_codes_of_groups_and_levels(groups, levels, distance):
   np.testing.assert_array_equal(out.codes, codes.reshape(b, p * count))
   np.testing.assert_allclose(out.vectors, vectors, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(out.rate, p * count * math.log(k), rtol=1e-6)
-  again = jax.jit(lambda codes: module.apply({"codebook": kept}, codes, method="vectors"))(out.codes)
+  again = jax.jit(lambda kept, codes: module.apply({"codebook": kept}, codes, method="vectors"))(
+    kept, out.codes
+  )
   np.testing.assert_allclose(again, out.vectors, rtol=1e-5, atol=1e-6)
-  # One update by the batch at updates=0: codes are its vectors; sums and counts are of as many vectors as there are.
   assert out.statistics.counts.shape == ((count, k) if count > 1 else (k,))
   np.testing.assert_allclose(np.sum(out.statistics.counts), p * count, rtol=1e-6)
   if levels > 1 and groups == 1:

@@ -122,9 +122,11 @@ def rotation(x: Float[Array, "*s d"], quantised: Float[Array, "*s d"]) -> Float[
 
 
 def unit(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
-  """Vectors of length 1 in the direction of each; those shorter than 1e-6 stay shorter, with a finite gradient."""
+  """Vectors of length 1 in the direction of each. One shorter than 1e-6 has no direction: it is 0, without a gradient,
+  as codes are before their first update."""
   squares = jnp.sum(x.astype(jnp.float32) ** 2, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.maximum(squares, SHORTEST**2))
+  short = squares < SHORTEST**2
+  return jnp.where(short, 0.0, x * jax.lax.rsqrt(jnp.where(short, 1.0, squares)))
 
 
 # --- losses, per example ---

@@ -70,7 +70,12 @@ KEYS: Keys = {
   "objective.entropy": ConfigKey(
     0.1, "lfq: weight of sharp choices and equal usage, nats (Yu et al. 2024)", MIN_0
   ),
-  **{name: RATE[name] for name in ("objective.beta", "objective.beta_schedule", "objective.beta_steps")},
+  **{
+    f"objective.{name}": RATE[f"objective.{name}"]._replace(
+      meaning=f"gumbel: {RATE[f'objective.{name}'].meaning}"
+    )
+    for name in ("beta", "beta_schedule", "beta_steps")
+  },
 }
 OF = {  # the quantisers that read a key
   "model.codes": ("codebook", "gumbel", "lfq"),
@@ -87,12 +92,13 @@ OF = {  # the quantisers that read a key
 }
 
 
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What a config whose values hold one by one says of quantisers that cannot be."""
+def faults(config: ConfigDict, keys: Keys = KEYS) -> Iterator[str]:
+  """What a config whose values hold one by one says of quantisers that cannot be. keys: the family's, whose defaults
+  count."""
   model, chosen = config.model, config.model.quantiser
   for key, readers in OF.items():
     section, word = key.split(".")
-    value, default = config[section][word], KEYS[key].default
+    value, default = config[section].get(word), keys[key].default if key in keys else None
     if chosen not in readers and value != default:
       text, usual = (",".join(map(str, x)) if isinstance(x, tuple) else x for x in (value, default))
       yield (
