@@ -87,6 +87,14 @@ def test_the_last_override_wins_and_the_result_is_locked():
   assert config.training.steps == 2 and config.is_locked
 
 
+def test_no_integers_at_all_are_written_as_they_are_shown():
+  """Where the key's rule takes them."""
+  key = "model.attn_resolutions"
+  assert _set(f"{key}=16,8", f"{key}=()", family="vq_model").model.attn_resolutions == ()
+  with pytest.raises(UserError, match=r"model\.hidden=\(\) must be one or more widths"):
+    validate(_set("model.hidden=()"))
+
+
 @pytest.mark.parametrize(
   ("override", "message"),
   [
