@@ -27,7 +27,7 @@ from unittest import mock
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax.data import folders, inspection, plans
+from vae_jax.data import captions, folders, inspection, plans
 from vae_jax.data.examples import Example, Plan, Split, expanded
 from vae_jax.errors import UserError
 from vae_jax.progress import followed
@@ -107,7 +107,11 @@ def _write(name: str, root: Path, plan: Plan) -> None:
   }
   if plan.label:
     features["label"] = tfds.features.Scalar(np.int64)
+  if plan.longest[0]:
+    features["text"] = tfds.features.Tensor(shape=(None,), dtype=np.int32)
   metadata = {
+    "longest": list(plan.longest),
+    "sided": [len(plan.sided), *plan.sided[:1]],
     "shapes": {split: s.shapes for split, s in plan.splits.items()},
     "smallest": {split: s.smallest for split, s in plan.splits.items() if s.smallest},
     "names": {split: list(s.names) for split, s in plan.splits.items() if s.names},
@@ -209,7 +213,7 @@ def prepare(data: ConfigDict) -> Prepared:
 
   files: dict[str, str] = {}
   found = folders.Listing({})
-  if data.name in ("digits", "photos"):
+  if data.name in plans.EMBEDDED:
     root = expanded(data.dir) if data.dir else cache_dir()
   else:
     files, found = plans.look(data)
@@ -226,6 +230,9 @@ def prepare(data: ConfigDict) -> Prepared:
     raise damaged(target, error) from error
   if len(skipped) > data.max_bad:
     raise inspection.too_many(skipped, data.max_bad)
+  if data.captions == "files":
+    captions.check_length(data, *metadata["longest"])
+    remarks += captions.mirrored(data, *metadata["sided"])
   lost = [f"{data.dir}: {len(skipped)} images skipped: {'; '.join(skipped)}"] if skipped else []
   others = [f"{data.dir}: {line}" for line in remarks]
   return Prepared(builder, (*lost, *found.remarks, *others), found.loose)

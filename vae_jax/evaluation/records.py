@@ -52,7 +52,7 @@ def describe(model: TrainedVAE, split: str) -> dict[str, Any]:
 
 
 class Digest:
-  """Computes a digest of the images and labels of records, in order, independent of the batches.
+  """Computes a digest of the images, labels and texts of records, in order, independent of the batches.
 
   Images are those before noise and binarisation, at the size that the model sees.
   """
@@ -68,7 +68,7 @@ class Digest:
     """The same batches."""
     for batch in batches:
       for i in np.flatnonzero(batch["mask"]):
-        for name in ("image", "degraded", "label"):
+        for name in ("image", "degraded", "label", "text"):
           if name in batch:
             value = np.asarray(batch[name])[i]  # type: ignore[literal-required]
             self._total.update(f"{name}{value.shape}".encode() + value.tobytes())
