@@ -205,11 +205,11 @@ _RGB = {name: np.array(rgb, np.float32) for name, rgb in zip(COLOURS, RGB, stric
 
 
 def _circle(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
-  return np.hypot(x, y) - 0.96 * r
+  return np.hypot(x, y) - r
 
 
 def _square(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
-  return np.maximum(np.abs(x), np.abs(y)) - 0.88 * r
+  return np.maximum(np.abs(x), np.abs(y)) - 0.87 * r
 
 
 def _triangle(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
@@ -219,7 +219,7 @@ def _triangle(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
 
 
 # The five lines of a pentagram: a point lies in the star if it is beyond at most one of them.
-_LINES = np.array([(np.sin(a), np.cos(a)) for a in np.arange(5) * 2 * np.pi / 5])
+_LINES = np.array([(np.sin(a), -np.cos(a)) for a in np.arange(5) * 2 * np.pi / 5])
 
 
 def _star(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
@@ -272,7 +272,7 @@ def example(split: str, index: int) -> Example:
   stream = list(SPLITS).index(split)
   draws = Draws(stream, index)
   while True:
-    scene = _drawn(draws)
+    scene = drawn(draws)
     if scene is not None and held_out(scene) == (split == "test"):
       return Example(scene, stream << 40 | index, caption(scene, turned=draws.below(2) == 1))
 
@@ -282,8 +282,8 @@ def held_out(scene: Scene) -> bool:
   return any((group.colour, group.shape) in HELD_OUT for group in scene.groups)
 
 
-def _drawn(draws: Draws) -> Scene | None:
-  """A scene; None where both groups would look alike."""
+def drawn(draws: Draws) -> Scene | None:
+  """Any scene, of all colours and shapes; None where both groups would look alike."""
   words: tuple[Sequence[Any], ...] = ((1, 2, 3), SIZES, COLOURS, SHAPES)
   groups = [Group(*(some[draws.below(len(some))] for some in words)) for _ in range(2)]
   if draws.uniform(0, 1) >= TWO_GROUPS:
