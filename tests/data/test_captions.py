@@ -21,11 +21,11 @@ def config(name, folder="", *overrides):
 
 
 def save(folder, **texts):
-  """Images with captions beside them; None: without. The value of all pixels is the length of the name."""
+  """Images with captions beside them; None: without. The value of all pixels is 200 and the length of the name."""
   for name, words in texts.items():
     path = folder / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(images.encode_png(np.full((4, 5, 3), len(name), np.uint8)))
+    path.write_bytes(images.encode_png(np.full((4, 5, 3), 200 + len(name), np.uint8)))
     if words is not None:
       path.with_suffix(".txt").write_text(words, encoding="utf-8")
 
@@ -40,7 +40,7 @@ def test_each_image_has_the_text_beside_it(tmp_path):
   save(folder / "test", dddd="left of it")
   data = of_files(folder, "data.text_length=20")
   source = open_source(data, "train")
-  found = {int(record["image"][0, 0, 0]): record["text"] for record in source.read([0, 1, 2])}
+  found = {int(record["image"][0, 0, 0]) - 200: record["text"] for record in source.read([0, 1, 2])}
   assert {n: text.decode(tokens) for n, tokens in found.items()} == {1: "a cat", 2: "an émoji 🐈", 3: "x"}
   assert {tokens.shape for tokens in found.values()} == {(20,)}
   arrays = source.load_all()
@@ -91,7 +91,10 @@ def test_images_that_are_mirrored_away_from_their_texts_are_reported(tmp_path):
   save(folder / "train", a="a cat LEFT of a dog", b="leftover", c="right")
   assert open_source(of_files(folder), "train").remarks == ()
   (line,) = open_source(of_files(folder, "data.flip=true"), "train").remarks
-  assert line.startswith("2 captions say left or right, e.g. ") and "train/a.txt, and data.flip=true" in line
+  assert (
+    line.startswith(f"{folder}: 2 captions say left or right, e.g. ")
+    and "train/a.txt, and data.flip=true" in line
+  )
 
 
 def test_class_folders_and_captions_go_together(tmp_path):

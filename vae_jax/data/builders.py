@@ -226,13 +226,15 @@ def prepare(data: ConfigDict) -> Prepared:
       builder = tfds.builder_from_directory(os.fspath(target))
     metadata = builder.info.metadata
     skipped, remarks = ([str(line) for line in metadata[key]] for key in ("skipped", "remarks"))
+    longest, where = metadata.get("longest", (0, ""))
+    sided, *first = metadata.get("sided", (0,))
+    longest, sided = int(longest), int(sided)
   except Exception as error:  # of a damaged file nearly everything
     raise damaged(target, error) from error
   if len(skipped) > data.max_bad:
     raise inspection.too_many(skipped, data.max_bad)
-  if data.captions == "files":
-    captions.check_length(data, *metadata["longest"])
-    remarks += captions.mirrored(data, *metadata["sided"])
+  captions.check_length(data, longest, str(where))
+  remarks += captions.mirrored(data, sided, *map(str, first))
   lost = [f"{data.dir}: {len(skipped)} images skipped: {'; '.join(skipped)}"] if skipped else []
   others = [f"{data.dir}: {line}" for line in remarks]
   return Prepared(builder, (*lost, *found.remarks, *others), found.loose)

@@ -356,7 +356,8 @@ def _tfds_split(
     except Exception as error:  # whatever the reader and protobuf raise on a damaged file
       raise builders.damaged(builder.data_dir, error) from error
     rows = [{key: record[stored] for key, stored in wanted.items()} for record in found]
-    if any(None in row.values() for row in rows):  # so it reads some files that were cut short
+    # So it reads some files that were cut short.
+    if any(value is None for row in rows for value in row.values()):
       raise builders.damaged(builder.data_dir, ValueError("a record is empty"))
     return [row | {"text": text.padded(row["text"], text_length)} if "text" in row else row for row in rows]
 
