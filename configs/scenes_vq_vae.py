@@ -2,7 +2,7 @@
 
     python train.py --config configs/scenes_vq_vae.py
     python evaluate.py --workdir runs/scenes_vq_vae
-    python benchmarks/scene_factors.py --workdir runs/scenes_vq_vae
+    python benchmarks/scene_factors.py --classifier scenes.npz --workdir runs/scenes_vq_vae
 
 cost: not measured yet.
 figure: not measured yet.
