@@ -52,6 +52,17 @@ def test_each_image_has_the_text_beside_it(tmp_path):
   assert "text" not in open_source(data, "train")[0]
 
 
+def test_without_folders_of_splits_each_text_stays_with_its_image(tmp_path):
+  save(tmp_path / "photos", **{f"{'x' * n}": f"name of {n}" for n in range(1, 12)})
+  data, seen = of_files(tmp_path / "photos"), 0
+  for split in ("train", "validation", "test"):
+    source = open_source(data, split)
+    for record in source.read(range(len(source))):
+      assert text.decode(record["text"]) == f"name of {int(record['image'][0, 0, 0]) - 200}"
+    seen += len(source)
+  assert seen == 11
+
+
 def test_a_changed_text_is_read_anew(tmp_path):
   save(tmp_path / "photos" / "train", a="before")
   data = of_files(tmp_path / "photos")

@@ -89,8 +89,32 @@ def test_what_is_no_caption_is_refused(words):
 
 
 def test_groups_that_would_be_one_are_refused():
-  with pytest.raises(UserError, match="has twice the same shapes, which would be one group"):
+  with pytest.raises(
+    UserError, match="its groups look alike and would be one; change a size, colour or shape"
+  ):
     scenes.parse("a small red circle above two small red circles")
+
+
+@pytest.mark.parametrize(
+  ("scene", "words"),
+  [
+    (Scene((BOTH.groups[0]._replace(number=0),)), "give a number from 1 to 3 and words of small, large, red"),
+    (Scene((BOTH.groups[0]._replace(number=4),)), "number=4.*give a number"),
+    (Scene((BOTH.groups[0]._replace(colour="pink"),)), "colour='pink'.*and words of"),
+    (Scene(()), "a scene of 0 groups with the relation ''"),
+    (
+      Scene(BOTH.groups),
+      "a scene of 2 groups with the relation '': give one group without, or two with left of",
+    ),
+    (Scene(BOTH.groups, "below"), "with the relation 'below'"),
+    (Scene(BOTH.groups[:1], "above"), "a scene of 1 groups with the relation 'above'"),
+    (Scene(BOTH.groups * 2, "above"), "a scene of 4 groups"),
+  ],
+)
+def test_what_is_no_scene_has_no_caption_and_no_picture(scene, words):
+  for function in (scenes.caption, lambda scene: scenes.render(scene, 32, 0)):
+    with pytest.raises(UserError, match=words):
+      function(scene)
 
 
 @pytest.mark.parametrize("side", [32, 64])
@@ -155,6 +179,8 @@ def test_a_picture_is_a_function_of_its_scene_and_seed():
   assert one.shape == (32, 32, 3) and one.dtype == np.uint8
   np.testing.assert_array_equal(one, scenes.render(BOTH, 32, 5))
   assert (one != scenes.render(BOTH, 32, 6)).any()
+  largest = scenes.render(BOTH, 32, 2**64 - 1)
+  assert (one != largest).any() and (largest != scenes.render(BOTH, 32, 2**64 - 2)).any()
   # The draws of one example, which no version of NumPy may change.
   assert scenes.example("train", 0).caption == "three small yellow squares"
   assert scenes.Draws(0, 0).uniform(0, 1) == DRAWN

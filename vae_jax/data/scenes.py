@@ -74,11 +74,36 @@ class Shape(NamedTuple):
   group: Group
 
 
+def check(scene: Scene) -> None:
+  """Raises UserError for what is no scene: other words or numbers, a relation too many or too few, twice one group."""
+  for group in scene.groups:
+    if group.number not in range(1, len(COUNTS) + 1) or not all(
+      map(_known, (SIZES, COLOURS, SHAPES), group[1:])
+    ):
+      raise UserError(
+        f"{group}: give a number from 1 to {len(COUNTS)} and words of {', '.join((*SIZES, *COLOURS, *SHAPES))}"
+      )
+  if len(scene.groups) == 1 and not scene.relation:
+    return
+  if len(scene.groups) != 2 or scene.relation not in RELATIONS:
+    raise UserError(
+      f"a scene of {len(scene.groups)} groups with the relation {scene.relation!r}: give one group without, or two "
+      f"with {' or '.join(RELATIONS)}"
+    )
+  if scene.groups[0][1:] == scene.groups[1][1:]:
+    raise UserError(f"{scene}: its groups look alike and would be one; change a size, colour or shape")
+
+
+def _known(words: Sequence[str], word: str) -> bool:
+  return word in words
+
+
 # Words
 
 
 def caption(scene: Scene, turned: bool = False) -> str:
   """The sentence of a scene. turned: names the second group first, with "right of" and "below"."""
+  check(scene)
   names = [_name(group) for group in scene.groups]
   if len(names) == 1:
     return names[0]
@@ -109,14 +134,12 @@ def parse(words: str) -> Scene:
   groups = [Group(COUNTS.index(count) + 1, *others) for count, *others, _ in found]
   if len(groups) == 1:
     return Scene((groups[0],))
-  if groups[0][1:] == groups[1][1:]:
-    raise UserError(
-      f"{text.shown(words)} has twice the same shapes, which would be one group; change a size, colour or shape"
-    )
   relation = parts[5]
-  if relation in TURNED:
-    return Scene((groups[1], groups[0]), TURNED[relation])
-  return Scene((groups[0], groups[1]), relation)
+  scene = (
+    Scene(tuple(groups[::-1]), TURNED[relation]) if relation in TURNED else Scene(tuple(groups), relation)
+  )
+  check(scene)
+  return scene
 
 
 def factors(scene: Scene) -> Float[np.ndarray, " f"]:
@@ -138,6 +161,7 @@ def layout(scene: Scene, seed: int) -> list[Shape]:
 
   Each of two groups has a half of the picture, which it fills along the border between them, one shape after another.
   """
+  check(scene)
   draws = Draws(_PLACES, seed)
   two = len(scene.groups) == 2
   across = scene.relation == "above" or (not two and draws.below(2) == 0)  # along x
@@ -246,7 +270,7 @@ class Draws:
   """Random numbers of (stream, seed), which are those of no other pair. They are the same with every NumPy."""
 
   def __init__(self, stream: int, seed: int):
-    self._left = np.random.Philox(key=[stream, seed])
+    self._left = np.random.Philox(key=np.array([stream, seed], np.uint64))
 
   def below(self, n: int) -> int:
     """Any of 0 .. n - 1."""

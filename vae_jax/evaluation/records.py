@@ -220,4 +220,9 @@ def inputs(
     if label is None:
       raise UserError(f"this run ({model.config.model.name}) needs the label of your images; give --label")
     batch["label"] = np.full(len(batch["image"]), label, np.int32)
+  for field in sorted(model.module.conditions - batch.keys()):
+    raise UserError(
+      f"this run ({model.config.model.name}) needs the {field} of your images, which --input does not give; leave "
+      "--input out, or make them a data set (--data_dir)"
+    )
   return batch
