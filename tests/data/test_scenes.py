@@ -24,7 +24,7 @@ def examples(n, split="train"):
 
 
 def objects(picture):
-  """For each thing on the background: its colour, middle (x, y), width and area, in parts of the picture."""
+  """For each thing on the background: its colour, shape, middle (x, y) and width, in parts of the picture."""
   side = len(picture)
   differs = np.abs(picture.astype(int) - scenes.BACKGROUND).max(axis=-1)
   parts, n = ndimage.label(differs > 60, structure=np.ones((3, 3)))
@@ -34,11 +34,26 @@ def objects(picture):
     strongest = picture[inside][np.argmax(differs[inside])].astype(int)
     name = min(scenes.COLOURS, key=lambda c: np.abs(strongest - scenes.RGB[scenes.COLOURS.index(c)]).sum())
     middle = ((columns.start + columns.stop) / 2 / side, (rows.start + rows.stop) / 2 / side)
-    cover = np.where(inside, differs, 0) / differs[inside].max()
-    width = cover.max(axis=0).sum() / side
-    found.append((name, middle, width, inside.sum() / side**2))
+    cover = np.where(ndimage.binary_dilation(inside, np.ones((3, 3))), differs, 0) / differs[inside].max()
+    found.append((name, shape_of(cover), middle, cover.max(axis=0).sum() / side))
   assert len(found) == n
   return found
+
+
+def shape_of(cover):
+  """The shape of what covers pixels [h, w] by these shares, by its moments and by how much of its box it fills.
+
+  A circle has the least moment of inertia of all figures of an area: 2 pi moment / area^2 is 1, and more for others. A
+  triangle alone has most of its mass at one end.
+  """
+  area, (y, x) = cover.sum(), np.indices(cover.shape)
+  down, right = y - (cover * y).sum() / area, x - (cover * x).sum() / area
+  variance = (cover * down**2).sum() / area
+  skew = (cover * down**3).sum() / area / variance**1.5
+  inertia = 2 * np.pi * (variance + (cover * right**2).sum() / area - 1 / 6) / area  # 1 / 6: of a pixel
+  if area > 0.9 * cover.max(axis=0).sum() * cover.max(axis=1).sum():
+    return "square"
+  return "triangle" if skew < -0.42 else "circle" if inertia < 1.2 else "star"
 
 
 def test_captions_are_sentences():
@@ -119,7 +134,7 @@ def test_what_is_no_scene_has_no_caption_and_no_picture(scene, words):
 
 @pytest.mark.parametrize("side", [32, 64])
 def test_pictures_show_what_captions_say(side):
-  """Numbers, colours, sizes and relations, as SciPy finds them without knowing how pictures are drawn."""
+  """All factors, as SciPy and moments find them without knowing how pictures are drawn."""
   for found in examples(1500):
     scene = scenes.parse(found.caption)
     assert scene == found.scene
@@ -129,14 +144,14 @@ def test_pictures_show_what_captions_say(side):
       sides = [there]
     else:  # the halves of the picture
       axis = scenes.RELATIONS.index(scene.relation)
-      sides = [[one for one in there if (one[1][axis] > 0.5) == second] for second in (False, True)]
-      middles = [np.array([one[1] for one in half]) for half in sides]
+      sides = [[one for one in there if (one[2][axis] > 0.5) == second] for second in (False, True)]
+      middles = [np.array([one[2] for one in half]) for half in sides]
       middles = [(m.max(axis=0) + m.min(axis=0)) / 2 for m in middles]
       apart = np.abs(middles[1] - middles[0])
       assert apart[axis] > 1.5 * apart[1 - axis]
     for group, half in zip(groups, sides, strict=True):
-      assert [one[0] for one in half] == [group.colour] * group.number
-      for _, _, width, _ in half:
+      assert [one[:2] for one in half] == [(group.colour, group.shape)] * group.number
+      for *_, width in half:
         assert (width > 0.2) == (group.size == "large"), (group, width)
 
 
