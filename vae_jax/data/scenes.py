@@ -77,9 +77,8 @@ class Shape(NamedTuple):
 def check(scene: Scene) -> None:
   """Raises UserError for what is no scene: other words or numbers, a relation too many or too few, twice one group."""
   for group in scene.groups:
-    if group.number not in range(1, len(COUNTS) + 1) or not all(
-      map(_known, (SIZES, COLOURS, SHAPES), group[1:])
-    ):
+    known = (range(1, len(COUNTS) + 1), SIZES, COLOURS, SHAPES)
+    if not all(word in words for word, words in zip(group, known, strict=True)):
       raise UserError(
         f"{group}: give a number from 1 to {len(COUNTS)} and words of {', '.join((*SIZES, *COLOURS, *SHAPES))}"
       )
@@ -92,10 +91,6 @@ def check(scene: Scene) -> None:
     )
   if scene.groups[0][1:] == scene.groups[1][1:]:
     raise UserError(f"{scene}: its groups look alike and would be one; change a size, colour or shape")
-
-
-def _known(words: Sequence[str], word: str) -> bool:
-  return word in words
 
 
 # Words
