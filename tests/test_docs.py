@@ -116,6 +116,8 @@ def test_the_smaller_command_is_small():
     config, [word.removeprefix("--config.") for word in doc_commands.smaller(words[:2], config)[2:]]
   )
   assert small.training.steps == 2 and small.training.batch_size == 4
+  drawn = configuration.apply_overrides(config, ["data.name=scenes"])
+  assert "--config.data.train=train[:16]" in doc_commands.smaller(words[:2], drawn)
 
 
 @pytest.mark.parametrize("name", MARKDOWN)

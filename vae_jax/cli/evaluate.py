@@ -88,6 +88,10 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
     "metavar": "N",
     "help": "label of the images to make or show, for families with labels",
   },
+  "text": {
+    "metavar": "TEXT",
+    "help": "sample, neighbours: what the images are to show, for families with texts",
+  },
   "split": {"help": "images to score or show, as in 'train[:100]' (default data.test)"},
   "batch_size": {
     "type": number(int, 1),

@@ -8,7 +8,7 @@ HELP = (
   "draw new images above the nearest training images, and compare their distances with those of test images"
 )
 EXAMPLE = "--workdir runs/mnist_vae --num 16 --output nearest.png"
-FLAGS = ("data_dir", "label", "num", "seed", "temperature", "prior", "output", "batch_size")
+FLAGS = ("data_dir", "label", "text", "num", "seed", "temperature", "prior", "output", "batch_size")
 NEEDS = "sample"
 OUTPUT = (".png",)
 
@@ -26,7 +26,7 @@ def run(model: Any, args: Any) -> None:
   from vae_jax.types import seen
 
   config = model.config
-  fields = {}
+  fields: dict[str, Any] = {"text": args.text}
   if "label" in model.module.conditions:
     classes = config.model.classes
     fields["label"] = np.arange(args.num) % classes if args.label is None else args.label

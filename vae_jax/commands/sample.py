@@ -7,13 +7,14 @@ from typing import Any
 
 HELP = "draw new images: in one picture, or each in a file of a folder (--output folder/)"
 EXAMPLE = "--workdir runs/mnist_vae --num 10000 --output digits/"
-FLAGS = ("label", "num", "seed", "temperature", "prior", "output", "batch_size")
+FLAGS = ("label", "text", "num", "seed", "temperature", "prior", "output", "batch_size")
 NEEDS = "sample"
 OUTPUT = (".png",)
 
 
 def run(model: Any, args: Any) -> None:
-  """Writes a grid of samples; of a family with labels, a row for each label unless --label names one.
+  """Writes a grid of samples; of a family with labels, a row for each label unless --label names one; of a family with
+  texts, of --text.
 
   An `output` that ends with "/" is a folder for single files.
   """
@@ -25,10 +26,11 @@ def run(model: Any, args: Any) -> None:
     print(line)
   if args.output and args.output.endswith("/"):
     folder = Path(args.output)
-    write_files(model, folder, args.num, args.seed, args.temperature, args.label, args.batch_size, prior)
+    how = {"label": args.label, "batch_size": args.batch_size, "prior": prior, "text": args.text}
+    write_files(model, folder, args.num, args.seed, args.temperature, **how)
     print(f"wrote {args.num} images into {printable(str(folder))}")
     return
-  picture = evaluation.samples(model, args.num, args.seed, args.temperature, args.label, prior)
+  picture = evaluation.samples(model, args.num, args.seed, args.temperature, args.label, prior, args.text)
   output = args.output or args.folder / f"sample{evaluation.suffix(args.asked)}.png"
   pictures.save_png(output, picture)
   print(f"wrote {printable(str(output))}")
@@ -43,9 +45,10 @@ def write_files(
   label: int | None,
   batch_size: int,
   prior: Any = None,
+  text: str | None = None,
 ) -> None:
   """Writes `num` samples as 000000.png, 000001.png, ...; of a family with labels, 000000_label_0.png, ...: of `label`,
-  else of each label in turn.
+  else of each label in turn; of a family with texts, of `text`.
 
   The images are those of `model.sample(seed, num, temperature, prior=prior)`, whatever the batch size.
   """
@@ -62,7 +65,7 @@ def write_files(
       places = np.arange(start, start + size)
       labels: Any = places % model.config.model.classes if label is None and labelled else label
       # One size: compiled once.
-      images = model.sample(seed, size, temperature, start=start, prior=prior, label=labels)
+      images = model.sample(seed, size, temperature, start=start, prior=prior, label=labels, text=text)
       for i, image, of in zip(places, np.asarray(images), np.broadcast_to(labels, size), strict=True):
         if i < num:
           name = f"{i:0{width}}_label_{of}.png" if labelled else f"{i:0{width}}.png"

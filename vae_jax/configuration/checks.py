@@ -42,6 +42,13 @@ def _data_faults(config: ConfigDict) -> Iterator[str]:
     yield f"data.name={data.name} needs data.dir; set it to the place of the data"
   if data.name == "paired_folder" and data.low == data.high:
     yield f"data.low={show(data.low)} and data.high={show(data.high)} must be two folders; change one"
+  if data.captions == "files" and data.name != "folder":
+    yield f"data.captions=files needs data.name=folder, not {data.name}; set data.captions=none"
+  if data.captions == "words" and data.name in ("scenes", "photos", "paired_folder"):
+    yield f"data.captions=words needs labels, and data.name={data.name} has none; set data.captions=none"
+  if data.name == "scenes" and (data.flip or data.rotate):
+    moved = "data.flip" if data.flip else "data.rotate"
+    yield f"{moved}=true moves the images of data.name=scenes, and their captions stay as they are; set {moved}=false"
   if data.dequantize and data.binarize != "none":
     yield f"data.dequantize=true contradicts data.binarize={data.binarize}; choose one"
   if data.dequantize and likelihood in ("bernoulli", "logistic_mixture"):

@@ -26,7 +26,9 @@ NETWORKS = one_of("vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "alexnet", "resnet50
 LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
 
 DATA: Keys = {
-  "data.name": Key("digits", "digits, photos, idx, folder, paired_folder, npz, or any TFDS data set", NAME),
+  "data.name": Key(
+    "digits", "digits, photos, scenes, idx, folder, paired_folder, npz, or any TFDS data set", NAME
+  ),
   "data.dir": Key("", "folder of the data; for TFDS data sets, where they are prepared ('': default)"),
   "data.train": Key("train", "split to train on; slices as in 'train[:90%]' or 'train[100:]'", NAME),
   "data.validation": Key("validation", "split scored during training; chooses the best checkpoint", NAME),
@@ -38,8 +40,16 @@ DATA: Keys = {
     0, "grey level of white in images of more than 8 bits; 0: as the file says, else 65535", between(0, 2**31)
   ),
   "data.classes": Key(
-    "", "folder: the class folders in the order of their labels, comma-separated; '': sorted, filled in"
+    "",
+    "names of labels in their order, comma-separated; folder: of its class folders ('': sorted, filled in); also words "
+    "of data.captions",
   ),
+  "data.captions": Key(
+    "none",
+    "texts of images; files: photo.txt beside photo.jpg (folder); words: the names of labels, of digits numbers",
+    one_of("none", "files", "words"),
+  ),
+  "data.text_length": Key(72, "room for a text, in bytes of UTF-8", counted(2**16)),
   "data.low": Key("low", "paired_folder: name of the folder with degraded images", NAME),
   "data.high": Key("high", "paired_folder: name of the folder with clean images", NAME),
   "data.flip": Key(False, "mirror training images left-right at random"),

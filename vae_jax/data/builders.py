@@ -27,7 +27,7 @@ from unittest import mock
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax.data import folders, inspection, plans
+from vae_jax.data import captions, folders, inspection, plans
 from vae_jax.data.examples import Example, Plan, Split, expanded
 from vae_jax.errors import UserError
 from vae_jax.progress import followed
@@ -107,7 +107,11 @@ def _write(name: str, root: Path, plan: Plan) -> None:
   }
   if plan.label:
     features["label"] = tfds.features.Scalar(np.int64)
+  if plan.longest[0]:
+    features["text"] = tfds.features.Tensor(shape=(None,), dtype=np.int32)
   metadata = {
+    "longest": list(plan.longest),
+    "sided": [len(plan.sided), *plan.sided[:1]],
     "shapes": {split: s.shapes for split, s in plan.splits.items()},
     "smallest": {split: s.smallest for split, s in plan.splits.items() if s.smallest},
     "names": {split: list(s.names) for split, s in plan.splits.items() if s.names},
@@ -209,7 +213,7 @@ def prepare(data: ConfigDict) -> Prepared:
 
   files: dict[str, str] = {}
   found = folders.Listing({})
-  if data.name in ("digits", "photos"):
+  if data.name in plans.EMBEDDED:
     root = expanded(data.dir) if data.dir else cache_dir()
   else:
     files, found = plans.look(data)
@@ -222,10 +226,15 @@ def prepare(data: ConfigDict) -> Prepared:
       builder = tfds.builder_from_directory(os.fspath(target))
     metadata = builder.info.metadata
     skipped, remarks = ([str(line) for line in metadata[key]] for key in ("skipped", "remarks"))
+    longest, where = metadata.get("longest", (0, ""))
+    sided, *first = metadata.get("sided", (0,))
+    longest, sided = int(longest), int(sided)
   except Exception as error:  # of a damaged file nearly everything
     raise damaged(target, error) from error
   if len(skipped) > data.max_bad:
     raise inspection.too_many(skipped, data.max_bad)
+  captions.check_length(data, longest, str(where))
+  remarks += captions.mirrored(data, sided, *map(str, first))
   lost = [f"{data.dir}: {len(skipped)} images skipped: {'; '.join(skipped)}"] if skipped else []
   others = [f"{data.dir}: {line}" for line in remarks]
   return Prepared(builder, (*lost, *found.remarks, *others), found.loose)

@@ -22,7 +22,8 @@ Example = dict[str, Any]
 
 
 class Split(NamedTuple):
-  """What one split is made of: `example(i)`, i < n, gives encoded images by feature, and maybe a label."""
+  """What one split is made of: `example(i)`, i < n, gives encoded images by feature, and maybe a label and the
+  tokens of a text."""
 
   n: int
   example: Callable[[int], Example]
@@ -40,6 +41,8 @@ class Plan(NamedTuple):
   skipped: Sequence[str] = ()  # files that could not be decoded, and why
   remarks: Sequence[str] = ()  # what else a person should know before training on it
   classes: Sequence[str] = ()  # names of the labels
+  longest: tuple[int, str] = (0, "")  # bytes of the longest caption, and its file; 0: there are no captions
+  sided: Sequence[str] = ()  # files of captions that say left or right
 
 
 @dataclass(frozen=True)

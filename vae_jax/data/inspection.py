@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from vae_jax.data import images
 from vae_jax.data.examples import THREADS, Example, Plan, Shape, Split, dim, split_by_name
 from vae_jax.errors import UserError
@@ -14,11 +16,15 @@ from vae_jax.progress import followed
 
 
 class Record(NamedTuple):
-  """The files of one record, by image feature, under the name that decides its split. label: of its class, or None."""
+  """The files of one record, by image feature, under the name that decides its split. label: of its class, or None.
+
+  caption: the tokens of its text, without padding, or None.
+  """
 
   name: str
   files: dict[str, Path]
   label: int | None = None
+  caption: np.ndarray | None = None
 
 
 class Seen(NamedTuple):
@@ -139,7 +145,8 @@ def _files(chosen: Sequence[tuple[Record, Seen]], white: int) -> Split:
       else images.encode_png(images.decode(path, white=white))
       for feature, path in record.files.items()
     }
-    return found if record.label is None else {**found, "label": record.label}
+    others = {"label": record.label, "text": record.caption}
+    return found | {name: value for name, value in others.items() if value is not None}
 
   sizes = [seen.shapes["image"] for _, seen in chosen]
   return Split(

@@ -10,7 +10,7 @@ import hashlib
 
 from ml_collections import ConfigDict
 
-from vae_jax.data import embedded, folders, idx
+from vae_jax.data import captions, embedded, folders, idx
 from vae_jax.data.examples import Plan, folder_of
 from vae_jax.data.folders import list_images as list_images
 from vae_jax.data.inspection import plan_files
@@ -18,13 +18,17 @@ from vae_jax.data.suffixes import READ
 from vae_jax.errors import UserError
 
 FOLDERS = ("folder", "paired_folder")
-OWN = ("digits", "photos", "idx", "folder", "paired_folder")
+EMBEDDED = ("digits", "photos")  # in packages
+OWN = (*EMBEDDED, "idx", *FOLDERS)
 
 
 def plan(data: ConfigDict) -> Plan:
   if data.name in FOLDERS:
     found = folders.listing(data)
-    made = plan_files(found.records, data.max_bad, data.white)
+    with_texts = data.captions == "files"
+    texts = captions.of_records(found.records) if with_texts else captions.Texts(found.records)
+    made = plan_files(texts.records, data.max_bad, data.white)
+    made = made._replace(longest=texts.longest, sided=texts.sided)
     return made._replace(label=bool(found.classes), classes=found.classes)
   if data.name == "idx":
     return idx.plan(data)
@@ -46,6 +50,9 @@ def look(data: ConfigDict) -> tuple[dict[str, str], folders.Listing]:
       f"data.dir={data.dir}: no image files ({' '.join(READ)}) below this folder; "
       f"{'; '.join(found.remarks) or 'set it to one with some'}"
     )
+  if data.captions == "files":
+    captions.check_files(paths)
+    paths += [captions.beside(path) for path in paths]
   files = {}
   for path in paths:
     try:
@@ -61,6 +68,7 @@ def digest(data: ConfigDict, files: dict[str, str]) -> str:
   folder = str(folder_of(data).resolve())
   words = [folder, data.low, data.high] if data.name == "paired_folder" else [folder]
   words += [f"white {data.white}"] if data.white else []
+  words += ["captions"] if data.captions == "files" else []
   total = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape"))
   for path, entry in files.items():
     total.update(f"\0{path}\0{entry}".encode("utf-8", "surrogateescape"))

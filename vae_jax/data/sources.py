@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax.data import builders, images, npz, plans
+from vae_jax.data import builders, captions, images, npz, plans, scenes, text
 from vae_jax.data.examples import THREADS, Full, expanded
 from vae_jax.errors import UserError, described, nearest, printable
 from vae_jax.progress import followed
@@ -41,8 +41,8 @@ class _Set(NamedTuple):
 class Source:
   """The records of a split, by index. Reading is safe from several threads.
 
-  source[i] is a dict with "image" (uint8 [h, w, c]) and, where the data set has them, "label" (int) and
-  "degraded" (uint8 [h', w', c]).
+  source[i] is a dict with "image" (uint8 [h, w, c]) and, where the data set has them, "label" (int), "degraded"
+  (uint8 [h', w', c]), "text" (int32 [t]) and "factors" (float32 [f]).
 
   name: the data set, for messages.
   split: as asked for, slice included.
@@ -67,6 +67,7 @@ class Source:
   classes: tuple[str, ...] = ()
   labels: tuple[int, ...] | None = None  # of a stored label: the one that is given; None: the same
   loose: tuple[str, ...] = ()
+  words: tuple[np.ndarray, ...] | None = None  # tokens of each label's words, where these are the captions
 
   def __len__(self) -> int:
     return self.stop - self.start
@@ -122,6 +123,8 @@ class Source:
     for key, value in raw.items():
       if key == "label":
         record[key] = int(value) if self.labels is None else self.labels[int(value)]
+        if self.words is not None:
+          record["text"] = captions.of_label(self.words, record[key], self.name)
       elif key not in ("image", "degraded"):
         record[key] = np.asarray(value, FIELD_TYPES[key])
       elif isinstance(value, bytes):
@@ -165,6 +168,7 @@ def open_source(data: ConfigDict, split: str) -> Source:
   uniform = (int(h), int(w), int(c)) if whole and h and w and c else None
   mixed = not data.channels and any(shape[2] == 0 for shape in full.shapes.values())
   classes, labels = _labels(data, found.classes)
+  words, said = captions.of_labels(data, classes) if data.captions == "words" else (None, ())
   return Source(
     name=data.name,
     split=split,
@@ -175,10 +179,11 @@ def open_source(data: ConfigDict, split: str) -> Source:
     channels=data.channels,
     mixed=mixed,
     white=data.white,
-    remarks=(*found.remarks, *full.remarks, *_enlarged(data, split, full)),
+    remarks=(*found.remarks, *full.remarks, *said, *_enlarged(data, split, full)),
     classes=classes,
     labels=labels,
     loose=found.loose,
+    words=words,
   )
 
 
@@ -223,9 +228,10 @@ def _say(line: str) -> None:
 
 def move(data: ConfigDict, place: str) -> None:
   """Sets data.dir to the place where the data lie now, of --data_dir. Raises UserError where there can be none."""
-  if data.name in ("digits", "photos"):
+  if data.name in (*plans.EMBEDDED, "scenes"):
+    how = "is drawn" if data.name == "scenes" else "comes with a package"
     raise UserError(
-      f"--data_dir {place}: data.name={data.name} comes with a package and has no folder; leave --data_dir out"
+      f"--data_dir {place}: data.name={data.name} {how} and has no folder; leave --data_dir out"
     )
   found = expanded(place)
   if not (os.path.isdir(found) or (data.name == "npz" and os.path.isfile(found))):
@@ -280,8 +286,8 @@ def slice_bounds(split: str, bounds: tuple[str, str] | None, n: int) -> tuple[in
 
 
 def _open_set(data: ConfigDict) -> _Set:
-  if data.name == "npz":
-    return _Set(npz.splits(data))
+  if data.name in ("npz", "scenes"):
+    return _Set({"npz": npz, "scenes": scenes}[data.name].splits(data))
   if data.name in plans.OWN:
     builder, remarks, loose = builders.prepare(data)
     metadata = builder.info.metadata
@@ -294,6 +300,7 @@ def _open_set(data: ConfigDict) -> _Set:
         None,
         metadata["smallest"].get(name),
         metadata.get("names", {}).get(name, ()),
+        data.text_length,
       )
       for name in builder.info.splits
     }
@@ -313,8 +320,10 @@ def _tfds_split(
   keys: dict[str, str] | None = None,
   smallest: tuple[int, int] | None = None,
   names: Sequence[str] = (),
+  text_length: int = 0,
 ) -> Full:
-  """One split of a prepared builder; `keys` maps "image" and "degraded" to the names of stored features."""
+  """One split of a prepared builder; `keys` maps "image" and "degraded" to the names of stored features. text_length:
+  that of texts, for a builder of our own."""
   import tensorflow_datasets as tfds
 
   features = builder.info.features
@@ -327,6 +336,8 @@ def _tfds_split(
     and np.issubdtype(features["label"].np_dtype, np.integer)
   ):
     wanted["label"] = "label"
+  if text_length and "text" in features:
+    wanted["text"] = "text"
   try:
     records = builder.as_data_source(split, decoders=skip)
   except NotImplementedError as error:
@@ -345,9 +356,10 @@ def _tfds_split(
     except Exception as error:  # whatever the reader and protobuf raise on a damaged file
       raise builders.damaged(builder.data_dir, error) from error
     rows = [{key: record[stored] for key, stored in wanted.items()} for record in found]
-    if any(None in row.values() for row in rows):  # so it reads some files that were cut short
+    # So it reads some files that were cut short.
+    if any(value is None for row in rows for value in row.values()):
       raise builders.damaged(builder.data_dir, ValueError("a record is empty"))
-    return rows
+    return [row | {"text": text.padded(row["text"], text_length)} if "text" in row else row for row in rows]
 
   return Full(len(records), read, shapes, smallest, names=names)
 
@@ -377,9 +389,13 @@ def _tfds_builder(data: ConfigDict) -> Any:
     with builders.quiet(sys.stderr):
       builder = tfds.builder(data.name, data_dir=where, file_format="array_record")
   except tfds.core.DatasetNotFoundError as error:
-    known = [*plans.OWN, "npz", *tfds.list_builders(with_community_datasets=False)]
+    known = [*plans.OWN, "npz", "scenes", *tfds.list_builders(with_community_datasets=False)]
     hint = nearest(data.name, known, what="data sets")
-    hint = hint if "mean" in hint else f"; known: {', '.join((*plans.OWN, 'npz'))} and the data sets of TFDS"
+    hint = (
+      hint
+      if "mean" in hint
+      else f"; known: {', '.join((*plans.OWN, 'npz', 'scenes'))} and the data sets of TFDS"
+    )
     raise UserError(f"data.name={data.name!r} is not a data set{hint}") from error
   except Exception as error:  # a bad config or version in the name, a damaged folder
     raise UserError(f"data.name={data.name!r} cannot be opened: {described(error)}") from error

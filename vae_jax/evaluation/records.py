@@ -52,7 +52,7 @@ def describe(model: TrainedVAE, split: str) -> dict[str, Any]:
 
 
 class Digest:
-  """Computes a digest of the images and labels of records, in order, independent of the batches.
+  """Computes a digest of the images, labels and texts of records, in order, independent of the batches.
 
   Images are those before noise and binarisation, at the size that the model sees.
   """
@@ -68,7 +68,7 @@ class Digest:
     """The same batches."""
     for batch in batches:
       for i in np.flatnonzero(batch["mask"]):
-        for name in ("image", "degraded", "label"):
+        for name in ("image", "degraded", "label", "text"):
           if name in batch:
             value = np.asarray(batch[name])[i]  # type: ignore[literal-required]
             self._total.update(f"{name}{value.shape}".encode() + value.tobytes())
@@ -220,4 +220,9 @@ def inputs(
     if label is None:
       raise UserError(f"this run ({model.config.model.name}) needs the label of your images; give --label")
     batch["label"] = np.full(len(batch["image"]), label, np.int32)
+  for field in sorted(model.module.conditions - batch.keys()):
+    raise UserError(
+      f"this run ({model.config.model.name}) needs the {field} of your images, which --input does not give; leave "
+      "--input out, or make them a data set (--data_dir)"
+    )
   return batch

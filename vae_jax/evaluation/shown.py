@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from vae_jax import pictures
@@ -69,22 +71,28 @@ def samples(
   temperature: float = 1.0,
   label: int | None = None,
   prior: Prior | None = None,
+  text: Any = None,
 ) -> np.ndarray:
   """A picture of `num` samples of the prior, the model's own unless given; of a model with labels, of `label`, else of
-  each in turn."""
+  each in turn; of a model with texts, of `text`, one or `num`."""
   key = new_key(seed)
   if "label" not in model.module.NEEDS:
-    return pictures.grid(model.sample(key, num, temperature, prior=prior, label=label))
+    return pictures.grid(model.sample(key, num, temperature, prior=prior, label=label, text=text))
   classes = model.config.model.classes
   labels = np.arange(num) % classes if label is None else label
   columns = classes if label is None and num >= classes else None
-  return pictures.grid(model.sample(key, num, temperature, prior=prior, label=labels), columns=columns)
+  drawn = model.sample(key, num, temperature, prior=prior, label=labels, text=text)
+  return pictures.grid(drawn, columns=columns)
 
 
 def split_samples(model: TrainedVAE, batch: Batch, num: int, seed: int = 0) -> np.ndarray:
-  """A picture: `num` samples of the prior; of a model that restores, draws beneath each input of the batch."""
+  """A picture: `num` samples of the prior, for the texts of the batch where the model needs some; of a model that
+  restores, draws beneath each input of the batch."""
   if model.can("sample"):
-    return samples(model, num, seed)
+    with_text = "text" in model.module.conditions
+    return samples(
+      model, num, seed, text=batch["text"][np.arange(num) % len(batch["text"])] if with_text else None
+    )
   inputs = seen(batch)
   rows = {"input": pictures.beside(inputs, model.image_shape), "restored": _cut(model, model.restore(inputs))}
   if model.can("draw"):

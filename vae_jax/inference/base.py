@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from vae_jax.checks import concrete, extent
 from vae_jax.compiling import jit
+from vae_jax.data import text
 from vae_jax.data.prepare import to_float
 from vae_jax.errors import UserError, nearest
 from vae_jax.generator import new_key, own_key, standard
@@ -164,23 +165,39 @@ class Base:
   def _condition(self, num: int, given: dict[str, Any]) -> Batch:
     """The fields that the model needs, one row for each of `num` images; one value is repeated. Raises UserError."""
     needs = self.module.conditions
+    given = {name: value for name, value in given.items() if value is not None}
     for name in sorted(needs - given.keys()):
       raise UserError(
         f"this run ({self.config.model.name}) needs a {name} for each image; give {name}=... (--{name})"
       )
     condition: dict[str, Array] = {}
     for name, value in given.items():
-      if value is None:
-        continue
       if name not in needs:
         raise UserError(
-          f"{name}={value!r}: this run ({self.config.model.name}) knows no {name}; leave it out"
+          f"{name}={repr(value)[:80]}: this run ({self.config.model.name}) knows no {name}; leave it out"
         )
       condition[name] = self._field(name, value, num)
     return condition  # type: ignore[return-value]
 
+  def _text_tokens(self, given: Any, num: int) -> Any:
+    """The tokens of a text, or of `num` texts; tokens as they are."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, (list, tuple)) or not any(isinstance(one, str) for one in texts):
+      return given
+    if not all(isinstance(one, str) for one in texts) or (texts is given and len(texts) != num):
+      raise UserError(f"text is a list of {len(texts)} for {num} images; give one text, or a list of {num}")
+    length = self.spec["text"].shape[0]
+    for one in texts:
+      if (size := text.size(one)) > length:
+        name = self.config.model.name
+        raise UserError(
+          f"text={text.shown(one)} has {size} bytes, and this run ({name}) takes {length}; shorten it"
+        )
+    tokens = np.stack([text.encode(one, length) for one in texts])
+    return tokens if texts is given else tokens[0]
+
   def _field(self, name: str, value: Any, num: int) -> Array:
-    like = self.spec[name]
+    like, value = self.spec[name], self._text_tokens(value, num) if name == "text" else value
     whole = np.issubdtype(like.dtype, np.integer)
     try:
       array: Any = np.asarray(value) if concrete(*jax.tree.leaves(value)) else jnp.asarray(value)
@@ -199,4 +216,8 @@ class Base:
         low, high = array.min(), array.max()
         found = f"{low}" if low == high else f"{low} to {high}"
         raise UserError(f"label={found} must be one of 0 to {classes - 1}")
+      if name == "text" and array.size and not (array.min() >= 0 and array.max() < text.VOCABULARY):
+        raise UserError(
+          f"text has tokens from {array.min()} to {array.max()}; they must be 0 to {text.VOCABULARY - 1}"
+        )
     return jnp.broadcast_to(jnp.asarray(array, like.dtype), (num, *like.shape))

@@ -164,8 +164,8 @@ class Generates(Base):
     prior: None for the family's own; "gaussian", "mixture" or "flow" for the one that `--mode fit_prior` left beside
     the run (UserError where it was fitted to other weights), or what `priors.fit` gives. The temperature scales the
     deviations of a Gaussian, those within the components of a mixture, the noise of a flow.
-    condition: the fields that the family needs, such as label=7 for all or label=[num labels]. The first
-    stage decodes what a second stage draws.
+    condition: the fields that the family needs, such as label=7 for all or label=[num labels]; text="a seven" or a
+    list of num texts. The first stage decodes what a second stage draws.
     """
     key = as_key(key)
     if prior is None:

@@ -86,22 +86,24 @@ def check_fields(split: Split, model: Family, config: ConfigDict, name: str) -> 
   for field in sorted(model.conditions - held.keys()):
     raise UserError(
       f"model.name={config.model.name} needs the field {field!r}, and the split {name!r} of "
-      f"data.name={config.data.name} has none; {_label_remedy(split.source, config)}"
+      f"data.name={config.data.name} has none; {_remedy(field, split.source, config)}"
     )
   if (classes := config.model.get("classes", 0)) and split.arrays is not None:
     pipeline.check_labels(split.arrays["label"], classes, config.data.name)
 
 
-def _check_label(config: ConfigDict, spec: Spec, source: Source) -> None:
-  """Refuses records without a label, by their `spec`, for a family that needs one. source: where they are from."""
-  if "label" in family(config.model.name).FAMILY.NEEDS and "label" not in spec:
+def _check_given(config: ConfigDict, spec: Spec, source: Source) -> None:
+  """Refuses records without the label or text that a family needs, by their `spec`. source: where they are from."""
+  for field in sorted(family(config.model.name).FAMILY.NEEDS & {"label", "text"} - spec.keys()):
     raise UserError(
-      f"model.name={config.model.name} needs the label of each image, and the split {config.data.validation!r} of "
-      f"data.name={config.data.name} has none; {_label_remedy(source, config)}"
+      f"model.name={config.model.name} needs the {field} of each image, and the split {config.data.validation!r} of "
+      f"data.name={config.data.name} has none; {_remedy(field, source, config)}"
     )
 
 
-def _label_remedy(source: Source, config: ConfigDict) -> str:
+def _remedy(field: str, source: Source, config: ConfigDict) -> str:
+  if field == "text":
+    return "set data.captions to files or words (docs/data.md), or data.name=scenes"
   if config.data.name != "folder":
     return "give it one, or choose another split"
   loose = f" ({len(source.loose)} lie outside, e.g. {source.loose[0]})" if source.loose else ""
@@ -225,7 +227,7 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   frozen = load_frozen(config.objective, config.evaluation)
   prepares = {training: make_prepare(data, training=training) for training in (True, False)}
   spec = prepared_spec(prepares[False], first, frozen)
-  _check_label(config, spec, held_out.source)
+  _check_given(config, spec, held_out.source)
   if stage is not None:
     _check_first_stage(config, stage, spec)
     frozen["first_stage"] = stage.variables

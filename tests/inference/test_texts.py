@@ -1,0 +1,108 @@
+"""Texts as conditions: a model that needs them takes a text, or one for each image; others refuse them."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from trained import spec_of, trained
+
+from vae_jax import evaluation, inference
+from vae_jax.cli.evaluate import main
+from vae_jax.configuration import apply_overrides, base_config
+from vae_jax.data import text
+from vae_jax.errors import UserError
+from vae_jax.models import FAMILIES
+from vae_jax.training import assemble
+
+SHAPE, LENGTH = (4, 4, 1), 8
+
+
+@pytest.fixture
+def model(monkeypatch):
+  monkeypatch.setitem(FAMILIES, "text_toy", "text_toy")
+  spec = spec_of(SHAPE) | {"text": jax.ShapeDtypeStruct((LENGTH,), np.int32)}
+  return trained(base_config("text_toy"), spec)
+
+
+def sampled(model, given, num=3):
+  return np.asarray(model.sample(0, num, text=given))
+
+
+def test_a_text_is_of_all_images_and_a_list_of_one_each(model):
+  some = ["ab", "", "é"]
+  tokens = np.stack([text.encode(one, LENGTH) for one in some])
+  each = sampled(model, some)
+  np.testing.assert_array_equal(each, sampled(model, tuple(some)))
+  np.testing.assert_array_equal(each, sampled(model, tokens))
+  for i, one in enumerate(some):
+    np.testing.assert_array_equal(sampled(model, one)[i], each[i])
+  assert np.abs(each[0] - sampled(model, "ba")[0]).max() == 0  # the toy's images do not depend on the order
+  assert np.abs(each[0] - sampled(model, "bb")[0]).max() > 0.01
+  noise = jax.vmap(lambda key: model.module.noise(key, model.spec))(model._keys(jax.random.key(0), 3, 1.0))
+  expected = np.asarray(model.run.variables["params"]["table"])[tokens[0][:2]].mean(axis=0) + noise[0]
+  np.testing.assert_allclose(each[0], 1 / (1 + np.exp(-expected)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("given", "words"),
+  [
+    ("nine bytes", r"^text='nine bytes' has 10 bytes, and this run \(text_toy\) takes 8; shorten it$"),
+    (["ok", "nine bytes", "ok"], "'nine bytes' has 10 bytes"),
+    (["a", "b"], "^text is a list of 2 for 3 images; give one text, or a list of 3$"),
+    (["a", 1, "b"], "^text is a list of 3 for 3 images; give one text"),
+    (np.full(LENGTH, 257), "^text has tokens from 257 to 257; they must be 0 to 256$"),
+    (np.full(LENGTH, -1), "^text has tokens from -1 to -1"),
+    (np.zeros(LENGTH), r"must be an integer"),
+    (np.zeros(LENGTH + 1, int), r"^text of shape \(9,\): give one, or \[3, 8\]$"),
+    ("\ud800", "no Unicode"),
+    (None, r"^this run \(text_toy\) needs a text for each image; give text=\.\.\. \(--text\)$"),
+  ],
+)
+def test_texts_that_are_none(model, given, words):
+  with pytest.raises(UserError, match=words) as error:
+    sampled(model, given)
+  assert "\n" not in str(error.value)
+
+
+def test_the_command_draws_images_of_a_text(model, tmp_path):
+  inference.export(model, tmp_path / "model")
+  asked = ["--workdir", str(tmp_path / "model"), "--mode", "sample", "--num", "4", "--text", "ab"]
+  main([*asked, "--output", str(tmp_path / "one.png")])
+  with Image.open(tmp_path / "one.png") as image:
+    np.testing.assert_array_equal(
+      np.squeeze(evaluation.samples(model, 4, text="ab")), np.squeeze(np.asarray(image))
+    )
+  main([*asked, "--batch_size", "3", "--output", f"{tmp_path}/files/"])
+  expected = np.floor(sampled(model, "ab", 4)[..., 0] * 255 + 0.5)
+  files = sorted((tmp_path / "files").iterdir())
+  assert [file.name for file in files] == [f"00000{i}.png" for i in range(4)]
+  np.testing.assert_array_equal([np.asarray(Image.open(file)) for file in files], expected)
+  main(asked)
+  (written,) = (tmp_path / "model" / "evaluation").iterdir()
+  assert written.name == "sample_text-ab_num-4.png"
+  with pytest.raises(UserError, match="needs a text for each image"):
+    main(asked[:-2])
+  with pytest.raises(UserError, match="--text has no effect in --mode export, only in"):
+    main(["--workdir", str(tmp_path / "model"), "--mode", "export", "--text", "ab"])
+
+
+def test_pictures_of_a_split_show_its_texts(model):
+  texts = np.stack([text.encode(one, LENGTH) for one in ("ab", "c")])
+  batch = {"image": np.zeros((2, *SHAPE), np.float32), "text": texts}
+  found = evaluation.split_samples(model, batch, 3)
+  np.testing.assert_array_equal(found, evaluation.samples(model, 3, text=["ab", "c", "ab"]))
+
+
+def test_a_model_without_texts_refuses_them():
+  small = apply_overrides(base_config("mlp_vae"), ["model.hidden=4", "model.latent_dim=2"])
+  model = trained(small, spec_of(SHAPE))
+  with pytest.raises(UserError, match=r"^text='ab': this run \(mlp_vae\) knows no text; leave it out$"):
+    model.sample(0, 2, text="ab")
+
+
+def test_data_without_texts_are_refused_before_training(model):
+  config = apply_overrides(base_config("text_toy"), ["data.name=digits"])
+  with pytest.raises(
+    UserError, match=r"needs the text of each image, .* set data\.captions to files or words"
+  ):
+    assemble._check_given(config, spec_of(SHAPE), None)
