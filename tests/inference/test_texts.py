@@ -82,8 +82,8 @@ def test_the_command_draws_images_of_a_text(model, tmp_path):
   assert written.name == "sample_text-ab_num-4.png"
   with pytest.raises(UserError, match="needs a text for each image"):
     main(asked[:-2])
-  with pytest.raises(UserError, match="--text has no effect in --mode export, only in"):
-    main(["--workdir", str(tmp_path / "model"), "--mode", "export", "--text", "ab"])
+  with pytest.raises(UserError, match="--text has no effect in --mode encode, only in"):
+    main(["--workdir", str(tmp_path / "model"), "--mode", "encode", "--text", "ab"])
 
 
 def test_pictures_of_a_split_show_its_texts(model):
