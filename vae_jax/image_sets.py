@@ -121,7 +121,7 @@ def _made(
     with_text = "text" in model.module.conditions
     if with_text:
       evaluation.check_conditions(model, source[0], source.name)
-    return _samples(model, num, batch_size, seed, *how, texts=source if with_text else None), num
+    return _samples(model, num, batch_size, seed, *how[:3], source if with_text else None), num
   source = pipeline.First(source, num)
   return _reconstructions(model, source, batch_size, seed), len(source)
 
