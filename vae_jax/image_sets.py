@@ -118,10 +118,11 @@ def _made(
 ) -> tuple[Parts, int]:
   """The model's images, and how many. how: of samples: temperature, label, prior."""
   if of == "samples":
-    with_text = "text" in model.module.conditions
-    if with_text:
+    temperature, label, prior = how
+    texts = source if "text" in model.module.conditions else None
+    if texts is not None:
       evaluation.check_conditions(model, source[0], source.name)
-    return _samples(model, num, batch_size, seed, *how[:3], source if with_text else None), num
+    return _samples(model, num, batch_size, seed, temperature, label, prior, texts), num
   source = pipeline.First(source, num)
   return _reconstructions(model, source, batch_size, seed), len(source)
 
