@@ -156,8 +156,12 @@ def main() -> None:
   parser.add_argument("--seed", type=int, default=0, help="of the samples")
   parser.add_argument("--output", help="a JSON file for the figures")
   args = parser.parse_args()
-  find, facts = classifier(args.classifier, args.steps, args.scenes, args.batch_size)
   model = None if args.workdir is None else vae_jax.load(args.workdir)
+  if model is not None and model.image_shape != (scenes.SIDE, scenes.SIDE, 3):
+    parser.error(
+      f"--workdir {args.workdir}: a run of {model.image_shape}; the classifier looks at 32 x 32 x 3"
+    )
+  find, facts = classifier(args.classifier, args.steps, args.scenes, args.batch_size)
   data = apply_overrides(base_config(), ["data.name=scenes"]).data
   figures: dict[str, Any] = {"classifier": facts}
   for split in args.splits.split(","):

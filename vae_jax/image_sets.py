@@ -118,7 +118,11 @@ def _made(
 ) -> tuple[Parts, int]:
   """The model's images, and how many. how: of samples: temperature, label, prior."""
   if of == "samples":
-    return _samples(model, source, num, batch_size, seed, *how), num
+    temperature, label, prior = how
+    texts = source if "text" in model.module.conditions else None
+    if texts is not None:
+      evaluation.check_conditions(model, source[0], source.name)
+    return _samples(model, num, batch_size, seed, temperature, label, prior, texts), num
   source = pipeline.First(source, num)
   return _reconstructions(model, source, batch_size, seed), len(source)
 
@@ -274,24 +278,21 @@ def _reconstructions(model: TrainedVAE, source: pipeline.Source, batch_size: int
 
 def _samples(
   model: TrainedVAE,
-  source: pipeline.Source,
   num: int,
   batch_size: int,
   seed: int,
   temperature: float,
   label: int | None,
   prior: Prior | None = None,
+  texts: pipeline.Source | None = None,
 ) -> Parts:
-  """Samples; of a model with texts, for those of the split in turn."""
+  """Samples; of a model with texts, for those of the records of `texts` in turn."""
   key, size = new_key(seed), min(batch_size, num)
-  with_text = "text" in model.module.conditions
-  if with_text:
-    evaluation.check_conditions(model, source[0], source.name)
   for start in range(0, num, size):
     given: dict[str, Any] = {} if prior is None else {"prior": prior}
-    if with_text:
-      which = ((start + np.arange(size)) % len(source)).tolist()
-      given["text"] = np.stack([record["text"] for record in source.read(which)])
+    if texts is not None:
+      which = ((start + np.arange(size)) % len(texts)).tolist()
+      given["text"] = np.stack([record["text"] for record in texts.read(which)])
     if "label" in model.module.NEEDS:
       each = (start + np.arange(size)) % model.config.model.classes
       given["label"] = each if label is None else np.full(size, label)

@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 from trained import spec_of, trained
 
-from vae_jax import evaluation, inference
+from vae_jax import evaluation, image_sets, inference
 from vae_jax.cli.evaluate import main
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data import text
+from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.models import FAMILIES
 from vae_jax.training import assemble
@@ -82,8 +83,8 @@ def test_the_command_draws_images_of_a_text(model, tmp_path):
   assert written.name == "sample_text-ab_num-4.png"
   with pytest.raises(UserError, match="needs a text for each image"):
     main(asked[:-2])
-  with pytest.raises(UserError, match="--text has no effect in --mode export, only in"):
-    main(["--workdir", str(tmp_path / "model"), "--mode", "export", "--text", "ab"])
+  with pytest.raises(UserError, match="--text has no effect in --mode encode, only in"):
+    main(["--workdir", str(tmp_path / "model"), "--mode", "encode", "--text", "ab"])
 
 
 def test_pictures_of_a_split_show_its_texts(model):
@@ -91,6 +92,28 @@ def test_pictures_of_a_split_show_its_texts(model):
   batch = {"image": np.zeros((2, *SHAPE), np.float32), "text": texts}
   found = evaluation.split_samples(model, batch, 3)
   np.testing.assert_array_equal(found, evaluation.samples(model, 3, text=["ab", "c", "ab"]))
+
+
+def test_sets_of_samples_have_the_texts_of_the_split_in_turn(model, tmp_path):
+  some = ["ab", "", "cc"]
+  tokens = np.stack([text.encode(one, LENGTH) for one in some])
+  np.savez(tmp_path / "train.npz", image=np.zeros((3, *SHAPE), np.uint8), text=tokens)
+  data = apply_overrides(base_config("text_toy"), ["data.name=npz", f"data.dir={tmp_path}"]).data
+  parts, num = image_sets._made(model, open_source(data, "train"), "samples", 5, 2, 0, 1.0, None, None)
+  images = np.concatenate([images[:n] for images, n in parts])
+  assert num == 5
+  np.testing.assert_array_equal(images, sampled(model, [*some, *some[:2]], 5))
+  np.savez(tmp_path / "train.npz", image=np.zeros((3, *SHAPE), np.uint8))
+  with pytest.raises(UserError, match=r"needs a text for each image, and data\.name=npz has none"):
+    image_sets._made(model, open_source(data, "train"), "samples", 5, 2, 0, 1.0, None, None)
+
+
+def test_images_of_ones_own_have_no_texts(model, tmp_path):
+  Image.fromarray(np.zeros(SHAPE[:2], np.uint8)).save(tmp_path / "a.png")
+  with pytest.raises(
+    UserError, match="needs the text of your images, which --input does not give; leave --input out"
+  ):
+    evaluation.inputs(model, [tmp_path / "a.png"], "test", 1)
 
 
 def test_a_model_without_texts_refuses_them():

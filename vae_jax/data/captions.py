@@ -17,7 +17,6 @@ from vae_jax.data.examples import THREADS
 from vae_jax.data.inspection import Record
 from vae_jax.errors import UserError
 
-KINDS = ("none", "files", "words")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SHOWN, MOST_BYTES = 3, 2**16
 _SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
