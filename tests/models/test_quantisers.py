@@ -198,14 +198,15 @@ def test_rotation_is_the_formula_of_the_paper():
     np.testing.assert_allclose(slope[row], scale * turn.T @ g[row], rtol=1e-4, atol=1e-5)
 
 
-def test_rotation_of_vectors_without_a_direction_is_finite():
+def test_rotation_without_a_direction_is_straight_through():
   x = np.array([[0, 0], [1, 0], [1, 0]], np.float32)
   q = np.array([[1, 0], [0, 0], [-2, 0]], np.float32)
   value, slope = jax.jit(
     lambda x: (codebook.rotation(x, q), jax.grad(lambda x: codebook.rotation(x, q).sum())(x))
   )(x)
   np.testing.assert_array_equal(value, q)
-  assert np.isfinite(slope).all()
+  np.testing.assert_array_equal(slope[:2], 1)
+  assert np.isfinite(slope).all()  # of opposite directions too
 
 
 @pytest.mark.parametrize(
