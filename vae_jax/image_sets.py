@@ -169,7 +169,7 @@ def _check(model: TrainedVAE, of: str, label: int | None, prior: Prior | None) -
       model.require("sample")
   elif not model.module.reconstructs:
     raise UserError(f"this run ({model.config.model.name}) gives no images back; give --of samples")
-  if label is not None and "label" not in model.module.NEEDS:
+  if label is not None and "label" not in model.module.needs:
     raise UserError(f"--label {label}: this run ({model.config.model.name}) knows no labels; leave it out")
 
 
@@ -284,7 +284,7 @@ def _samples(
   key, size = new_key(seed), min(batch_size, num)
   for start in range(0, num, size):
     given: dict[str, Any] = {} if prior is None else {"prior": prior}
-    if "label" in model.module.NEEDS:
+    if "label" in model.module.needs:
       each = (start + np.arange(size)) % model.config.model.classes
       given["label"] = each if label is None else np.full(size, label)
     images = model.sample(key, size, temperature, start=start, **given)

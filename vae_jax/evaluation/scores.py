@@ -75,7 +75,7 @@ def score_split(
     **({"absent": absent} if (absent := _absent(model, means, samples)) else {}),
     **({"posterior_thresholds": [ACTIVE_BELOW, NULL_ABOVE]} if "posterior_null" in means else {}),
     **_sigma(model),
-    **(latent_fit(model, source, batch_size, seed) if "latents" in model.module.NEEDS else {}),
+    **(latent_fit(model, source, batch_size, seed) if "latents" in model.module.needs else {}),
     **({"lpips_network": config.evaluation.lpips} if "lpips" in means else {}),
     "likelihood": model.likelihood,
     "binarize": config.data.binarize,

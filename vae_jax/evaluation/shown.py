@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from vae_jax import pictures
@@ -69,22 +71,29 @@ def samples(
   temperature: float = 1.0,
   label: int | None = None,
   prior: Prior | None = None,
+  **options: Any,
 ) -> np.ndarray:
   """A picture of `num` samples of the prior, the model's own unless given; of a model with labels, of `label`, else of
-  each in turn."""
+  each in turn. options: others of `TrainedVAE.sample`, such as top_k."""
   key = new_key(seed)
-  if "label" not in model.module.NEEDS:
-    return pictures.grid(model.sample(key, num, temperature, prior=prior, label=label))
+  if "label" not in model.module.needs:
+    return pictures.grid(model.sample(key, num, temperature, prior=prior, label=label, **options))
   classes = model.config.model.classes
   labels = np.arange(num) % classes if label is None else label
   columns = classes if label is None and num >= classes else None
-  return pictures.grid(model.sample(key, num, temperature, prior=prior, label=labels), columns=columns)
+  images = model.sample(key, num, temperature, prior=prior, label=labels, **options)
+  return pictures.grid(images, columns=columns)
 
 
 def split_samples(model: TrainedVAE, batch: Batch, num: int, seed: int = 0) -> np.ndarray:
   """A picture: `num` samples of the prior; of a model that restores, draws beneath each input of the batch."""
   if model.can("sample"):
-    return samples(model, num, seed)
+    told = (
+      {}
+      if "text" not in model.module.needs
+      else {"text": np.resize(batch["text"], (num, *batch["text"].shape[1:]))}
+    )
+    return samples(model, num, seed, **told)
   inputs = seen(batch)
   rows = {"input": pictures.beside(inputs, model.image_shape), "restored": _cut(model, model.restore(inputs))}
   if model.can("draw"):

@@ -17,6 +17,7 @@ from vae_jax.data.prepare import to_float
 from vae_jax.errors import UserError, nearest
 from vae_jax.generator import new_key, own_key, standard
 from vae_jax.models import able
+from vae_jax.models.code_priors import BYTES, text_tokens
 from vae_jax.models.contract import ABILITIES
 from vae_jax.runs import Run
 from vae_jax.storage import exported
@@ -181,6 +182,10 @@ class Base:
 
   def _field(self, name: str, value: Any, num: int) -> Array:
     like = self.spec[name]
+    if name == "text" and isinstance(value, str):
+      value = text_tokens(value, like.shape[0])
+    elif name == "text" and isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
+      value = np.stack([text_tokens(one, like.shape[0]) for one in value])
     whole = np.issubdtype(like.dtype, np.integer)
     try:
       array: Any = np.asarray(value) if concrete(*jax.tree.leaves(value)) else jnp.asarray(value)
@@ -199,4 +204,8 @@ class Base:
         low, high = array.min(), array.max()
         found = f"{low}" if low == high else f"{low} to {high}"
         raise UserError(f"label={found} must be one of 0 to {classes - 1}")
+      if name == "text" and not (array.min() >= 0 and array.max() < BYTES):
+        raise UserError(
+          f"text={array.min()} to {array.max()}: tokens are 0, padding, and bytes + 1, to {BYTES - 1}"
+        )
     return jnp.broadcast_to(jnp.asarray(array, like.dtype), (num, *like.shape))

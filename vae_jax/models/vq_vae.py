@@ -83,6 +83,10 @@ class VQVAE(Family):
     return self.num_codes
 
   @property
+  def layout(self) -> tuple[tuple[int, int, int], ...]:
+    return ((*self.size, 1),)
+
+  @property
   def positions(self) -> int:
     """Codes of an image."""
     return math.prod(self.size)

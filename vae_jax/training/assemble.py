@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax import runs
+from vae_jax import models, runs
 from vae_jax.configuration.values import differences, show, to_values
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch, check_likelihood, make_prepare
@@ -88,13 +88,13 @@ def check_fields(split: Split, model: Family, config: ConfigDict, name: str) -> 
       f"model.name={config.model.name} needs the field {field!r}, and the split {name!r} of "
       f"data.name={config.data.name} has none; {_label_remedy(split.source, config)}"
     )
-  if (classes := config.model.get("classes", 0)) and split.arrays is not None:
+  if (classes := models.classes(config.model)) and split.arrays is not None:
     pipeline.check_labels(split.arrays["label"], classes, config.data.name)
 
 
 def _check_label(config: ConfigDict, spec: Spec, source: Source) -> None:
   """Refuses records without a label, by their `spec`, for a family that needs one. source: where they are from."""
-  if "label" in family(config.model.name).FAMILY.NEEDS and "label" not in spec:
+  if "label" in models.needs(config.model) and "label" not in spec:
     raise UserError(
       f"model.name={config.model.name} needs the label of each image, and the split {config.data.validation!r} of "
       f"data.name={config.data.name} has none; {_label_remedy(source, config)}"
@@ -110,7 +110,7 @@ def _label_remedy(source: Source, config: ConfigDict) -> str:
 
 def _classes(config: ConfigDict, train: Split) -> str:
   """data.classes of a model with labels: the class folders, where there are some. Raises UserError: another number."""
-  names, classes = train.source.classes, config.model.get("classes", 0)
+  names, classes = train.source.classes, models.classes(config.model)
   if not names or not classes:
     return config.data.classes
   if odd := [name for name in names if "," in name]:
