@@ -22,7 +22,6 @@ from vae_jax.storage import fitted
 from vae_jax.training.steps import example_keys
 from vae_jax.types import Array, ArrayLike, Batch, Key
 
-
 # Of `sample`, for priors over codes: what a value must be, and its greatest; 0 for the number of codes.
 OPTION_RULES: dict[str, tuple[str, float]] = {
   "top_k": ("an integer from 1 to {most}", 0),
