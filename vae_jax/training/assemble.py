@@ -226,8 +226,8 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   prepares = {training: make_prepare(data, training=training) for training in (True, False)}
   spec = prepared_spec(prepares[False], first, frozen)
   _check_label(config, spec, held_out.source)
+  _check_first_stage(config, stage, spec)
   if stage is not None:
-    _check_first_stage(config, stage, spec)
     frozen["first_stage"] = stage.variables
     prepares = {training: runs.with_first_stage(prepare, stage) for training, prepare in prepares.items()}
     spec = prepared_spec(prepares[False], first, frozen)
@@ -331,8 +331,16 @@ def make_opponents(config: ConfigDict, spec: Spec) -> dict[str, Opponent]:
   return found
 
 
-def _check_first_stage(config: ConfigDict, stage: runs.Run, spec: Spec) -> None:
-  """Refuses a first stage that the family does not use, or that takes other images than those of `spec`."""
+def _check_first_stage(config: ConfigDict, stage: runs.Run | None, spec: Spec) -> None:
+  """Refuses a first stage that the family does not use, or that takes other images than those of `spec`; and none, where
+  records bring what one would make."""
+  if stage is None:
+    for field in sorted(family(config.model.name).FAMILY.NEEDS & MODELLED & spec.keys()):
+      raise UserError(
+        f"data.name={config.data.name} has {field} of its own, of which nothing makes images; set "
+        f"training.first_stage, and give data without {field}"
+      )
+    return
   named = f"training.first_stage={config.training.first_stage}"
   if not family(config.model.name).FAMILY.NEEDS & MODELLED:
     raise UserError(f"{named}: model.name={config.model.name} uses none; leave it out")
