@@ -27,8 +27,8 @@ def code_scores(
   Returns:
     `bits_per_code`. `first_stage_distortion`, the first stage's -log p(image | codes) of the same images, and its
     `likelihood` in words. Their sum is a bound on -log p(image), in nats: `neg_elbo`, as the posterior of a first stage
-    with codes is one of them, and -log p(codes) is its rate. `bits_per_dim` of it. Of a prior with a condition the bound
-    is on -log p(image | condition), so both have names of their own: `neg_elbo_given_text`, `bits_per_dim_given_text`.
+    with codes is one of them, and -log p(codes) is its rate. `bits_per_dim` of it. Of a prior with a condition the
+    bound is on -log p(image | condition), so both have names of their own, such as `neg_elbo_given_text`.
     No bound where the first stage has none, or where what it scores are other codes than those that it gives.
   """
   if "code_nll" not in means:

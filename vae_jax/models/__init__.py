@@ -25,6 +25,8 @@ FAMILIES = {
   "wae": "vae_jax.models.wae",
   "aae": "vae_jax.models.aae",
   "code_transformer": "vae_jax.models.code_transformer",
+  "masked_codes": "vae_jax.models.masked_codes",
+  "code_convolution": "vae_jax.models.code_convolution",
 }
 
 

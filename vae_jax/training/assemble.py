@@ -332,8 +332,8 @@ def make_opponents(config: ConfigDict, spec: Spec) -> dict[str, Opponent]:
 
 
 def _check_first_stage(config: ConfigDict, stage: runs.Run | None, spec: Spec) -> None:
-  """Refuses a first stage that the family does not use, or that takes other images than those of `spec`; and none, where
-  records bring what one would make."""
+  """Refuses a first stage that the family does not use, or that takes other images than those of `spec`; and none,
+  where records bring what one would make."""
   if stage is None:
     for field in sorted(family(config.model.name).FAMILY.NEEDS & MODELLED & spec.keys()):
       raise UserError(
