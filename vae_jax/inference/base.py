@@ -164,15 +164,13 @@ class Base:
 
   def _condition(self, num: int, given: dict[str, Any]) -> Batch:
     """The fields that the model needs, one row for each of `num` images; one value is repeated. Raises UserError."""
-    needs = self.module.conditions
+    needs, given = self.module.conditions, {name: x for name, x in given.items() if x is not None}
     for name in sorted(needs - given.keys()):
       raise UserError(
         f"this run ({self.config.model.name}) needs a {name} for each image; give {name}=... (--{name})"
       )
     condition: dict[str, Array] = {}
     for name, value in given.items():
-      if value is None:
-        continue
       if name not in needs:
         raise UserError(
           f"{name}={value!r}: this run ({self.config.model.name}) knows no {name}; leave it out"
