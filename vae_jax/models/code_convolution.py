@@ -4,7 +4,7 @@
 
 A convolution whose kernel is masked at a code and after it begins; those of the gated residual blocks (van den Oord et
 al. 2016, arXiv:1606.05328) see their own position too. After each block causal attention to all earlier positions
-(`attention`) fills what a stack of masked kernels cannot see. In place of the paper's concatenated ELU and its keys
+(`attention`) sees what a stack of masked kernels cannot. In place of the paper's concatenated ELU and its keys
 from the input stands the attention of a transformer. `code_nll` is as in `code_transformer`. Sampling runs the network
 once for each code, without a cache.
 """
@@ -105,7 +105,10 @@ class CodeConvolution(codes_.CodePrior):
   ) -> Float[Array, "b n k"]:
     """float32 logits of each code given those before it."""
     shape = (codes.shape[0], *self.maps[0][:2], self.width)
-    x = self.before(self.embedding(codes).reshape(shape)) + self.positions().reshape(1, *shape[1:])
+    each = self.embedding(codes)
+    # The code before, in the order of codes: no kernel sees the end of a row from the start of the next.
+    last = jnp.pad(each, ((0, 0), (1, 0), (0, 0)))[:, :-1].reshape(shape)
+    x = self.before(each.reshape(shape)) + last + self.positions().reshape(1, *shape[1:])
     x = x + self.first(self.start(condition, kept))[:, None, None]
     for block in self.blocks:
       x = block(x)
