@@ -136,10 +136,6 @@ class Transformer(nn.Module):
       x = block(x)
     return self.norm(x)
 
-  def caches(self, batch: int, length: int) -> tuple[Cache, ...]:
-    """Empty ones, for `length` positions."""
-    return empty_caches(batch, length, self.layers, self.width, self.heads, self.dtype)
-
   def step(
     self, x: Float[Array, "b n w"], caches: tuple[Cache, ...], at: Any
   ) -> tuple[Float[Array, "b n w"], tuple[Cache, ...]]:

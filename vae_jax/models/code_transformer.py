@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from vae_jax.keys import MIN_0, Keys
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.models import code_priors as codes_
-from vae_jax.models.attention import Cache, Transformer
+from vae_jax.models.attention import Cache, Transformer, empty_caches
 from vae_jax.models.contract import Mode, Output
 from vae_jax.types import Array, Batch, Key, Spec
 
@@ -95,7 +95,8 @@ class CodeTransformer(codes_.CodePrior):
 
   def caches(self, batch: int) -> tuple[Cache, ...]:
     """Empty caches for a whole sequence."""
-    return self.transformer.caches(batch, self.prefix_length + self.count - 1)
+    length = self.prefix_length + self.count - 1
+    return empty_caches(batch, length, self.layers, self.width, self.heads, self.dtype)
 
   def step(
     self, x: Float[Array, "b m w"], caches: tuple[Cache, ...], at: Any
