@@ -26,7 +26,7 @@ DEVICES = jax.devices("cpu")  # eight, see conftest
 MLP = "model.hidden=16 model.latent_dim=2"
 CONV = "model.channels=4 model.dense=8 model.latent_dim=2 model.likelihood=gaussian"
 AUTO = "model.channels=4 model.dense=8 model.latent_dim=2 model.sigma=0.3"
-CODES = "model.codes=4 model.layout=2,2,1 model.width=8 model.layers=2"
+CODES = "model.codes=4 model.layout=2,2,1 model.width=8 model.layers=2 data.flip=false"
 NOISE = "model.channels=4 data.degrade.name=gaussian_noise model.likelihood=laplace model.sigma=0.3"
 JUDGE = "objective.adversarial.weight=0.5 objective.adversarial.start=5 objective.adversarial.channels=4,8"
 FAMILIES = {
@@ -111,7 +111,7 @@ def records(needed):
 
 def configured(case, *overrides):
   name = case.split(",")[0]
-  words = f"{FAMILIES[case]} data.flip=true training.steps=100 training.learning_rate=1e-3".split()
+  words = f"data.flip=true {FAMILIES[case]} training.steps=100 training.learning_rate=1e-3".split()
   return apply_overrides(base_config(name), [*words, *overrides])
 
 
