@@ -36,15 +36,12 @@ def code_scores(
   nll = means["code_nll"]
   name, first, condition = model.config.model.name, model.first, model.module.condition
   found: dict[str, Any] = {"bits_per_code": nll / model.module.count / math.log(2)}
+  bounds, below = f"{name} bounds images together with its first stage", first and first.config.model.name
   if first is None or not first.can("bound"):
-    below = (
-      "it has no first stage" if first is None else f"its first stage, {first.config.model.name}, bounds none"
-    )
-    return found, f"{name} bounds the likelihood of codes, and that of images with a first stage's: {below}"
+    return found, f"{bounds}, and " + (f"{below} bounds no likelihood" if below else "it has none")
   distortion, same = _distortion(model, source, batch_size, seed)
   if not same:
-    why = f"its first stage, {first.config.model.name}, scores other codes than it gives"
-    return found, f"{name} bounds the likelihood of codes, and that of images with a first stage's: {why}"
+    return found, f"{bounds}, and {below} scores other codes than it gives"
   dims, continuous = int(np.prod(model.image_shape)), first.module.likelihood.continuous
   given = "" if condition == "none" else f"_given_{condition}"
   total = nll + distortion
@@ -84,6 +81,10 @@ def _distortion(model: TrainedVAE, source: pipeline.Source, batch_size: int, see
 def code_lines(scores: dict[str, Any]) -> list[str]:
   """These scores as lines for a person."""
   s = scores
+  if "masked_nll" in s:
+    return [
+      f"  masked NLL     {s['masked_nll']:10.3f} nats of the codes that were masked, no likelihood of all"
+    ]
   if "code_nll" not in s:
     return []
   lines = [
