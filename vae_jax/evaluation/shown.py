@@ -88,11 +88,10 @@ def samples(
 def split_samples(model: TrainedVAE, batch: Batch, num: int, seed: int = 0) -> np.ndarray:
   """A picture: `num` samples of the prior; of a model that restores, draws beneath each input of the batch."""
   if model.can("sample"):
-    told = (
-      {}
-      if "text" not in model.module.needs
-      else {"text": np.resize(batch["text"], (num, *batch["text"].shape[1:]))}
-    )
+    told: dict[str, Any] = {}
+    if "text" in model.module.needs:
+      text = np.asarray(batch["text"])
+      told = {"text": text[np.arange(num) % len(text)]}
     return samples(model, num, seed, **told)
   inputs = seen(batch)
   rows = {"input": pictures.beside(inputs, model.image_shape), "restored": _cut(model, model.restore(inputs))}

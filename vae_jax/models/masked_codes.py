@@ -106,7 +106,7 @@ class MaskedCodes(codes_.CodePrior):
       (codes, masked), (at, left) = carry, now
       keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, at)))(noise)
       seen = codes_.in_both((codes, masked), scale)
-      logits = module.apply(variables, *seen, both, kept, method="logits")
+      logits: Any = module.apply(variables, *seen, both, kept, method="logits")
       logits = codes_.guided(logits.reshape(kept.shape[0], -1), scale).reshape(size * n, -1)
       each = jax.vmap(lambda key: jax.random.split(key, n))(keys[:, 0]).reshape(size * n)
       drawn = codes_.draw_codes(each, logits, temperature)
