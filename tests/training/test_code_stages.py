@@ -22,12 +22,12 @@ SHAPE = (8, 8, 1)
 COMMON = (
   "data.name=npz",
   "training.steps=2",
-  "training.batch_size=4",
+  "training.batch_size=8",
   "training.log_every=1",
   "training.eval_every=2",
   "training.checkpoint_every=2",
   "training.steps_per_call=1",
-  "evaluation.batch_size=4",
+  "evaluation.batch_size=8",
   "evaluation.pictures=4",
 )
 FIRST = ("model.channels=4,6", "model.blocks=0", "model.codes=6", "model.code_dim=3", "model.kmeans_steps=0")
@@ -88,7 +88,7 @@ def test_those_of_another_first_stage_are_refused(data, first, tmp_path, word, s
 def test_scores_bound_the_images(run, first, data, tmp_path):
   """The bound is the codes' NLL and the first stage's distortion, of the same images."""
   model, stage = load(run), load(first)
-  scores = evaluation.score_split(model, "test", samples=0, batch_size=4)
+  scores = evaluation.score_split(model, "test", samples=0, batch_size=8)
   images = np.load(data / "test.npz")["image"]
   batch = {"image": jnp.asarray(images, jnp.float32) / 255, "label": jnp.arange(5) % 3}
   mode, keys = Mode(jnp.int32(0), jax.random.key(0)), jax.random.split(jax.random.key(0), 5)
@@ -210,7 +210,7 @@ def test_a_text_is_a_condition(data, first, tmp_path):
     np.savez(folder / f"{split}.npz", image=found["image"], text=text)
   train(second_config(folder, first, "model.condition=text"), tmp_path / "run")
   model = load(tmp_path / "run")
-  scores = evaluation.score_split(model, "test", samples=0, batch_size=4)
+  scores = evaluation.score_split(model, "test", samples=0, batch_size=8)
   assert {"text_nll", "neg_elbo_given_text", "bits_per_dim_given_text"} <= set(scores)
   same = [model.sample(0, 2, text=text) for text in ("ab", ["ab", "ab"], [98 - 0, 99, 0, 0])]
   np.testing.assert_array_equal(same[0], same[1])
