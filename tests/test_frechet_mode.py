@@ -237,7 +237,7 @@ def test_labels_in_turn_or_one(tmp_path):
   """Of a family with labels, in place of which a function stands."""
 
   class Model:
-    module = type("Module", (), {"NEEDS": frozenset({"label"})})()
+    module = type("Module", (), {"needs": frozenset({"label"})})()
     config = base_config()
 
     def sample(self, key, num, temperature, start, label):

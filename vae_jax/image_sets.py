@@ -173,7 +173,7 @@ def _check(model: TrainedVAE, of: str, label: int | None, prior: Prior | None) -
       model.require("sample")
   elif not model.module.reconstructs:
     raise UserError(f"this run ({model.config.model.name}) gives no images back; give --of samples")
-  if label is not None and "label" not in model.module.NEEDS:
+  if label is not None and "label" not in model.module.needs:
     raise UserError(f"--label {label}: this run ({model.config.model.name}) knows no labels; leave it out")
 
 
@@ -293,7 +293,7 @@ def _samples(
     if texts is not None:
       which = ((start + np.arange(size)) % len(texts)).tolist()
       given["text"] = np.stack([record["text"] for record in texts.read(which)])
-    if "label" in model.module.NEEDS:
+    if "label" in model.module.needs:
       each = (start + np.arange(size)) % model.config.model.classes
       given["label"] = each if label is None else np.full(size, label)
     images = model.sample(key, size, temperature, start=start, **given)

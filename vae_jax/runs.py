@@ -18,7 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from vae_jax.configuration import from_json
+from vae_jax.configuration import from_json, show
 from vae_jax.data.images import MAX_PIXELS
 from vae_jax.data.prepare import LATENTS
 from vae_jax.distributions import Gaussian, sample
@@ -112,6 +112,7 @@ def open_run(workdir: str | Path, checkpoint: str | int = "newest", single: bool
       first = _checked(*below, f"{folder}: first stage")
       if first.digest != run.config.training.first_stage_digest:
         raise UserError(f"{folder}: its first stage is not the one that it was trained on; export it again")
+      fill_codes(run.config, first)
       return run._replace(first=first)
     return run._replace(first=open_first_stage(run.config, beside=folder))
   except UserError:
@@ -159,7 +160,24 @@ def open_first_stage(config: ConfigDict, beside: Path | None = None) -> Run | No
       f"{t.first_stage_digest[:12]}; give the first stage that it was trained on, or start another run"
     )
   t.first_stage_digest = digest
+  fill_codes(config, stage)
   return stage
+
+
+def fill_codes(config: ConfigDict, stage: Run) -> None:
+  """Sets what a model of codes knows of its first stage, `model.codes` and `model.layout`, where they are empty.
+
+  Raises UserError where they are those of another first stage."""
+  model, module = config.model, stage.module
+  if "layout" not in model:
+    return
+  for key, found in ("codes", module.codes), ("layout", tuple(n for level in module.layout for n in level)):
+    if model[key] and model[key] != found:
+      raise UserError(
+        f"model.{key}={show(model[key])}, and training.first_stage={config.training.first_stage} has {show(found)}; "
+        f"leave out model.{key}, or give the first stage that has it"
+      )
+    model[key] = found
 
 
 def with_first_stage(prepare: Any, stage: Run) -> Any:
@@ -267,7 +285,7 @@ def _check_weights(config: ConfigDict, variables: Variables, spec: Spec) -> None
   model = config.model
   layers = max(
     [
-      *(model.get(key, 0) for key in ("blocks", "num_res_blocks")),
+      *(model.get(key, 0) for key in ("blocks", "num_res_blocks", "layers")),
       *(len(value) for value in model.values() if isinstance(value, tuple)),
     ]
   )

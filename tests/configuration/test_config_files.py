@@ -75,12 +75,12 @@ BASE = "from vae_jax.configuration import base_config\ndef get_config():\n  conf
       "some.py:4: model.channels is a key of conv_vae, restoration_vae, transformation_net",
     ),
     (
-      BASE + "  config.model.name = 'conv_vae'\n  config.model.codes = 3\n  return config\n",
-      "some.py:5: model.codes is a key of vq_vae, vq_model, vq_vae_2 alone; begin with base_config('vq_vae')",
+      BASE + "  config.model.name = 'conv_vae'\n  config.model.regulariser = 'gp'\n  return config\n",
+      "some.py:5: model.regulariser is a key of rae alone; begin with base_config('rae')",
     ),
     (
-      BASE + "  config.unlock()\n  config.model.codes = 3\n  return config\n",
-      "some.py: model.codes is a key of vq_vae, vq_model, vq_vae_2, not of mlp_vae, which has model.name,",
+      BASE + "  config.unlock()\n  config.model.regulariser = 'gp'\n  return config\n",
+      "some.py: model.regulariser is a key of rae, not of mlp_vae, which has model.name, model.latent_dim",
     ),
     (
       BASE + "  config.model.hidden = (3,)\n  config.model.name = 'conv_vae'\n  return config\n",

@@ -26,6 +26,12 @@ def check(config, shape, given=None, fsdp=False):
     spec["label"] = jax.ShapeDtypeStruct((), np.int32)
   if "latents" in family(config.model.name).FAMILY.NEEDS:  # of a first stage
     spec["latents"] = jax.ShapeDtypeStruct((64,), np.float32)
+  if "codes" in family(config.model.name).FAMILY.NEEDS:
+    spec["codes"], config.model.codes, config.model.layout = (
+      jax.ShapeDtypeStruct((49,), np.int32),
+      512,
+      (7, 7, 1),
+    )
   model, tx = build(config.model, spec, "float32"), state.make_optimizer(config.training)
   like = jax.eval_shape(lambda: state.init_state(model, tx, spec, jax.random.key(0)))
   placement = parallel.make_placement(8, fsdp=fsdp)

@@ -16,7 +16,7 @@ from vae_jax.configuration import apply_overrides, base_config, validate
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import make_prepare
 from vae_jax.errors import UserError
-from vae_jax.models import build, family
+from vae_jax.models import build, needs
 from vae_jax.objectives import load_frozen, make_objective
 from vae_jax.training import assemble, parallel, state, steps
 from vae_jax.training.opponents import Opponent
@@ -26,6 +26,7 @@ DEVICES = jax.devices("cpu")  # eight, see conftest
 MLP = "model.hidden=16 model.latent_dim=2"
 CONV = "model.channels=4 model.dense=8 model.latent_dim=2 model.likelihood=gaussian"
 AUTO = "model.channels=4 model.dense=8 model.latent_dim=2 model.sigma=0.3"
+CODES = "model.codes=4 model.layout=2,2,1 model.width=8 model.layers=2 data.flip=false"
 NOISE = "model.channels=4 data.degrade.name=gaussian_noise model.likelihood=laplace model.sigma=0.3"
 VQ = "model.channels=4,6 model.blocks=0 model.sigma=0.3"
 JUDGE = "objective.adversarial.weight=0.5 objective.adversarial.start=5 objective.adversarial.channels=4,8"
@@ -62,6 +63,11 @@ FAMILIES = {
   "vq_vae_2, three maps": f"model.channels=4 model.blocks=1 model.maps=3 model.sigma=0.3 {CODES} "
   "model.codebook=gradient",
   "latent_vae": "model.hidden=16,8",
+  "code_transformer": f"{CODES} model.heads=2",
+  "code_transformer, label": f"{CODES} model.heads=2 model.condition=label model.classes=4",
+  "code_transformer, text": f"{CODES} model.heads=2 model.condition=text",
+  "masked_codes": f"{CODES} model.heads=2 model.decode_steps=2 model.condition=label model.classes=4",
+  "code_convolution": f"{CODES} model.condition=label model.classes=4",
   "rae": f"{AUTO} objective.regulariser=0.01",
   "rae, gradient": f"{AUTO} model.regulariser=gp objective.regulariser=0.01",
   "rae, spectral": f"{AUTO} model.regulariser=sn",
@@ -105,8 +111,8 @@ BESIDE = {
 
 
 @functools.cache
-def records(name):
-  """40 records with all fields that a family needs."""
+def records(needed):
+  """40 records with images and the fields that a model needs."""
   random = np.random.default_rng(0)
   fields = {
     "image": random.integers(0, 256, size=(40, *SHAPE), dtype=np.uint8),
@@ -116,12 +122,12 @@ def records(name):
     "codes": random.integers(0, 4, size=(40, 4), dtype=np.int32),
     "latents": random.normal(size=(40, 3)).astype(np.float32),
   }
-  return {field: fields[field] for field in sorted({"image"} | family(name).FAMILY.NEEDS)}
+  return {field: fields[field] for field in sorted({"image"} | needed)}
 
 
 def configured(case, *overrides):
   name = case.split(",")[0]
-  words = f"{FAMILIES[case]} data.flip=true training.steps=100 training.learning_rate=1e-3".split()
+  words = f"data.flip=true {FAMILIES[case]} training.steps=100 training.learning_rate=1e-3".split()
   return apply_overrides(base_config(name), [*words, *overrides])
 
 
@@ -130,7 +136,7 @@ def made(case, accumulate=1, axis_name=None):
   config = configured(case, f"training.accumulate={accumulate}", f"training.batch_size={BATCH}")
   validate(config)
   prepare, frozen = make_prepare(config.data, training=True), load_frozen(config.objective)
-  spec = assemble.prepared_spec(prepare, records(config.model.name), frozen)
+  spec = assemble.prepared_spec(prepare, records(needs(config.model)), frozen)
   model, tx = build(config.model, spec), state.make_optimizer(config.training)
   opponents = assemble.make_opponents(config, spec) | BESIDE.get(case, {})
   step = steps.make_train_step(
@@ -160,7 +166,7 @@ def curves(case, count=1, way="jit", fsdp=False, accumulate=1):
   """Every loss of 20 steps, by name: the model's, and those of opponents."""
   placement = parallel.make_placement(BATCH, DEVICES[:count], way, fsdp)
   step, _ = made(case, accumulate, placement.axis_name)
-  first, data = initial(case), records(case.split(",")[0])
+  first, data = initial(case), records(needs(configured(case).model))
   call = parallel.compile_train_call(steps.make_train_call(step), placement, first)
   train_state, stored = jax.device_put(first, placement.state(first)), placement.put(data)
   index = pipeline.order(0, 40, pipeline.positions(0, STEPS, BATCH))

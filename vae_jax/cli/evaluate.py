@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_jax import configuration as configs
-from vae_jax.cli.flags import Parser, chain, checkpoint, number, path, print_and_exit
+from vae_jax.cli.flags import CODE_FLAGS, Parser, chain, checkpoint, number, path, print_and_exit
 from vae_jax.cli.train import RUNS
 from vae_jax.commands import MODES, command
 from vae_jax.data.suffixes import DRAWINGS, PICTURES
@@ -102,12 +102,13 @@ MODE_FLAGS: dict[str, dict[str, Any]] = {
     "type": number(float, 0),
     "metavar": "T",
     "help": "scales the standard deviation of the prior; of a fitted mixture, within its components; of a flow, of its "
-    "noise (default 1; restore, benchmark: 0.5)",
+    "noise; of codes, divides the logits (default 1; restore, benchmark: 0.5)",
   },
   "prior": {
     "choices": KINDS,
     "help": "fit_prior: what to fit; others: draw from what fit_prior fitted (default: the model's own prior)",
   },
+  **CODE_FLAGS,
   "components": {
     "type": number(int, 1, MOST_COMPONENTS),
     "metavar": "K",

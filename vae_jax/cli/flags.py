@@ -120,3 +120,23 @@ def chain(text: str) -> str:
 def cut(text: str) -> str:
   """`repr` of a text, cut short."""
   return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+# Of evaluate.py, for priors over codes.
+CODE_FLAGS: dict[str, dict[str, Any]] = {
+  "top_k": {
+    "type": number(int, 1),
+    "metavar": "K",
+    "help": "sample: draw each code from the K most probable, for priors over codes (default: from all)",
+  },
+  "top_p": {
+    "type": number(float, 0),
+    "metavar": "P",
+    "help": "sample: draw each code from the fewest whose probabilities add up to P (default: from all)",
+  },
+  "guidance": {
+    "type": number(float, 0),
+    "metavar": "G",
+    "help": "sample: how far to follow the label or text; 1: as trained, more: further (default 1)",
+  },
+}

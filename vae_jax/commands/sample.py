@@ -7,7 +7,8 @@ from typing import Any
 
 HELP = "draw new images: in one picture, or each in a file of a folder (--output folder/)"
 EXAMPLE = "--workdir runs/mnist_vae --num 10000 --output digits/"
-FLAGS = ("label", "text", "num", "seed", "temperature", "prior", "output", "batch_size")
+OPTIONS = ("text", "top_k", "top_p", "guidance")  # of priors over codes
+FLAGS = ("label", "num", "seed", "temperature", "prior", "output", "batch_size", *OPTIONS)
 NEEDS = "sample"
 OUTPUT = (".png",)
 
@@ -24,13 +25,14 @@ def run(model: Any, args: Any) -> None:
   prior = None if args.prior is None else model.fitted_prior(args.prior)
   if line := evaluation.prior_line(model, prior):
     print(line)
+  options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
   if args.output and args.output.endswith("/"):
     folder = Path(args.output)
-    how = {"label": args.label, "batch_size": args.batch_size, "prior": prior, "text": args.text}
+    how = {"label": args.label, "batch_size": args.batch_size, "prior": prior, **options}
     write_files(model, folder, args.num, args.seed, args.temperature, **how)
     print(f"wrote {args.num} images into {printable(str(folder))}")
     return
-  picture = evaluation.samples(model, args.num, args.seed, args.temperature, args.label, prior, args.text)
+  picture = evaluation.samples(model, args.num, args.seed, args.temperature, args.label, prior, **options)
   output = args.output or args.folder / f"sample{evaluation.suffix(args.asked)}.png"
   pictures.save_png(output, picture)
   print(f"wrote {printable(str(output))}")
@@ -45,19 +47,19 @@ def write_files(
   label: int | None,
   batch_size: int,
   prior: Any = None,
-  text: str | None = None,
+  **options: Any,
 ) -> None:
   """Writes `num` samples as 000000.png, 000001.png, ...; of a family with labels, 000000_label_0.png, ...: of `label`,
   else of each label in turn; of a family with texts, of `text`.
 
-  The images are those of `model.sample(seed, num, temperature, prior=prior)`, whatever the batch size.
+  The images are those of `model.sample(seed, num, temperature, prior=prior, **options)`, whatever the batch size.
   """
   import numpy as np
 
   from vae_jax import pictures
   from vae_jax.progress import FileProgress
 
-  labelled = "label" in model.module.NEEDS
+  labelled = "label" in model.module.needs
   size, width = min(batch_size, num), max(6, len(str(num - 1)))
   with FileProgress() as progress:
     for start in range(0, num, size):
@@ -65,7 +67,7 @@ def write_files(
       places = np.arange(start, start + size)
       labels: Any = places % model.config.model.classes if label is None and labelled else label
       # One size: compiled once.
-      images = model.sample(seed, size, temperature, start=start, prior=prior, label=labels, text=text)
+      images = model.sample(seed, size, temperature, start=start, prior=prior, label=labels, **options)
       for i, image, of in zip(places, np.asarray(images), np.broadcast_to(labels, size), strict=True):
         if i < num:
           name = f"{i:0{width}}_label_{of}.png" if labelled else f"{i:0{width}}.png"

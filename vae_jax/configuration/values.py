@@ -205,6 +205,8 @@ def _parse(kind: type, text: str) -> Any:
   """`text` as an override's value of type `kind`; text that does not fit is returned as it is."""
   inner = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
   try:
+    if kind is tuple and text == "()":
+      return []
     if kind is tuple:
       return (
         [] if text in ("()", "[]") else [int(part) for part in inner.strip().removesuffix(",").split(",")]

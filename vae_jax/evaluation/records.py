@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax import runs
+from vae_jax import models, runs
 from vae_jax.data import pipeline
 from vae_jax.data.examples import expanded
 from vae_jax.data.folders import list_images
@@ -85,7 +85,7 @@ def preparation(model: TrainedVAE) -> tuple[steps.Prepare, Frozen]:
 
 def stream(model: TrainedVAE, source: pipeline.Source, batch_size: int) -> Iterator[Batch]:
   """A source's batches on the host, in order. Raises UserError: no labels or other ones, where the model needs them."""
-  classes = model.config.model.get("classes", 0)
+  classes = models.classes(model.config.model)
   for batch in pipeline.batches(model.config.data, source, batch_size=batch_size, training=False):
     check_conditions(model, batch, source.name)
     if classes:
@@ -112,7 +112,7 @@ def prepared(
   """
   source: pipeline.Source = open_split(model, split)
   chosen = pipeline.spread(len(source), num)
-  if "label" in model.module.NEEDS and (label is not None or alike):
+  if "label" in model.module.needs and (label is not None or alike):
     check_conditions(model, source[0], source.name)
     chosen = with_label(source, num, label, alike)[:num]
   batch = next(stream(model, pipeline.Chosen(source, chosen), len(chosen)))
@@ -211,12 +211,12 @@ def inputs(
 
   label: of the own images, or which ones of the split to take. alike: see `prepared`.
   """
-  if label is not None and "label" not in model.module.NEEDS:
+  if label is not None and "label" not in model.module.needs:
     raise UserError(f"--label {label}: this run ({model.config.model.name}) knows no labels; leave it out")
   if not paths:
     return prepared(model, split, num, seed, label, alike)
   batch = own_images(model, paths, num)
-  if "label" in model.module.NEEDS:
+  if "label" in model.module.needs:
     if label is None:
       raise UserError(f"this run ({model.config.model.name}) needs the label of your images; give --label")
     batch["label"] = np.full(len(batch["image"]), label, np.int32)

@@ -11,6 +11,7 @@ import numpy as np
 from vae_jax import metrics
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch
+from vae_jax.evaluation.code_scores import code_lines, code_scores
 from vae_jax.evaluation.records import Digest, describe, open_split, preparation, stream
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
@@ -44,7 +45,8 @@ def score_split(
     Where the prior is N(0, I): `posterior_active` and `posterior_null`, the units whose mean posterior variance is
     below and above `posterior_thresholds`, and `prior_gap`, nats by which q(z) is at least from the prior
     (`metrics.Posteriors`). A second stage over latents has nats of latents: `neg_elbo_latents` = `rate` + `distortion`;
-    `prior_nll_latents`, -log N(z; 0, I) of the same latents; and what `latent_fit` says. What was scored: `data`,
+    `prior_nll_latents`, -log N(z; 0, I) of the same latents; and what `latent_fit` says. A prior over codes has
+    `code_nll`, nats of an image's codes, and what `code_scores` says. What was scored: `data`,
     `folder` (as given; null where the data set has none), `split`, `examples` and their `digest` (`records.Digest`).
   """
   config = model.config
@@ -71,15 +73,17 @@ def score_split(
     codes=model.module.codes,
     books=codebooks(model.module.layout),
   )
+  of_codes, unbounded = code_scores(model, source, batch_size, seed, means)
   return {
     **means,
     **_bounds(model, means, samples),
-    **({"absent": absent} if (absent := _absent(model, means, samples)) else {}),
+    **({"absent": absent} if (absent := _absent(model, means, samples, unbounded)) else {}),
     **({"posterior_thresholds": [ACTIVE_BELOW, NULL_ABOVE]} if "posterior_null" in means else {}),
     **_sigma(model),
-    **(latent_fit(model, source, batch_size, seed) if "latents" in model.module.NEEDS else {}),
+    **(latent_fit(model, source, batch_size, seed) if "latents" in model.module.needs else {}),
     **({"lpips_network": config.evaluation.lpips} if "lpips" in means else {}),
     "likelihood": model.likelihood,
+    **of_codes,
     "binarize": config.data.binarize,
     "dequantize": config.data.dequantize,
     "latent_units": model.module.units,
@@ -146,10 +150,12 @@ def latent_fit(model: TrainedVAE, source: pipeline.Source, batch_size: int, seed
   }
 
 
-def _absent(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[str, str]:
-  """The scores that a model cannot have, each with the reason."""
+def _absent(model: TrainedVAE, means: dict[str, Any], samples: int, unbounded: str) -> dict[str, str]:
+  """The scores that a model cannot have, each with the reason. unbounded: why a prior over codes bounds no image."""
   name, absent = model.config.model.name, {}
-  if not model.can("bound"):
+  if "code_nll" in means:
+    absent = {"neg_elbo": unbounded} if unbounded else {}
+  elif not model.can("bound"):
     bounds = "no likelihood" if not model.module.bound_name else "the density of latents, not of images"
     why = model.module.UNBOUNDED
     absent["neg_elbo"] = f"{name} has {why}" if why else f"{name} bounds {bounds}"
@@ -167,7 +173,8 @@ def summary(scores: dict[str, Any]) -> str:
   lines = [
     f"{s['split']}: {s['examples']} images, checkpoint of step {s['step']}, likelihood: {s['likelihood']}{sigma}"
   ]
-  if "neg_elbo" in s:
+  lines += code_lines(s)
+  if "neg_elbo" in s and "rate" in s:
     lines.append(
       f"  -ELBO          {s['neg_elbo']:10.3f} nats  = rate {s['rate']:.3f} + distortion {s['distortion']:.3f}"
     )
@@ -178,7 +185,7 @@ def summary(scores: dict[str, Any]) -> str:
     )
   if "iwae_nll" in s:
     lines.append(f"  NLL (IWAE-{s['iwae_samples']})".ljust(17) + f"{s['iwae_nll']:10.3f} nats")
-  if "bits_per_dim" in s:
+  if "bits_per_dim" in s and "code_nll" not in s:
     lines.append(f"  bits/dim       {s['bits_per_dim']:10.4f}")
   if "psnr" in s:
     lines.append(f"  reconstruction {s['psnr']:10.2f} dB PSNR, MSE {s['mse']:.5f}{_similarity(s)}")

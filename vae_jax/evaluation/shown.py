@@ -71,17 +71,17 @@ def samples(
   temperature: float = 1.0,
   label: int | None = None,
   prior: Prior | None = None,
-  text: Any = None,
+  **options: Any,
 ) -> np.ndarray:
   """A picture of `num` samples of the prior, the model's own unless given; of a model with labels, of `label`, else of
-  each in turn; of a model with texts, of `text`, one or `num`."""
+  each in turn. options: others of `TrainedVAE.sample`, such as text, one or `num`, and top_k."""
   key = new_key(seed)
-  if "label" not in model.module.NEEDS:
-    return pictures.grid(model.sample(key, num, temperature, prior=prior, label=label, text=text))
+  if "label" not in model.module.needs:
+    return pictures.grid(model.sample(key, num, temperature, prior=prior, label=label, **options))
   classes = model.config.model.classes
   labels = np.arange(num) % classes if label is None else label
   columns = classes if label is None and num >= classes else None
-  drawn = model.sample(key, num, temperature, prior=prior, label=labels, text=text)
+  drawn = model.sample(key, num, temperature, prior=prior, label=labels, **options)
   return pictures.grid(drawn, columns=columns)
 
 
@@ -89,10 +89,10 @@ def split_samples(model: TrainedVAE, batch: Batch, num: int, seed: int = 0) -> n
   """A picture: `num` samples of the prior, for the texts of the batch where the model needs some; of a model that
   restores, draws beneath each input of the batch."""
   if model.can("sample"):
-    with_text = "text" in model.module.conditions
-    return samples(
-      model, num, seed, text=batch["text"][np.arange(num) % len(batch["text"])] if with_text else None
-    )
+    told: dict[str, Any] = {}
+    if "text" in model.module.conditions:
+      told = {"text": batch["text"][np.arange(num) % len(batch["text"])]}
+    return samples(model, num, seed, **told)
   inputs = seen(batch)
   rows = {"input": pictures.beside(inputs, model.image_shape), "restored": _cut(model, model.restore(inputs))}
   if model.can("draw"):

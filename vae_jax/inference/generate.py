@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from vae_jax import priors
@@ -20,6 +21,13 @@ from vae_jax.runs import Run
 from vae_jax.storage import fitted
 from vae_jax.training.steps import example_keys
 from vae_jax.types import Array, ArrayLike, Batch, Key
+
+# Of `sample`, for priors over codes: what a value must be, and its greatest; 0 for the number of codes.
+OPTION_RULES: dict[str, tuple[str, float]] = {
+  "top_k": ("an integer from 1 to {most}", 0),
+  "top_p": ("a number > 0 and <= 1", 1.0),
+  "guidance": ("a number >= 0", math.inf),
+}
 
 
 class Generates(Base):
@@ -155,6 +163,9 @@ class Generates(Base):
     pixels: bool = False,
     start: int = 0,
     prior: str | Prior | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    guidance: float | None = None,
     **condition: Any,
   ) -> Float[Array, "n h w c"]:
     """New images in [0, 1]: the mean of p(x | z), or a draw from it with pixels=True.
@@ -164,12 +175,16 @@ class Generates(Base):
     prior: None for the family's own; "gaussian", "mixture" or "flow" for the one that `--mode fit_prior` left beside
     the run (UserError where it was fitted to other weights), or what `priors.fit` gives. The temperature scales the
     deviations of a Gaussian, those within the components of a mixture, the noise of a flow.
+    top_k, top_p: of a prior over codes: each code is drawn from the k most probable; from the fewest whose
+    probabilities add up to p (the nucleus). The temperature divides its logits, and 0 takes the most probable code.
+    guidance: of one with a condition: how far to go from the logits without it to those with it; 1: as far as these.
     condition: the fields that the family needs, such as label=7 for all or label=[num labels]; text="a seven" or a
     list of num texts. The first stage decodes what a second stage draws.
     """
     key = as_key(key)
     if prior is None:
       self.require("sample")
+    options = self._options({"top_k": top_k, "top_p": top_p, "guidance": guidance})
     if pixels:
       self._has("draw_pixels", f"draws no pixels; leave out pixels={pixels}")
     if prior is not None:
@@ -180,8 +195,29 @@ class Generates(Base):
     fields: Batch = self._condition(num, condition)
     if pixels:
       return self._pixels(key, self._latents(self.variables, noise, fields, temperature), fields, start)
-    drawn = self._generate(self.variables, noise, fields, temperature)
+    more = (options,) if self.module.options else ()
+    drawn = self._generate(self.variables, noise, fields, temperature, *more)
     return drawn if self.first is None else self.first.from_stage(drawn)
+
+  def _options(self, given: dict[str, float | None]) -> dict[str, float]:
+    """The options of `generate` that are given. Raises UserError: the model has no such, or one is out of range."""
+    found = {name: value for name, value in given.items() if value is not None}
+    for name, value in found.items():
+      if name not in self.module.options:
+        known = ", ".join(sorted(self.module.options)) or "none of these options"
+        why = "; guidance needs model.condition, and model.condition_drop > 0 in training"
+        why = why if name == "guidance" and self.module.options else ""
+        raise UserError(
+          f"{name}={value!r}: this run ({self.config.model.name}) takes {known}{why}; leave {name} out"
+        )
+      words, most = OPTION_RULES[name]
+      most = most or self.config.model.codes
+      whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+      number = isinstance(value, (float, np.floating)) and name != "top_k"
+      least = value >= 0 if name == "guidance" else value > 0
+      if not ((whole or number) and least and value <= most and value < math.inf):
+        raise UserError(f"{name}={value!r} must be {words.format(most=most)}")
+    return found
 
   def _pixels(self, key: Key, z: Array, fields: Batch, start: int) -> Float[Array, "n h w c"]:
     part = jax.random.fold_in(key, PIXEL_STREAM)

@@ -26,6 +26,9 @@ FAMILIES = {
   "rae": "vae_jax.models.rae",
   "wae": "vae_jax.models.wae",
   "aae": "vae_jax.models.aae",
+  "code_transformer": "vae_jax.models.code_transformer",
+  "masked_codes": "vae_jax.models.masked_codes",
+  "code_convolution": "vae_jax.models.code_convolution",
 }
 
 
@@ -38,6 +41,17 @@ def family(name: str) -> ModuleType:
     shown = name[:80]
     raise UserError(f"model.name={shown!r} is not a model{nearest(shown, FAMILIES, what='models')}")
   return importlib.import_module(FAMILIES[name])
+
+
+def needs(model: ConfigDict | Mapping[str, Any]) -> frozenset[str]:
+  """The fields that the model which a config's section describes reads beside images: `Family.needs`, before it is
+  built. They are those of the family and the condition that the config chooses."""
+  return family(model["name"]).FAMILY.NEEDS | ({model.get("condition", "none")} - {"none"})
+
+
+def classes(model: ConfigDict | Mapping[str, Any]) -> int:
+  """How many labels the model knows; 0 where it takes none."""
+  return model.get("classes", 0) if "label" in needs(model) else 0
 
 
 def build(
@@ -57,7 +71,7 @@ def build(
   from vae_jax.types import MODELLED
 
   found = family(model["name"])
-  for field in sorted(found.FAMILY.NEEDS - spec.keys()):
+  for field in sorted(needs(model) - spec.keys()):
     if field in MODELLED:
       raise UserError(
         f"model.name={model['name']} needs the field {field!r}, and the records have {', '.join(spec)}; set "

@@ -118,9 +118,19 @@ class Family(nn.Module):
     return type(self).reconstruct is not Family.reconstruct
 
   @property
+  def needs(self) -> frozenset[str]:
+    """The fields that this model reads beside the images; a config may add one to the family's (`models.needs`)."""
+    return self.NEEDS
+
+  @property
   def conditions(self) -> frozenset[str]:
     """The fields that a person gives for each image, such as a label: not what the model itself models."""
-    return self.NEEDS - MODELLED
+    return self.needs - MODELLED
+
+  @property
+  def options(self) -> frozenset[str]:
+    """Names of what `generate` takes as options: a dict of numbers, after the temperature."""
+    return frozenset()
 
   @property
   def units(self) -> int:
@@ -134,7 +144,8 @@ class Family(nn.Module):
 
   @property
   def layout(self) -> tuple[tuple[int, int, int], ...]:
-    """The maps of codes, coarse first, each (h, w, codes per position); () for none."""
+    """Maps of codes, coarse first, each (h, w, codes per position), concatenated in that order; each map row by row,
+    the codes of a position next to each other. () for none."""
     return ()
 
   @property

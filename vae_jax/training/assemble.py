@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax import runs
+from vae_jax import models, runs
 from vae_jax.configuration.values import differences, show, to_values
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch, check_likelihood, make_prepare
@@ -88,13 +88,13 @@ def check_fields(split: Split, model: Family, config: ConfigDict, name: str) -> 
       f"model.name={config.model.name} needs the field {field!r}, and the split {name!r} of "
       f"data.name={config.data.name} has none; {_remedy(field, split.source, config)}"
     )
-  if (classes := config.model.get("classes", 0)) and split.arrays is not None:
+  if (classes := models.classes(config.model)) and split.arrays is not None:
     pipeline.check_labels(split.arrays["label"], classes, config.data.name)
 
 
 def _check_given(config: ConfigDict, spec: Spec, source: Source) -> None:
   """Refuses records without the label or text that a family needs, by their `spec`. source: where they are from."""
-  for field in sorted(family(config.model.name).FAMILY.NEEDS & {"label", "text"} - spec.keys()):
+  for field in sorted(models.needs(config.model) & {"label", "text"} - spec.keys()):
     raise UserError(
       f"model.name={config.model.name} needs the {field} of each image, and the split {config.data.validation!r} of "
       f"data.name={config.data.name} has none; {_remedy(field, source, config)}"
@@ -112,7 +112,7 @@ def _remedy(field: str, source: Source, config: ConfigDict) -> str:
 
 def _classes(config: ConfigDict, train: Split) -> str:
   """data.classes of a model with labels: the class folders, where there are some. Raises UserError: another number."""
-  names, classes = train.source.classes, config.model.get("classes", 0)
+  names, classes = train.source.classes, models.classes(config.model)
   if not names or not classes:
     return config.data.classes
   if odd := [name for name in names if "," in name]:
@@ -228,8 +228,8 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
   prepares = {training: make_prepare(data, training=training) for training in (True, False)}
   spec = prepared_spec(prepares[False], first, frozen)
   _check_given(config, spec, held_out.source)
+  _check_first_stage(config, stage, spec)
   if stage is not None:
-    _check_first_stage(config, stage, spec)
     frozen["first_stage"] = stage.variables
     prepares = {training: runs.with_first_stage(prepare, stage) for training, prepare in prepares.items()}
     spec = prepared_spec(prepares[False], first, frozen)
@@ -333,8 +333,16 @@ def make_opponents(config: ConfigDict, spec: Spec) -> dict[str, Opponent]:
   return found
 
 
-def _check_first_stage(config: ConfigDict, stage: runs.Run, spec: Spec) -> None:
-  """Refuses a first stage that the family does not use, or that takes other images than those of `spec`."""
+def _check_first_stage(config: ConfigDict, stage: runs.Run | None, spec: Spec) -> None:
+  """Refuses a first stage that the family does not use, or that takes other images than those of `spec`; and none,
+  where records bring what one would make."""
+  if stage is None:
+    for field in sorted(family(config.model.name).FAMILY.NEEDS & MODELLED & spec.keys()):
+      raise UserError(
+        f"data.name={config.data.name} has {field} of its own, of which nothing makes images; set "
+        f"training.first_stage, and give data without {field}"
+      )
+    return
   named = f"training.first_stage={config.training.first_stage}"
   if not family(config.model.name).FAMILY.NEEDS & MODELLED:
     raise UserError(f"{named}: model.name={config.model.name} uses none; leave it out")

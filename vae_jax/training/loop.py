@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax import pictures
+from vae_jax import models, pictures
 from vae_jax.configuration import to_json, validate
 from vae_jax.data import pipeline
 from vae_jax.errors import UserError, printable
@@ -85,7 +85,7 @@ def train_batches(
 def with_known_labels(config: ConfigDict, stream: Iterator[Batch]) -> Iterator[Batch]:
   """The same batches. Raises UserError where one has a label that the model has no place for."""
   for batch in stream:
-    if classes := config.model.get("classes", 0):
+    if classes := models.classes(config.model):
       pipeline.check_labels(np.asarray(batch["label"]), classes, config.data.name)
     yield batch
 

@@ -1,0 +1,222 @@
+"""Priors over codes as second stages: what they take from the first, scores, samples and refusals, in whole runs."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from scripts import script
+
+from vae_jax import evaluation
+from vae_jax.configuration import apply_overrides, base_config, from_json
+from vae_jax.errors import UserError
+from vae_jax.inference import export, load
+from vae_jax.models.contract import Mode
+from vae_jax.training.loop import train
+
+evaluate = script("evaluate")
+
+SHAPE = (8, 8, 1)
+COMMON = (
+  "data.name=npz",
+  "training.steps=2",
+  "training.batch_size=8",
+  "training.log_every=1",
+  "training.eval_every=2",
+  "training.checkpoint_every=2",
+  "training.steps_per_call=1",
+  "evaluation.batch_size=8",
+  "evaluation.pictures=4",
+)
+FIRST = ("model.channels=4,6", "model.blocks=0", "model.codes=6", "model.code_dim=3", "model.kmeans_steps=0")
+PRIOR = ("model.width=8", "model.layers=1", "model.heads=2")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  folder, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+  for split, n in ("train", 12), ("validation", 5), ("test", 5):
+    images = random.integers(0, 256, size=(n, *SHAPE), dtype=np.uint8)
+    np.savez(folder / f"{split}.npz", image=images, label=np.arange(n, dtype=np.int32) % 3)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def first(data, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("first") / "run"
+  train(apply_overrides(base_config("vq_vae"), [*COMMON, f"data.dir={data}", *FIRST]), workdir)
+  return workdir
+
+
+def second_config(data, first, *words, name="code_transformer"):
+  own = (f"training.first_stage={first}", *PRIOR)
+  return apply_overrides(base_config(name), [*COMMON, f"data.dir={data}", *own, *words])
+
+
+@pytest.fixture(scope="module")
+def run(data, first, tmp_path_factory):
+  """A transformer on labels."""
+  workdir = tmp_path_factory.mktemp("second") / "run"
+  train(second_config(data, first, "model.condition=label", "model.classes=3"), workdir)
+  return workdir
+
+
+def test_the_config_takes_codes_and_layout_from_the_first_stage(run, data, first):
+  config = from_json((run / "config.json").read_text())
+  assert (config.model.codes, config.model.layout) == (6, (2, 2, 1))
+  assert load(run).module.maps == ((2, 2, 1),) == load(first).module.layout
+  train(
+    second_config(data, first, "model.condition=label", "model.classes=3"), run
+  )  # continued: nothing differs
+
+
+@pytest.mark.parametrize(
+  ("word", "said"),
+  [
+    ("model.codes=7", r"^model\.codes=7, and training\.first_stage=.* has 6; leave out model\.codes, "),
+    ("model.layout=4,1,1", r"^model\.layout=4,1,1, and training\.first_stage=.* has 2,2,1; leave out "),
+  ],
+)
+def test_those_of_another_first_stage_are_refused(data, first, tmp_path, word, said):
+  with pytest.raises(UserError, match=said):
+    train(second_config(data, first, word), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_scores_bound_the_images(run, first, data, tmp_path):
+  """The bound is the codes' NLL and the first stage's distortion, of the same images."""
+  model, stage = load(run), load(first)
+  scores = evaluation.score_split(model, "test", samples=0, batch_size=8)
+  images = np.load(data / "test.npz")["image"]
+  batch = {"image": jnp.asarray(images, jnp.float32) / 255, "label": jnp.arange(5) % 3}
+  mode, keys = Mode(jnp.int32(0), jax.random.key(0)), jax.random.split(jax.random.key(0), 5)
+  below = stage.module.apply(stage.variables, batch, keys, mode)
+  codes = model.module.apply(model.variables, {**batch, "codes": below.latents["codes"]}, keys, mode)
+  nll, distortion = (float(x.mean()) for x in (codes.terms["code_nll"], below.terms["distortion"]))
+  np.testing.assert_allclose(scores["code_nll"], nll, rtol=1e-5)
+  np.testing.assert_allclose(scores["bits_per_code"], nll / 4 / np.log(2), rtol=1e-5)
+  np.testing.assert_allclose(scores["first_stage_distortion"], distortion, rtol=1e-5)
+  np.testing.assert_allclose(scores["neg_elbo_given_label"], nll + distortion, rtol=1e-5)
+  assert "neg_elbo" not in scores and scores["likelihood"] == stage.likelihood
+  assert scores["absent"]["neg_elbo"].endswith("neg_elbo_given_label bounds -log p(image | label)")
+  assert "psnr" in scores["absent"]
+  lines = evaluation.summary(scores)
+  assert f"{scores['bits_per_code']:.4f} bits a code" in lines and "given the label" in lines
+  uniform = float(below.terms["distortion"].mean() + below.terms["rate"].mean())
+  assert scores["neg_elbo_given_label"] < uniform + 1  # about as good as the uniform prior, even untrained
+
+
+def test_samples_are_images_of_the_first_stage(run, first):
+  model = load(run)
+  images = np.asarray(model.sample(0, 3, label=[0, 1, 2]))
+  assert images.shape == (3, *SHAPE) and 0 <= images.min() <= images.max() <= 1
+  one = model.sample(0, 3, label=[0, 1, 2], top_k=1)
+  np.testing.assert_array_equal(one, model.sample(0, 3, 0.0, label=[0, 1, 2]))
+  assert model.sample(0, 2, label=1, top_k=2, top_p=0.5, guidance=2.0).shape == (2, *SHAPE)
+
+
+@pytest.mark.parametrize(
+  ("options", "said"),
+  [
+    ({"top_k": 7}, r"^top_k=7 must be an integer from 1 to 6$"),
+    ({"top_k": 0}, r"^top_k=0 must be an integer from 1 to 6$"),
+    ({"top_k": 1.5}, r"^top_k=1\.5 must be an integer from 1 to 6$"),
+    ({"top_p": 0.0}, r"^top_p=0\.0 must be a number > 0 and <= 1$"),
+    ({"top_p": float("nan")}, r"^top_p=nan must be a number > 0 and <= 1$"),
+    ({"guidance": -1.0}, r"^guidance=-1\.0 must be a number >= 0$"),
+    ({"guidance": float("inf")}, r"^guidance=inf must be a number >= 0$"),
+    ({"label": 3}, r"^label=3 must be one of 0 to 2$"),
+  ],
+)
+def test_options_out_of_range_are_refused(run, options, said):
+  with pytest.raises(UserError, match=said):
+    load(run).sample(0, 2, **{"label": 0, **options})
+
+
+def test_a_model_without_such_options_refuses_them(first, run):
+  with pytest.raises(UserError, match=r"^this run \(vq_vae.*cannot sample"):
+    load(first).sample(0, 2, top_k=3)
+
+
+def test_the_command(run, tmp_path):
+  words = ["--workdir", str(run), "--mode", "sample", "--num", "2", "--label", "1", "--output"]
+  options = ["--top_k", "3", "--top_p", "0.9", "--guidance", "2"]
+  evaluate.main([*words, str(tmp_path / "s.png"), *options])
+  evaluate.main([*words, f"{tmp_path}/many/", *options])
+  assert len(list((tmp_path / "many").iterdir())) == 2
+  with Image.open(tmp_path / "s.png") as picture:
+    assert np.asarray(picture).std() > 0
+  with pytest.raises(UserError, match=r"^text='a': this run \(code_transformer\) knows no text"):
+    evaluate.main([*words, str(tmp_path / "t.png"), "--text", "a"])
+
+
+@pytest.mark.parametrize("name", ["masked_codes", "code_convolution"])
+def test_the_other_families(data, first, tmp_path, name):
+  """Without a condition: they are trained, scored, drawn and exported."""
+  words = ["model.decode_steps=2"] if name == "masked_codes" else []
+  train(second_config(data, first, *words, name=name), tmp_path / "run")
+  evaluate.main(["--workdir", str(tmp_path / "run")])
+  scores = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+  if name == "masked_codes":
+    assert "no bound" in scores["absent"]["neg_elbo"] and scores["masked_nll"] > 0
+  else:
+    total = scores["code_nll"] + scores["first_stage_distortion"]
+    np.testing.assert_allclose(scores["neg_elbo"], total, rtol=1e-6)
+    assert set(scores["absent"]) == {"psnr"} and scores["bits_per_dim"] > 0
+  model = load(tmp_path / "run")
+  with pytest.raises(UserError, match=r"^guidance=2\.0: this run"):
+    model.sample(0, 2, guidance=2.0)
+  export(model, tmp_path / "exported")
+  np.testing.assert_array_equal(load(tmp_path / "exported").sample(0, 2), model.sample(0, 2))
+
+
+def test_an_export_that_speaks_of_other_codes_is_refused(run, tmp_path):
+  """A file of a stranger: its config must be of the first stage that lies beside it."""
+  model = load(run)
+  model.run.config.model.layout = (4, 1, 1)
+  export(model, tmp_path / "m")
+  with pytest.raises(UserError, match=r"m.*(layout|weights)"):
+    load(tmp_path / "m")
+
+
+def test_codes_of_the_data_itself_need_a_first_stage(data, tmp_path):
+  folder = tmp_path / "data"
+  folder.mkdir()
+  for split in ("train", "validation", "test"):
+    images = np.random.default_rng(0).integers(0, 256, (5, *SHAPE), dtype=np.uint8)
+    np.savez(folder / f"{split}.npz", image=images, codes=np.zeros((5, 4), np.int32))
+  config = second_config(folder, "", "model.codes=6", "model.layout=2,2,1")
+  with pytest.raises(UserError, match=r"^data\.name=npz has codes of its own.*set training\.first_stage"):
+    train(config, tmp_path / "run")
+
+
+def test_a_first_stage_without_codes_is_refused(data, tmp_path):
+  config = apply_overrides(
+    base_config(), [*COMMON, f"data.dir={data}", "model.hidden=4", "model.latent_dim=2"]
+  )
+  train(config, tmp_path / "first")
+  with pytest.raises(UserError, match=r"needs the field 'codes'.*set training\.first_stage"):
+    train(second_config(data, tmp_path / "first"), tmp_path / "run")
+
+
+def test_a_text_is_a_condition(data, first, tmp_path):
+  folder = tmp_path / "data"
+  folder.mkdir()
+  for split in ("train", "validation", "test"):
+    found = dict(np.load(data / f"{split}.npz"))
+    text = np.random.default_rng(0).integers(1, 257, (len(found["image"]), 4)).astype(np.int32)
+    np.savez(folder / f"{split}.npz", image=found["image"], text=text)
+  train(second_config(folder, first, "model.condition=text"), tmp_path / "run")
+  model = load(tmp_path / "run")
+  scores = evaluation.score_split(model, "test", samples=0, batch_size=8)
+  assert {"text_nll", "neg_elbo_given_text", "bits_per_dim_given_text"} <= set(scores)
+  same = [model.sample(0, 2, text=text) for text in ("ab", ["ab", "ab"], [98 - 0, 99, 0, 0])]
+  np.testing.assert_array_equal(same[0], same[1])
+  np.testing.assert_array_equal(same[0], same[2])
+  words = ["--workdir", str(tmp_path / "run"), "--mode", "sample", "--num", "2", "--text", "ab"]
+  evaluate.main([*words, "--output", str(tmp_path / "s.png")])
+  for text, said in (("abcde", "text of 5 bytes"), ([257, 0, 0, 0], "tokens are 0"), (None, "needs a text")):
+    with pytest.raises(UserError, match=said):
+      model.sample(0, 2, text=text)
