@@ -84,10 +84,6 @@ class VQVAE(Family):
     return ((*self.size, self.quantiser.per_position),)
 
   @property
-  def layout(self) -> tuple[tuple[int, int, int], ...]:
-    return ((*self.size, 1),)
-
-  @property
   def positions(self) -> int:
     """Codes of an image."""
     return math.prod(self.layout[0])
