@@ -217,6 +217,10 @@ def test_a_text_is_a_condition(data, first, tmp_path):
   np.testing.assert_array_equal(same[0], same[2])
   words = ["--workdir", str(tmp_path / "run"), "--mode", "sample", "--num", "2", "--text", "ab"]
   evaluate.main([*words, "--output", str(tmp_path / "s.png")])
-  for text, said in (("abcde", "text of 5 bytes"), ([257, 0, 0, 0], "tokens are 0"), (None, "needs a text")):
+  for text, said in (
+    ("abcde", "text='abcde' has 5 bytes"),
+    ([257, 0, 0, 0], "text has tokens from 0 to 257"),
+    (None, "needs a text"),
+  ):
     with pytest.raises(UserError, match=said):
       model.sample(0, 2, text=text)

@@ -7,8 +7,8 @@ from typing import Any
 
 HELP = "draw new images: in one picture, or each in a file of a folder (--output folder/)"
 EXAMPLE = "--workdir runs/mnist_vae --num 10000 --output digits/"
-OPTIONS = ("text", "top_k", "top_p", "guidance")  # of priors over codes
-FLAGS = ("label", "num", "seed", "temperature", "prior", "output", "batch_size", *OPTIONS)
+OPTIONS = ("text", "top_k", "top_p", "guidance")  # of `TrainedVAE.sample`
+FLAGS = ("label", "text", "num", "seed", "temperature", "prior", "output", "batch_size", *OPTIONS[1:])
 NEEDS = "sample"
 OUTPUT = (".png",)
 
