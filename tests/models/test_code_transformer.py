@@ -256,7 +256,7 @@ def test_what_is_out_of_range_is_refused(field, value):
   """In one line where values can be seen; where a program is traced, by terms that no step takes."""
   model, variables, batch = made("label" if field == "label" else "text")
   wrong = {**batch, field: batch[field].at[(1, 0) if field != "label" else 1].set(value)}
-  with pytest.raises(UserError, match=rf"^{field} from .* to .*: this model has 0 to \d+$"):
+  with pytest.raises(UserError, match=rf"^{field} from .* to .*: this model has 0 to \d+"):
     model.apply(variables, wrong, keys_of(B), mode())
   terms = scored(model)(variables, wrong, keys_of(B))
   assert np.isnan(terms["code_nll"][1]) and np.isfinite(np.delete(terms["code_nll"], 1)).all()
@@ -264,7 +264,7 @@ def test_what_is_out_of_range_is_refused(field, value):
 
 def test_another_number_of_codes_is_refused():
   model, variables, batch = made()
-  with pytest.raises(UserError, match=rf"takes \[n, {N}\]$"):
+  with pytest.raises(UserError, match=rf"takes \[n, {N}\]"):
     model.apply(variables, {"codes": batch["codes"][:, :-1]}, keys_of(B), mode())
   with pytest.raises(UserError, match=r"has 8 codes by model.layout=2,1,1,1,3,2, and the records have \[7\]"):
     model_of(spec=spec_of(7))
@@ -303,7 +303,7 @@ def test_what_it_needs():
 
 def test_it_learns_a_distribution_of_codes():
   """Codes of a Markov chain: each is the one before it plus 0, 1 or 2. Close to the entropy, and samples follow it."""
-  steps, batch = 500, 64
+  steps, batch = 300, 64
   shares = np.array([0.6, 0.3, 0.1])
   model = build(
     apply_overrides(
