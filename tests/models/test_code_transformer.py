@@ -303,7 +303,7 @@ def test_what_it_needs():
 
 def test_it_learns_a_distribution_of_codes():
   """Codes of a Markov chain: each is the one before it plus 0, 1 or 2. Close to the entropy, and samples follow it."""
-  steps, batch = 500, 64
+  steps, batch = 300, 64
   shares = np.array([0.6, 0.3, 0.1])
   model = build(
     apply_overrides(
