@@ -198,14 +198,15 @@ def test_rotation_is_the_formula_of_the_paper():
     np.testing.assert_allclose(slope[row], scale * turn.T @ g[row], rtol=1e-4, atol=1e-5)
 
 
-def test_rotation_of_vectors_without_a_direction_is_finite():
+def test_rotation_without_a_direction_is_straight_through():
   x = np.array([[0, 0], [1, 0], [1, 0]], np.float32)
   q = np.array([[1, 0], [0, 0], [-2, 0]], np.float32)
   value, slope = jax.jit(
     lambda x: (codebook.rotation(x, q), jax.grad(lambda x: codebook.rotation(x, q).sum())(x))
   )(x)
   np.testing.assert_array_equal(value, q)
-  assert np.isfinite(slope).all()
+  np.testing.assert_array_equal(slope[:2], 1)
+  assert np.isfinite(slope).all()  # of opposite directions too
 
 
 @pytest.mark.parametrize(
@@ -279,6 +280,15 @@ def paper_entropies(x, temperature=1.0):
   q = special.softmax(-distances / temperature, axis=-1)
   mean = q.mean(axis=0)
   return special.entr(q).sum(axis=-1).mean(), special.entr(mean).sum(), mean
+
+
+def test_entropies_of_the_paper_are_those_of_vector_quantize_pytorch():
+  """LFQ(dim=3, codebook_size=8)(x, inv_temperature=1.0, return_loss_breakdown=True) of vector-quantize-pytorch 1.32 on
+  torch 2.13 (CPU) gave, for this x: per_sample_entropy 1.3853, batch_entropy 2.0771."""
+  random = np.random.default_rng(0)
+  random.standard_normal((4, 500, 4))
+  x = 0.5 * random.standard_normal((4, 50, 3)).astype(np.float32)
+  np.testing.assert_allclose(paper_entropies(x)[:2], [1.3853, 2.0771], atol=1e-4)
 
 
 def test_lfq_has_the_entropies_of_the_paper():

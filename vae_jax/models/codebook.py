@@ -108,6 +108,7 @@ def rotation(x: Float[Array, "*s d"], quantised: Float[Array, "*s d"]) -> Float[
 
   quantised = s R x, where R turns the direction of x, e, to that of quantised, q, and s is the ratio of their lengths.
   Both are held constant, so x gets s R^T times the gradient. R x = x - 2 r (r.x) + 2 q (e.x), with r along e + q.
+  Where one of both is shorter than 1e-6, as codes are before their first update, the gradient passes as it is.
   """
 
   def along(value: Array) -> Array:
@@ -118,7 +119,8 @@ def rotation(x: Float[Array, "*s d"], quantised: Float[Array, "*s d"]) -> Float[
   r = along(e + q)
   turned = x - 2 * r * jnp.sum(r * x, axis=-1, keepdims=True) + 2 * q * jnp.sum(e * x, axis=-1, keepdims=True)
   to, of = (jnp.linalg.norm(value, axis=-1, keepdims=True) for value in (constant_q, constant_x))
-  return straight_through(turned * (to / jnp.maximum(of, SHORTEST)), quantised)
+  short = (of < SHORTEST) | (to < SHORTEST)
+  return straight_through(jnp.where(short, x, turned * (to / jnp.maximum(of, SHORTEST))), quantised)
 
 
 def unit(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
