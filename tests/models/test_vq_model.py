@@ -121,6 +121,29 @@ def test_gradients_pass_straight_to_the_encoder(golden, params):
   np.testing.assert_array_equal(slope["codes"], 0)
 
 
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_before_codes_have_begun_gradients_are_finite(codebook):
+  """All codes are zeros then, and so is what the decoder sees; each of its 15 norms takes the slope 1,000 of a map of
+  zeros, where biases do not keep maps from it."""
+  model = made(f"model.codebook={codebook}")
+  image = jnp.asarray(np.random.default_rng(0).uniform(size=(2, *SHAPE)), jnp.float32)
+
+  def largest(key):
+    variables = init_variables(model, image_spec(SHAPE), key)
+    params = variables.pop("params")
+
+    def loss(params):
+      mode = Mode(jnp.zeros((), jnp.int32), key)
+      batch = {"image": image}
+      found = model.apply({"params": params, **variables}, batch, jax.random.split(key, 2), mode)
+      return found.terms["distortion"].mean()
+
+    return jax.tree.map(lambda x: jnp.abs(x).max(), jax.grad(loss)(params))
+
+  slopes = jax.tree.leaves(jax.jit(largest)(new_key(0)))
+  assert np.isfinite(slopes).all() and max(slopes) < 1e6
+
+
 def test_remat_computes_blocks_again_and_changes_no_parameter():
   assert shapes_of(made("model.remat=true")) == shapes_of(made())
   again = []

@@ -22,6 +22,8 @@ from vae_jax.types import Array
 
 # As PyTorch's layers begin: U(-s, s), s = fan_in^-1/2.
 INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# Not zeros: codes are zeros before their first update, and of maps of zeros each GroupNorm would have the slope 1,000.
+BIAS = nn.initializers.normal(0.02)
 # Which of three rows of a kernel fall on which of two rows of the image, at even and at odd rows of one twice as large.
 TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 
@@ -59,7 +61,9 @@ class Blocks(nn.Module):
 
   def conv(self, features: int, name: str, **how: Any) -> nn.Conv:
     how = {"dtype": self.dtype, "conv_general_dilated": convolution(), **how}
-    return nn.Conv(features, (3, 3), kernel_init=INIT, param_dtype=self.param_dtype, name=name, **how)
+    return nn.Conv(
+      features, (3, 3), kernel_init=INIT, bias_init=BIAS, param_dtype=self.param_dtype, name=name, **how
+    )
 
   def block(self, features: int, name: str) -> Residual:
     return Residual(features, **self._common(name))
@@ -107,6 +111,7 @@ class Residual(nn.Module):
         self.features,
         (3, 3),
         kernel_init=INIT,
+        bias_init=BIAS,
         conv_general_dilated=convolution(),
         dtype=self.dtype,
         param_dtype=self.param_dtype,
@@ -140,7 +145,7 @@ class Attention(nn.Module):
 
 def pointwise(features: int, name: str | None, dtype: Any, param_dtype: Any) -> nn.Dense:
   """A 1x1 convolution."""
-  return nn.Dense(features, kernel_init=INIT, dtype=dtype, param_dtype=param_dtype, name=name)
+  return nn.Dense(features, kernel_init=INIT, bias_init=BIAS, dtype=dtype, param_dtype=param_dtype, name=name)
 
 
 class Encoder(Blocks):
