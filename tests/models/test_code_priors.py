@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vae_jax.errors import UserError
 from vae_jax.models import code_priors as cp
 
 K = 7
@@ -100,10 +99,3 @@ def test_cross_entropy_against_scipy():
   np.testing.assert_allclose(
     cp.cross_entropy(jnp.asarray(logits), jnp.asarray(index)).ravel(), wanted, rtol=1e-5
   )
-
-
-def test_texts():
-  np.testing.assert_array_equal(cp.text_tokens("a é", 6), [98, 33, 196, 170, 0, 0])
-  assert cp.text_tokens("", 2).tolist() == [0, 0]
-  with pytest.raises(UserError, match=r"^text of 3 bytes: this model takes 2; give a shorter one$"):
-    cp.text_tokens("abc", 2)

@@ -205,12 +205,10 @@ def _parse(kind: type, text: str) -> Any:
   """`text` as an override's value of type `kind`; text that does not fit is returned as it is."""
   inner = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
   try:
-    if kind is tuple and text == "()":
+    if kind is tuple and text in ("()", "[]"):
       return []
     if kind is tuple:
-      return (
-        [] if text in ("()", "[]") else [int(part) for part in inner.strip().removesuffix(",").split(",")]
-      )
+      return [int(part) for part in inner.strip().removesuffix(",").split(",")]
     return {"true": True, "false": False}.get(text.lower(), text) if kind is bool else kind(text)
   except ValueError:
     return text
@@ -218,13 +216,19 @@ def _parse(kind: type, text: str) -> Any:
 
 def unknown(key: str, name: str) -> str:
   """The error of a key that the family `name` does not have: who has it, or what it may have meant."""
-  if others := owners(key):
+  if others := owners(key) or _owners_of_section(key, name):
     has = [k for k in keys_of(name) if k.startswith(key.split(".")[0] + ".") and k not in OBJECTIVE]
     shown = ", ".join([*has[:MOST_NAMED], *(["..."] if len(has) > MOST_NAMED else [])])
     return f"{key} is a key of {', '.join(others)}, not of {name}, which has {shown}"
   close = _close(key[:80], list(keys_of(name)))
   hint = f"did you mean {close!r}?" if close else "--help of train lists all keys"
   return f"unknown config key {represented(key)}; {hint}"
+
+
+def _owners_of_section(key: str, name: str) -> list[str]:
+  """The families that have a section of that name, where the family `name` has none."""
+  having = [other for other in FAMILIES if any(k.startswith(f"{key}.") for k in keys_of(other))]
+  return [] if name in having else having
 
 
 def _close(key: str, known: Sequence[str]) -> str | None:

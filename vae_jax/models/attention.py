@@ -112,6 +112,7 @@ class Block(nn.Module):
     return self._mlp(x + self.attention(self.norm_attention(x)))
 
   def step(self, x: Float[Array, "b n w"], cache: Cache, at: Any) -> tuple[Float[Array, "b n w"], Cache]:
+    """See `Attention.step`."""
     y, cache = self.attention.step(self.norm_attention(x), cache, at)
     return self._mlp(x + y), cache
 

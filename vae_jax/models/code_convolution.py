@@ -115,7 +115,7 @@ class CodeConvolution(codes_.CodePrior):
     return self.head(self.norm(x).reshape(shape[0], self.count, self.width).astype(jnp.float32))
 
   def generate(
-    self, noise: Key, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = NO_OPTIONS
+    self, noise: Any, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = NO_OPTIONS
   ) -> Int[Array, "b n"]:
     """Codes, one after the other; temperature and options as in `code_transformer`."""
     module, variables = self.unbind()

@@ -107,7 +107,7 @@ class CodeTransformer(codes_.CodePrior):
     return self.head(found[:, -1].astype(jnp.float32)), caches
 
   def generate(
-    self, noise: Key, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = NO_OPTIONS
+    self, noise: Any, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = NO_OPTIONS
   ) -> Int[Array, "b n"]:
     """Codes, one after the other. temperature: divides the logits; 0 takes the most probable code. options: `top_k`,
     `top_p` (`code_priors.filtered`) and `guidance` (`code_priors.guided`)."""

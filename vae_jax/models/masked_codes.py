@@ -93,7 +93,7 @@ class MaskedCodes(codes_.CodePrior):
     return jax.vmap(mask)(keys)
 
   def generate(
-    self, noise: Key, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = NO_OPTIONS
+    self, noise: Any, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = NO_OPTIONS
   ) -> Int[Array, "b n"]:
     """Codes in `decode_steps` steps. temperature: divides the logits, and scales the noise on confidences; 0 draws
     nothing at random. options: `guidance` (`code_priors.guided`)."""

@@ -60,18 +60,22 @@ class Blocks(nn.Module):
   param_dtype: Any = jnp.float32
 
   def conv(self, features: int, name: str, **how: Any) -> nn.Conv:
+    """A 3x3 convolution; `how` are its other attributes."""
     how = {"dtype": self.dtype, "conv_general_dilated": convolution(), **how}
     return nn.Conv(
       features, (3, 3), kernel_init=INIT, bias_init=BIAS, param_dtype=self.param_dtype, name=name, **how
     )
 
   def block(self, features: int, name: str) -> Residual:
+    """A residual block of that width."""
     return Residual(features, **self._common(name))
 
   def attend(self, name: str) -> Attention:
+    """Attention over all positions."""
     return Attention(**self._common(name))
 
   def middle(self, x: Array) -> Array:
+    """What both networks do at the lowest resolution: a block, attention, a block."""
     x = self.block(x.shape[-1], "mid_block_1")(x)
     x = self.attend("mid_attn_1")(x)
     return self.block(x.shape[-1], "mid_block_2")(x)
@@ -87,6 +91,7 @@ class Blocks(nn.Module):
 
 
 def norm(groups: int, name: str, dtype: Any, param_dtype: Any) -> nn.GroupNorm:
+  """GroupNorm with the published epsilon."""
   return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, param_dtype=param_dtype, name=name)
 
 

@@ -107,15 +107,15 @@ class Level(nn.Module):
     x = self.head(_joined(features, context))
     return x.reshape(len(x), math.prod(self.size), self.quantiser.dim)
 
-  # Calls of the quantiser go through its level, whose scope it shares.
-
   def quantise(self, x: Float[Array, "b p d"], batch: Batch, keys: Key, mode: Mode) -> Quantised:
+    """What the quantiser makes of vectors; it is called through its level, whose scope it shares."""
     return self.quantiser(x, batch, keys, mode)
 
   def tokens(self, x: Float[Array, "b p d"]) -> Int[Array, "b n"]:
     return self.quantiser.tokens(x)
 
   def of_codes(self, codes: Int[Array, "b n"]) -> Float[Array, "b p d"]:
+    """The vectors of codes."""
     return self.quantiser.vectors(codes)
 
   def decoded(self, vectors: Float[Array, "b p d"], context: Array | None) -> Array:
