@@ -252,13 +252,17 @@ def main(chosen: list[str]) -> int:
         chain.append((command.page, words))
     for _, side_by_side in sorted(chains.items()):
       failed += at_once(lambda chain: run_in_order(folder, chain), side_by_side.values())
-    for page, text in pages().items():
-      code = "\n".join(code for language, code in blocks(text) if language == "python")
-      # tests/test_docs.py runs the examples of docs/perceptual.md
-      if code and page != "docs/perceptual.md" and (not chosen or page in chosen):
-        failed += execute(folder, page, ["python", "-c", code])
+    examples = {page: python_of(text) for page, text in pages().items() if not chosen or page in chosen}
+    examples.pop("docs/perceptual.md", None)  # tests/test_docs.py runs them
+    with_code = [(page, code) for page, code in examples.items() if code]
+    failed += at_once(lambda one: execute(folder, one[0], ["python", "-c", one[1]]), with_code)
   print(f"{len(failed)} failed", *failed, sep="\n")
   return min(len(failed), 1)
+
+
+def python_of(text: str) -> str:
+  """The Python examples of a page, as one program."""
+  return "\n".join(code for language, code in blocks(text) if language == "python")
 
 
 def subject(command: Command, run) -> str:
