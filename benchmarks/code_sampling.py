@@ -39,7 +39,7 @@ TOLERANCE = 1e-4
 
 
 class Sizes:
-  """Of the network and of the samples."""
+  """Sizes of the network and of the samples."""
 
   def __init__(self, quick: bool):
     self.side, self.codes, self.width = (4, 32, 32) if quick else (16, 512, 256)
@@ -157,7 +157,7 @@ class Theirs(nn.Module):
 
   @torch.inference_mode()
   def logits(self, codes: np.ndarray) -> np.ndarray:
-    """Of given codes [b, n], through the cache."""
+    """Logits of given codes [b, n], through the cache."""
     caches, found = self.empty(), []
     x = self.first.expand(len(codes), -1)
     for at in range(codes.shape[1]):

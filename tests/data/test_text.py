@@ -45,7 +45,9 @@ def test_tokens_are_bytes_plus_1():
 def test_random_tokens_have_some_text():
   random = np.random.default_rng(0)
   for _ in range(200):
-    text.decode(random.integers(0, text.VOCABULARY, random.integers(0, 40)))
+    tokens = random.integers(0, text.VOCABULARY, random.integers(0, 40))
+    until = np.append(tokens, 0).argmin()  # the first padding
+    assert text.decode(tokens) == bytes((tokens[:until] - 1).tolist()).decode("utf-8", "replace")
 
 
 @pytest.mark.parametrize(

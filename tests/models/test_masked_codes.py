@@ -75,7 +75,7 @@ def test_a_masked_code_tells_nothing_and_the_others_all():
 
 
 def test_masks_follow_the_cosine():
-  """Of n codes ceil(n cos(pi r / 2)): on average 2 / pi and half a code more; each code as often."""
+  """They mask ceil(n cos(pi r / 2)) of n codes: on average 2 / pi and half a code more; each code as often."""
   _, variables, _ = made()
   masks = np.asarray(compiled("none", "masks")(variables, keys_of(4000)))
   counts = masks.sum(axis=1)

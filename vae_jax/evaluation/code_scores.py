@@ -27,9 +27,9 @@ def code_scores(
   Returns:
     `bits_per_code`. `first_stage_distortion`, the first stage's -log p(image | codes) of the same images, and its
     `likelihood` in words. Their sum is a bound on -log p(image), in nats: `neg_elbo`, as the posterior of a first stage
-    with codes is one of them, and -log p(codes) is its rate. `bits_per_dim` of it. Of a prior with a condition the
-    bound is on -log p(image | condition), so both have names of their own, such as `neg_elbo_given_text`.
-    No bound where the first stage has none, or where what it scores are other codes than those that it gives.
+    with codes is one of them, and -log p(codes) is its rate. `bits_per_dim` is the same per value. A prior with a
+    condition bounds -log p(image | condition), so both have names of their own then, such as `neg_elbo_given_text`.
+    There is no bound where the first stage has none, or where what it scores are other codes than those that it gives.
   """
   if "code_nll" not in means:
     return {}, ""

@@ -180,8 +180,8 @@ def filtered(logits: Float[Array, "b k"], top_k: Any = None, top_p: Any = None) 
   """The logits, those that are not drawn from at -inf. None: all are.
 
   top_k: the k greatest, an integer >= 1. top_p: of them, the fewest whose probabilities, the greatest first, add up to
-  p or more (the nucleus, Holtzman et al. 2020, arXiv:1904.09751), 0 < p <= 1. Of equal logits the first counts as the
-  greater. At least one is left.
+  p or more (the nucleus, Holtzman et al. 2020, arXiv:1904.09751), 0 < p <= 1. The first of equal logits counts as the
+  greatest. At least one is left.
   """
   if top_k is None and top_p is None:
     return logits

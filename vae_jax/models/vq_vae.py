@@ -158,6 +158,24 @@ def faults(config: ConfigDict) -> Iterator[str]:
   yield from quantisers.faults(config)
 
 
+def decoder_of(
+  model: ConfigDict, size: tuple[int, int], likelihood: dist.Likelihood, dtypes: dict[str, Any]
+) -> ConvDecoder:
+  """The decoder of maps of vectors, [n, h' w' d] -> likelihood parameters of images of that size."""
+  return ConvDecoder(
+    tuple(model.channels),
+    model.blocks,
+    dense=0,
+    size=size,
+    out_channels=likelihood.channels,
+    activation=model.activation,
+    remat=model.remat,
+    head_kernel=model.head_kernel,
+    blur=model.blur,
+    **dtypes,
+  )
+
+
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE:
   """The module that `config.model` describes, for records of `spec`.
 
@@ -176,16 +194,7 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE:
   return VQVAE(
     encoder=Encoder(channels, model.blocks, quantiser.dim, **common),
     quantiser=quantiser,
-    decoder=ConvDecoder(
-      channels,
-      model.blocks,
-      dense=0,
-      size=shape[:2],
-      out_channels=likelihood.channels,
-      head_kernel=model.head_kernel,
-      blur=model.blur,
-      **common,
-    ),
+    decoder=decoder_of(model, shape[:2], likelihood, dtypes),
     likelihood=likelihood,
     size=halved(given[:2], len(channels)),
   )

@@ -35,7 +35,6 @@ from vae_jax.keys import Keys, one_of
 from vae_jax.models import quantisers, vq_vae
 from vae_jax.models.blocks import ACTIVATIONS, Conv, Norm, ResidualBlock, Upsample, halved
 from vae_jax.models.contract import Family, Mode, Output
-from vae_jax.models.decoders import ConvDecoder
 from vae_jax.models.encoders import downsampled
 from vae_jax.models.quantisers import Quantised, Quantiser
 from vae_jax.types import Array, Batch, Key, Spec, Variables, image_shape, input_shape, seen
@@ -291,15 +290,6 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE2:
   return VQVAE2(
     encoder=Encoder(channels, model.blocks, model.maps, **common),
     levels=tuple(levels),
-    decoder=ConvDecoder(
-      channels,
-      model.blocks,
-      dense=0,
-      size=shape,
-      out_channels=likelihood.channels,
-      head_kernel=model.head_kernel,
-      blur=model.blur,
-      **common,
-    ),
+    decoder=vq_vae.decoder_of(model, shape, likelihood, dtypes),
     likelihood=likelihood,
   )
