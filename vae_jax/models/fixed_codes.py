@@ -97,7 +97,7 @@ def bit_blocks(bits: int) -> list[tuple[int, int]]:
 
 
 def bit_probabilities(x: Float[Array, "*s d"], temperature: float) -> Float[Array, "*s d"]:
-  """Probabilities of +1 under softmax(-|x - c|^2 / temperature) over all points c of {-1, 1}^d: bits are independent."""
+  """Probabilities of +1 under softmax(-|x - c|^2 / temperature) over all c of {-1, 1}^d: bits are independent."""
   return jax.nn.sigmoid(4.0 * x / temperature)
 
 
