@@ -11,8 +11,8 @@ Nats and bits of the codes, the bound of both stages together, and samples:
     python evaluate.py --workdir runs/mnist_code_transformer
     python evaluate.py --workdir runs/mnist_code_transformer --mode sample --top_k 100 --top_p 0.95
 
-cost: not measured yet.
-figure: not measured yet.
+cost: 26 minutes on one core of a busy 2-core CPU, after the 8 of the first stage.
+figure: 3.46 bits a code of the test images (uniform: 9), 5,000 samples with a Frechet distance of 28.0, -1016.6 nats.
 """
 
 from ml_collections import ConfigDict

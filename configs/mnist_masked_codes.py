@@ -9,8 +9,8 @@ Scores, and samples of one digit that follow their label further than trained:
     python evaluate.py --workdir runs/mnist_masked_codes
     python evaluate.py --workdir runs/mnist_masked_codes --mode sample --label 7 --guidance 2
 
-cost: not measured yet.
-figure: not measured yet.
+cost: 24 minutes on one core of a busy 2-core CPU, after the 8 of the first stage.
+figure: 5,000 samples have a Frechet distance of 35.3 (configs/digits.py, the best one-level model: 37.5).
 """
 
 from ml_collections import ConfigDict

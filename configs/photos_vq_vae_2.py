@@ -6,11 +6,11 @@
 Faces of CelebA, as `data/celeba`:
 
     python train.py --config configs/photos_vq_vae_2.py --workdir runs/faces_vq_vae_2 --config.data.dir=data/celeba \
-      --config.data.train='train[500:]' --config.data.validation='train[:500]'
+      --config.data.train='train[500:]' --config.data.validation='train[:500]' --config.training.steps=4000
 
-cost: not measured yet; 1.0 GFLOP an image, 1.3 times those of configs/photos_vq_vae.py, so about an hour of one core.
-figure: not measured yet. The VQ-VAE of configs/photos_vq_vae.py, which has the finer map alone, reconstructs
-5,000 images of Tiny ImageNet with 22.26 dB.
+cost: 40 minutes of one core of a busy 2-core CPU for 4,000 of its 12,000 steps.
+figure: after 4,000 steps on 8,500 faces of CelebA, 1,000 test images are reconstructed with 27.37 dB, all codes in use;
+the VQ-VAE of configs/photos_vq_vae.py, which has the finer map alone, has 26.87 dB (docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -74,6 +74,11 @@ def train(config: ConfigDict | str | Path, workdir: str | Path) -> TrainedVAE:
     Stopped: a signal such as SIGTERM asked the process to end; all is saved.
   """
   chosen = _chosen(config)
+  if configuration.several(chosen):
+    raise UserError(
+      "training.vmap_seeds and training.vmap_values train several models, and vae_jax.train returns one; give them to "
+      "vae_jax.training.loop.train or the command train, then vae_jax.load('WORKDIR/members/0'), ..."
+    )
   from vae_jax.inference import load
   from vae_jax.training import loop
   from vae_jax.training.stopping import Stopped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def score(
   prior: Prior | None = None,
   label: int | None = None,
   statistics: Path | None = None,
+  options: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
   """Frechet and kernel distance, precision, recall, density and coverage of a model's images against those of a split.
 
@@ -63,6 +64,7 @@ def score(
     label: only images of that label, real ones and the model's. By default samples take each label in turn.
     statistics: .npz with the features of the real images (`perceptual.save_reference`): read where it is there, else
       written. Without features it gives the Frechet distance only.
+    options: others of `TrainedVAE.sample` for the samples, such as top_k.
 
   Returns:
     The scores by their names (`perceptual.score_names`), NAME_interval of each at 95 %, why others are absent, and what
@@ -82,7 +84,9 @@ def score(
     )
   digest = _digest(model, source)
   reference = _reference(model, extractor, source, what, digest, batch_size, statistics)
-  made, total = _made(model, source, of, num or len(source), batch_size, seed, temperature, label, prior)
+  options = dict(options or {})
+  how = (temperature, label, prior, options)
+  made, total = _made(model, source, of, num or len(source), batch_size, seed, *how)
   fake = _features(extractor, made, total, f"features of {of}")
   scores = _scores(reference, fake, seed)
   scores["notes"] += _other_images(scores, what, digest, statistics)
@@ -91,7 +95,7 @@ def score(
     "of": of,
     **describe(model, split),
     "label": label,
-    **({"temperature": temperature, "prior": _prior(model, prior)} if of == "samples" else {}),
+    **({"temperature": temperature, "prior": _prior(model, prior), **options} if of == "samples" else {}),
     "statistics": None if statistics is None else str(statistics),
     "step": model.step,
     "seed": seed,
@@ -110,19 +114,19 @@ def _other_images(scores: dict[str, Any], what: str, digest: str, statistics: Pa
 
 def _prior(model: TrainedVAE, fitted: Prior | None) -> str:
   """What samples are drawn from, in words."""
-  return fitted.words if fitted else model.module.PRIOR
+  return fitted.words if fitted else model.module.prior_words
 
 
 def _made(
   model: TrainedVAE, source: pipeline.Source, of: str, num: int, batch_size: int, seed: int, *how: Any
 ) -> tuple[Parts, int]:
-  """The model's images, and how many. how: of samples: temperature, label, prior."""
+  """The model's images, and how many. how: of samples: temperature, label, prior, options."""
   if of == "samples":
-    temperature, label, prior = how
+    temperature, label, prior, options = how
     texts = source if "text" in model.module.conditions else None
     if texts is not None:
       evaluation.check_conditions(model, source[0], source.name)
-    return _samples(model, num, batch_size, seed, temperature, label, prior, texts), num
+    return _samples(model, num, batch_size, seed, temperature, label, prior, texts, options), num
   source = pipeline.First(source, num)
   return _reconstructions(model, source, batch_size, seed), len(source)
 
@@ -285,11 +289,12 @@ def _samples(
   label: int | None,
   prior: Prior | None = None,
   texts: pipeline.Source | None = None,
+  options: Mapping[str, float] | None = None,
 ) -> Parts:
   """Samples; of a model with texts, for those of the records of `texts` in turn."""
   key, size = new_key(seed), min(batch_size, num)
   for start in range(0, num, size):
-    given: dict[str, Any] = {} if prior is None else {"prior": prior}
+    given: dict[str, Any] = dict(options or {}) if prior is None else {"prior": prior, **(options or {})}
     if texts is not None:
       which = ((start + np.arange(size)) % len(texts)).tolist()
       given["text"] = np.stack([record["text"] for record in texts.read(which)])

@@ -61,6 +61,7 @@ BELOW_1 = Rule(">= 0 and < 1", lambda v: 0 <= v < 1)
 NAME = Rule("text that is not empty", lambda v: bool(v.strip()))
 NAMES = Rule("comma-separated names", lambda v: bool(words(v)))
 NUMBERS = Rule("comma-separated numbers", lambda v: all(number(w) is not None for w in v.split(",") if v))
+LABELS = Rule("labels >= 0, comma-separated", lambda v: all(label >= 0 for label in v))
 WIDTHS = Rule(
   f"one or more widths > 0, at most {DEEPEST} of at most {WIDEST}",
   lambda v: 0 < len(v) <= DEEPEST and min(v) > 0 and max(v) <= WIDEST,
@@ -68,6 +69,11 @@ WIDTHS = Rule(
 SIZE = Rule(
   f"0,0 or height,width > 0 and <= {LONGEST_SIDE}",
   lambda v: len(v) == 2 and (v == (0, 0) or (min(v) > 0 and max(v) <= LONGEST_SIDE)),
+)
+TEXT_BYTES = 257  # tokens of a text: padding, and bytes plus 1; then come pairs of tokens
+PAIRS = Rule(
+  f"two integers for each pair: tokens from 1 to {TEXT_BYTES - 1}, or of a pair before it, {TEXT_BYTES} and on",
+  lambda v: len(v) % 2 == 0 and all(0 < token < TEXT_BYTES + i // 2 for i, token in enumerate(v)),
 )
 SIGMA = Rule(
   "learned | optimal | a number > 0",

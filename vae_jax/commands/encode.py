@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,26 +101,18 @@ def _of_files(model: Any, args: Any, failed: list[Any]) -> Iterator[Rows]:
   import numpy as np
 
   from vae_jax import evaluation
-  from vae_jax.errors import UserError, printable
   from vae_jax.progress import FileProgress
 
   files = evaluation.own_files(args.input)[: args.num]
   with FileProgress() as progress:
     for start in range(0, len(files), args.batch_size):
       progress.update(f"encoding {len(files)} file{'s' * (len(files) > 1)}", start, len(files))
-      images, names = [], []
-      for file, listed in files[start : start + args.batch_size]:
-        try:
-          images.append(evaluation.own_image(model, file))
-        except UserError as error:
-          if not listed:
-            raise
-          failed.append(error)
-          print(printable(f"skipped: {error}"), file=sys.stderr)
-          continue
-        names.append(str(file))
-      if not names:
+      part, known = files[start : start + args.batch_size], len(failed)
+      found = list(evaluation.readable(part, lambda file: evaluation.own_image(model, file), failed))
+      evaluation.tell_skipped(failed[known:])
+      if not found:
         continue
+      names, images = zip(*found, strict=True)
       fields = {} if args.label is None else {"label": np.full(len(names), args.label, np.int32)}
       yield (
         _encoded(model, np.stack(images).astype(np.float32) / 255, fields)

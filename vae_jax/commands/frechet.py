@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vae_jax.commands.sample import OPTIONS
+
 HELP = (
   "score samples or reconstructions (--of), as a set, against a split: distances, precision, recall, coverage"
 )
 EXAMPLE = "--workdir runs/mnist_vae --of samples"
 FLAGS = (
   *("data_dir", "split", "label", "num", "seed", "temperature", "prior", "network", "layer", "weights"),
-  *("output", "batch_size", "of", "statistics"),
+  *("output", "batch_size", "of", "statistics", *OPTIONS),
 )
 NEEDS = None  # samples need an ability, reconstructions another: `image_sets.score` asks for it
 OUTPUT = (".json",)
@@ -51,6 +53,7 @@ def run(model: Any, args: Any) -> None:
     prior=prior,
     label=args.label,
     statistics=None if args.statistics is None else Path(args.statistics),
+    options={name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None},
   )
   output = Path(args.output or args.folder / f"frechet_{args.of}{evaluation.suffix(args.asked)}.json")
   evaluation.write_json(output, scores)

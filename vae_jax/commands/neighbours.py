@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vae_jax.commands.sample import one_text
+
 HELP = (
   "draw new images above the nearest training images, and compare their distances with those of test images"
 )
@@ -26,7 +28,7 @@ def run(model: Any, args: Any) -> None:
   from vae_jax.types import seen
 
   config = model.config
-  fields: dict[str, Any] = {"text": args.text}
+  fields: dict[str, Any] = {"text": one_text(args)}
   if "label" in model.module.conditions:
     classes = config.model.classes
     fields["label"] = np.arange(args.num) % classes if args.label is None else args.label

@@ -7,15 +7,15 @@ from typing import Any
 
 HELP = "draw new images: in one picture, or each in a file of a folder (--output folder/)"
 EXAMPLE = "--workdir runs/mnist_vae --num 10000 --output digits/"
-OPTIONS = ("text", "top_k", "top_p", "guidance")  # of `TrainedVAE.sample`
-FLAGS = ("label", "text", "num", "seed", "temperature", "prior", "output", "batch_size", *OPTIONS[1:])
+OPTIONS = ("top_k", "top_p", "guidance", "candidates")  # of `TrainedVAE.sample`
+FLAGS = ("label", "text", "num", "seed", "temperature", "prior", "output", "batch_size", *OPTIONS)
 NEEDS = "sample"
 OUTPUT = (".png",)
 
 
 def run(model: Any, args: Any) -> None:
   """Writes a grid of samples; of a family with labels, a row for each label unless --label names one; of a family with
-  texts, of --text.
+  texts, of --text, or a row for each --text.
 
   An `output` that ends with "/" is a folder for single files.
   """
@@ -28,14 +28,37 @@ def run(model: Any, args: Any) -> None:
   options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
   if args.output and args.output.endswith("/"):
     folder = Path(args.output)
-    how = {"label": args.label, "batch_size": args.batch_size, "prior": prior, **options}
+    how = {
+      "label": args.label,
+      "batch_size": args.batch_size,
+      "prior": prior,
+      "text": one_text(args),
+      **options,
+    }
     write_files(model, folder, args.num, args.seed, args.temperature, **how)
     print(f"wrote {args.num} images into {printable(str(folder))}")
     return
-  picture = evaluation.samples(model, args.num, args.seed, args.temperature, args.label, prior, **options)
+  if args.text is not None and len(args.text) > 1:
+    picture = evaluation.samples_of_texts(
+      model, args.text, args.num, args.seed, args.temperature, label=args.label, **options
+    )
+  else:
+    options["text"] = one_text(args)
+    picture = evaluation.samples(model, args.num, args.seed, args.temperature, args.label, prior, **options)
   output = args.output or args.folder / f"sample{evaluation.suffix(args.asked)}.png"
   pictures.save_png(output, picture)
   print(f"wrote {printable(str(output))}")
+
+
+def one_text(args: Any) -> str | None:
+  """The text of a request that takes one. Raises UserError: several."""
+  from vae_jax.errors import UserError
+
+  if args.text is not None and len(args.text) > 1:
+    raise UserError(
+      f"--text is given {len(args.text)} times; give it once, or let sample write one picture (--output NAME.png)"
+    )
+  return None if args.text is None else args.text[0]
 
 
 def write_files(

@@ -16,6 +16,15 @@ from vae_jax.configuration.files import (
 )
 from vae_jax.configuration.help import describe
 from vae_jax.configuration.json import MAX_JSON, from_json, parse_json, to_json
+from vae_jax.configuration.members import (
+  MEMBERS,
+  member_configs,
+  member_folder,
+  member_folders,
+  several,
+  varied,
+  written,
+)
 from vae_jax.configuration.values import (
   apply_overrides,
   at_home,
@@ -26,11 +35,13 @@ from vae_jax.configuration.values import (
   keys_of,
   owners,
   show,
+  to_values,
 )
 
 __all__ = [
   "DEFAULT_CONFIG",
   "MAX_JSON",
+  "MEMBERS",
   "apply_overrides",
   "at_home",
   "base_config",
@@ -43,10 +54,17 @@ __all__ = [
   "from_json",
   "keys_of",
   "load_config_file",
+  "member_configs",
+  "member_folder",
+  "member_folders",
   "owners",
   "parse_json",
+  "several",
   "show",
   "summary_of",
   "to_json",
+  "to_values",
   "validate",
+  "varied",
+  "written",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from vae_jax.configuration.chains import parse_chain
+from vae_jax.configuration.members import member_configs, several, written
 from vae_jax.configuration.sections import LATENT, LPIPS_NETWORKS, OBJECTIVE, RATE
 from vae_jax.configuration.values import as_config, brief, keys_of, show, to_values
 from vae_jax.errors import UserError
@@ -33,7 +35,9 @@ def _faults(config: ConfigDict) -> Iterator[str]:
   yield from _data_faults(config)
   yield from family(config.model.name).faults(config)
   yield from _objective_faults(config)
-  yield from _training_faults(config)
+  yield from _training_faults(config, values)
+  if several(config):
+    yield from _member_faults(config)
 
 
 def _data_faults(config: ConfigDict) -> Iterator[str]:
@@ -43,12 +47,34 @@ def _data_faults(config: ConfigDict) -> Iterator[str]:
   if data.name == "paired_folder" and data.low == data.high:
     yield f"data.low={show(data.low)} and data.high={show(data.high)} must be two folders; change one"
   if data.captions == "files" and data.name != "folder":
-    yield f"data.captions=files needs data.name=folder, not {data.name}; set data.captions=none"
-  if data.captions == "words" and data.name in ("scenes", "photos", "paired_folder"):
+    yield f"data.captions=files needs data.name=folder, and data.name={show(data.name)}; set data.captions=none"
+  if data.captions == "words" and data.name in ("scenes", "sprites", "photos", "paired_folder"):
     yield f"data.captions=words needs labels, and data.name={data.name} has none; set data.captions=none"
-  if data.name == "scenes" and (data.flip or data.rotate):
+  if data.without and data.name in ("scenes", "sprites", "photos", "paired_folder"):
+    yield f"data.without={show(data.without)} needs labels, and data.name={data.name} has none; leave it out"
+  if data.without and data.test in (data.train, data.validation):
+    yield (
+      f"data.without={show(data.without)} leaves images out of data.train and data.validation, and data.test="
+      f"{data.test} is one of them; choose another data.test"
+    )
+  if data.mutate and data.name == "paired_folder":
+    yield (
+      f"data.mutate={data.mutate} changes clean images, and those of data.name=paired_folder bring their own degraded "
+      "ones; set data.mutate=0"
+    )
+  if data.byte_pairs and data.captions == "none" and data.name not in ("scenes", "npz"):
+    yield f"data.byte_pairs={data.byte_pairs} needs texts; set data.captions to files or words, or data.byte_pairs=0"
+  if len(data.pairs) > 2 * data.byte_pairs:
+    yield (
+      f"data.pairs has {len(data.pairs) // 2} pairs, and data.byte_pairs={data.byte_pairs}; leave out data.pairs, "
+      "which is filled in"
+    )
+  fixed = {"scenes": "captions", "sprites": "factors", "dsprites": "factors"}.get(data.name)
+  if fixed and (data.flip or data.rotate):
     moved = "data.flip" if data.flip else "data.rotate"
-    yield f"{moved}=true moves the images of data.name=scenes, and their captions stay as they are; set {moved}=false"
+    yield (
+      f"{moved}=true moves the images of data.name={data.name}, and their {fixed} stay as they are; set {moved}=false"
+    )
   if data.dequantize and data.binarize != "none":
     yield f"data.dequantize=true contradicts data.binarize={data.binarize}; choose one"
   if data.dequantize and likelihood in ("bernoulli", "logistic_mixture"):
@@ -100,13 +126,20 @@ def _rate_faults(objective: ConfigDict) -> Iterator[str]:
     return
   if objective.free_bits_over != "example" and not objective.free_bits:
     yield f"objective.free_bits_over={objective.free_bits_over} needs objective.free_bits > 0"
-  for name in ("beta", "beta_schedule", "free_bits", "alpha") if objective.name == "iwae" else ():
+  if objective.capacity and objective.free_bits:
+    yield (
+      f"objective.capacity={objective.capacity} contradicts objective.free_bits={objective.free_bits}: both change the "
+      "term of the rate; set one of them to 0"
+    )
+  if objective.capacity_steps and not objective.capacity:
+    yield f"objective.capacity_steps={objective.capacity_steps} needs objective.capacity > 0"
+  for name in ("beta", "beta_schedule", "free_bits", "capacity", "alpha") if objective.name != "elbo" else ():
     default = (OBJECTIVE | RATE)[f"objective.{name}"].default
     if objective[name] != default:
-      yield f"objective.{name}={objective[name]} must be {default} for objective.name=iwae"
+      yield f"objective.{name}={objective[name]} must be {default} for objective.name={objective.name}"
 
 
-def _training_faults(config: ConfigDict) -> Iterator[str]:
+def _training_faults(config: ConfigDict, values: Mapping[str, Any]) -> Iterator[str]:
   objective, t = config.objective, config.training
   if t.fsdp and t.parallel == "pmap":
     yield "training.fsdp=true must be false for training.parallel=pmap, which keeps all on every device"
@@ -119,9 +152,9 @@ def _training_faults(config: ConfigDict) -> Iterator[str]:
     yield (
       f"training.accumulate={t.accumulate} must be 1 with an adversarial term, whose weight is one of the whole batch"
     )
-  whole = [key for key in LATENT if LATENT[key].default == 0.0 and objective.get(key.split(".")[1], 0.0)]
-  if t.accumulate > 1 and whole:
-    yield f"training.accumulate={t.accumulate} must be 1 with {whole[0]}, a term over the whole batch"
+  whole = [key for key in LATENT if LATENT[key].default == 0.0 and values.get(key)]
+  if t.accumulate > 1 and (over := [*whole, *(["objective.capacity"] if objective.get("capacity") else [])]):
+    yield f"training.accumulate={t.accumulate} must be 1 with {over[0]}, a term over the whole batch"
   if t.accumulate > 1 and objective.get("free_bits_over", "example") != "example":
     yield (
       f"training.accumulate={t.accumulate} must be 1 with objective.free_bits_over={objective.free_bits_over}, a mean "
@@ -132,3 +165,21 @@ def _training_faults(config: ConfigDict) -> Iterator[str]:
   if t.first_stage_digest and not t.first_stage:
     shown = brief(show(t.first_stage_digest))
     yield f"training.first_stage_digest={shown} needs training.first_stage; set it to that run"
+
+
+def _member_faults(config: ConfigDict) -> Iterator[str]:
+  """Why several runs cannot be trained in one program, and what is wrong with one of them."""
+  t = config.training
+  named = written(config)
+  if t.parallel == "pmap":
+    yield f"{named} needs training.parallel=jit, not pmap; change one of the two"
+  if t.fsdp:
+    yield f"{named} needs training.fsdp=false: each device keeps all members; change one of the two"
+  if t.wandb:
+    yield f"{named} needs training.wandb='', which follows one run in a process; leave it out"
+  try:
+    for number, member in enumerate(member_configs(config)):
+      if fault := next(_faults(member), None):
+        yield f"{named}, member {number}: {fault}"
+  except UserError as error:
+    yield str(error)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from vae_jax.keys import (
   ABOVE_0,
   BELOW_1,
+  LABELS,
   MIN_0,
   MOST_PICTURES,
   NAME,
   NAMES,
   NUMBERS,
+  PAIRS,
   SIZE,
   WIDEST,
   WIDTHS,
@@ -27,7 +29,7 @@ LPIPS_NETWORKS = ("alexnet", "vgg16", "squeezenet")
 
 DATA: Keys = {
   "data.name": Key(
-    "digits", "digits, photos, scenes, idx, folder, paired_folder, npz, or any TFDS data set", NAME
+    "digits", "digits, photos, scenes, sprites, idx, folder, paired_folder, npz, or any TFDS data set", NAME
   ),
   "data.dir": Key("", "folder of the data; for TFDS data sets, where they are prepared ('': default)"),
   "data.train": Key("train", "split to train on; slices as in 'train[:90%]' or 'train[100:]'", NAME),
@@ -44,12 +46,25 @@ DATA: Keys = {
     "names of labels in their order, comma-separated; folder: of its class folders ('': sorted, filled in); also words "
     "of data.captions",
   ),
+  "data.without": Key(
+    (),
+    "labels whose images data.train and data.validation leave out, for a test of anomalies; (): none",
+    LABELS,
+  ),
   "data.captions": Key(
     "none",
     "texts of images; files: photo.txt beside photo.jpg (folder); words: the names of labels, of digits numbers",
     one_of("none", "files", "words"),
   ),
-  "data.text_length": Key(72, "room for a text, in bytes of UTF-8", counted(2**16)),
+  "data.text_length": Key(
+    72, "room for a text, in tokens: bytes of UTF-8, and pairs of them", counted(2**16)
+  ),
+  "data.byte_pairs": Key(
+    0,
+    "frequent pairs of tokens that are tokens too, learned from the training texts; 0: bytes",
+    between(0, 2**16),
+  ),
+  "data.pairs": Key((), "those pairs, filled in when a run starts", PAIRS),
   "data.low": Key("low", "paired_folder: name of the folder with degraded images", NAME),
   "data.high": Key("high", "paired_folder: name of the folder with clean images", NAME),
   "data.flip": Key(False, "mirror training images left-right at random"),
@@ -60,6 +75,11 @@ DATA: Keys = {
     0.0,
     "half of the training images are made darker or brighter, by up to this many stops, and clipped; 0: off",
     between(0, 8),
+  ),
+  "data.mutate": Key(
+    0.0,
+    "each value of a training image is a random grey level with this probability (Ren et al. 2019); 0: off",
+    BELOW_1,
   ),
   "data.binarize": Key(
     "none",
@@ -119,13 +139,27 @@ RATE: Keys = {
     "what free_bits floors: KL of a latent by image, its mean over the batch, or the batch mean of a group",
     one_of("example", "batch", "group"),
   ),
+  "objective.capacity": Key(
+    0.0, "nats C: the rate's term is then beta * |mean rate - C| (Burgess et al. 2018); 0: beta * rate", MIN_0
+  ),
+  "objective.capacity_steps": Key(0, "steps in which C grows from 0 to objective.capacity; 0: none", MIN_0),
 }
 
 # Of families with a rate and latents [b, d]: terms over a whole batch of them.
 LATENT: Keys = {
   "objective.total_correlation": Key(
-    0.0, "weight of the latents' total correlation, over the batch (Chen et al. 2018)", MIN_0
+    0.0,
+    "weight of the latents' total correlation, over the batch; beta - 1 of a beta-TCVAE (Chen et al. 2018)",
+    MIN_0,
   ),
+  "objective.total_correlation_estimate": Key(
+    "weighted", "its minibatch sampling: weighted or stratified", one_of("weighted", "stratified")
+  ),
+  "objective.factor_vae.weight": Key(
+    0.0, "weight of the total correlation that a discriminator of latents finds (Kim & Mnih 2018)", MIN_0
+  ),
+  "objective.factor_vae.hidden": Key((1000,) * 6, "widths of the layers of that discriminator", WIDTHS),
+  "objective.factor_vae.learning_rate": Key(1e-4, "learning rate of that discriminator", ABOVE_0),
   "objective.dip": Key(
     0.0, "weight of the posterior means' covariances, over the batch (Kumar et al. 2018)", MIN_0
   ),
@@ -208,6 +242,15 @@ TRAINING: Keys = {
     "", "run, exported or pretrained model of the family whose parameters training starts from; '': none"
   ),
   "training.seed": Key(0, "seed of initialisation, data order and noise", MIN_0),
+  "training.vmap_seeds": Key(
+    1,
+    "runs to train in one program, with the seeds seed, seed + 1, ...: WORKDIR/members/0, ...",
+    counted(256),
+  ),
+  "training.vmap_values": Key(
+    "",
+    "KEY=V,V,...: a run for each value of one number, in one program, such as objective.beta=1,2,4; '': off",
+  ),
   "training.steps_per_call": Key(50, "most optimiser steps in one compiled call", counted(10**5)),
   "training.log_every": Key(100, "steps between rows of metrics.jsonl", ABOVE_0),
   "training.csv": Key(False, "write metrics.csv beside metrics.jsonl: step, split, metric, value"),

@@ -17,7 +17,7 @@ from vae_jax.models import FAMILIES, family
 
 DEFAULT_FAMILY = "mlp_vae"
 MODEL_NAME = "model.name"
-MOST_NAMED = 12  # keys in one message
+MOST_NAMED = 8  # keys in one message
 
 
 def keys_of(name: str) -> Keys:

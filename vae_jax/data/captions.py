@@ -84,8 +84,9 @@ def read(path: Path) -> str:
 
 
 def check_length(data: ConfigDict, size: int, where: str) -> None:
-  """Raises UserError where a text of `size` bytes, which lies at `where`, is longer than data.text_length."""
-  if size > data.text_length:
+  """Raises UserError where a text of `size` bytes, which lies at `where`, is longer than data.text_length. With
+  data.byte_pairs a text has fewer tokens than bytes, and `byte_pairs.learned` looks at them."""
+  if not data.byte_pairs and size > data.text_length:
     raise UserError(
       f"{where} has a text of {size} bytes, and data.text_length={data.text_length}; set data.text_length={size} "
       "or shorten the text"
@@ -123,7 +124,7 @@ def of_labels(data: ConfigDict, classes: Sequence[str]) -> tuple[tuple[np.ndarra
   words = [name.replace("_", " ").strip() for name in names]
   for name, word in zip(names, words, strict=True):
     check_length(data, text.size(word), f"the class {name!r}")
-  return tuple(text.encode(word, data.text_length) for word in words), remarks
+  return tuple(text.encode(word, text.size(word)) for word in words), remarks
 
 
 def of_label(known: Sequence[np.ndarray], label: int, name: str) -> np.ndarray:

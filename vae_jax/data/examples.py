@@ -57,6 +57,10 @@ class Full:
   )
   remarks: tuple[str, ...] = ()  # what a person should know before training on it
   names: Sequence[str] = ()  # of the records' files, where that is known
+  factors: tuple[
+    str, ...
+  ] = ()  # names of what images were rendered from, the columns of the field of that name
+  unordered: frozenset[str] = frozenset()  # of these, the ones whose values have no order
 
 
 def of_arrays(pixels: np.ndarray, labels: np.ndarray) -> Split:

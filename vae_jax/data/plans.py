@@ -19,6 +19,7 @@ from vae_jax.errors import UserError
 
 FOLDERS = ("folder", "paired_folder")
 EMBEDDED = ("digits", "photos")  # in packages
+DRAWN = ("scenes", "sprites")  # as they are read
 OWN = (*EMBEDDED, "idx", *FOLDERS)
 
 

@@ -1,13 +1,13 @@
 """From a host batch (uint8) to what the model sees (float32 in [0, 1]): a pure function of the compiled step.
 
-Order: mirror, turn, uint8 to float, binarise or dequantise, expose, degrade. Randomness comes from one key per example,
-and each operation folds its own stream number into it, so an example's draws depend on its key alone: not on the
-batch around it, and not on which other operations are switched on.
+Order: mirror, turn, mutate, uint8 to float, binarise or dequantise, expose, degrade. Randomness comes from one key per
+example, and each operation folds its own stream number into it, so an example's draws depend on its key alone: not on
+the batch around it, and not on which other operations are switched on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -22,7 +22,7 @@ Prepare = Callable[..., Batch]  # (keys, batch, frozen) -> prepared batch
 
 BINARIZE = ("none", "dynamic", "threshold")
 # Folded into the example's key. Part of what makes a run repeatable: never renumber.
-FLIP, DYNAMIC, DEQUANTIZE, DEGRADE, ROTATE, EXPOSURE, LATENTS = range(7)
+FLIP, DYNAMIC, DEQUANTIZE, DEGRADE, ROTATE, EXPOSURE, LATENTS, MUTATE = range(8)
 
 
 def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
@@ -35,7 +35,7 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
 
   - `flip` (training only): with probability 1/2 mirrors left-right, `image` and a given `degraded` together.
   - `rotate` (training only): turns square images, both alike, by 0, 90, 180 or 270 degrees with equal probability.
-  - `exposure` (training only): see `exposed`.
+  - `mutate`, `exposure` (training only): see `mutated`, `exposed`.
   - `binarize`, `dequantize`: the clean image only; see `binarize_dynamic` and `dequantize`. threshold means
     value > 0.5.
   - `degrade`: `degraded` is made from the resulting clean image, unless the batch brings its own. With
@@ -45,7 +45,8 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
   Raises UserError for an unknown or contradictory setting.
   """
   flip, rotate = training and config_data["flip"], training and config_data["rotate"]
-  exposure = config_data.get("exposure", 0.0) if training else 0.0
+  exposure, mutate = (config_data.get(name, 0.0) if training else 0.0 for name in ("exposure", "mutate"))
+  changes = [f"data.{name}" for name, on in (("exposure", exposure), ("mutate", mutate)) if on]
   binarize, with_noise = config_data["binarize"], config_data["dequantize"]
   if binarize not in BINARIZE:
     raise UserError(f"data.binarize={binarize!r} is unknown{nearest(binarize, BINARIZE, what='values')}")
@@ -59,7 +60,7 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
 
   def prepare(keys: Key, batch: Batch, frozen: Frozen = NO_FROZEN) -> Batch:
     del frozen
-    _check_fields(batch, flip, rotate)
+    _check_fields(batch, flip, rotate, changes)
 
     def stream(number: int) -> Key:
       return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
@@ -70,6 +71,8 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
       image, degraded = _mirrored(stream(FLIP), image, degraded)
     if rotate:
       image, degraded = _rotated(stream(ROTATE), image, degraded)
+    if mutate:
+      image = jax.vmap(lambda key, x: mutated(key, x, mutate))(stream(MUTATE), image)
     if binarize == "dynamic":
       image = jax.vmap(binarize_dynamic)(stream(DYNAMIC), image)
     elif binarize == "threshold":
@@ -79,10 +82,6 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
     else:
       image = to_float(image)
     if exposure:
-      if degraded is not None:
-        raise UserError(
-          "data.exposure changes clean images, and these bring their own degraded ones; set data.exposure=0"
-        )
       image = jax.vmap(lambda key, x: exposed(key, x, exposure))(stream(EXPOSURE), image)
     result = {**batch, "image": image}
     if degraded is None and degrades:
@@ -94,8 +93,8 @@ def make_prepare(config_data: Mapping[str, Any], training: bool) -> Prepare:
   return prepare
 
 
-def _check_fields(batch: Batch, flip: bool, rotate: bool) -> None:
-  """Raises UserError for fields that are unknown, or that moved images would no longer fit."""
+def _check_fields(batch: Batch, flip: bool, rotate: bool, changes: Sequence[str]) -> None:
+  """Raises UserError for fields that are unknown, or that moved or changed images would no longer fit."""
   if undeclared := sorted(set(batch) - set(FIELDS)):
     raise UserError(
       f"a batch has the field {undeclared[0]!r}, which is none of {', '.join(FIELDS)}; leave it out"
@@ -103,6 +102,10 @@ def _check_fields(batch: Batch, flip: bool, rotate: bool) -> None:
   moved = "data.flip" if flip else "data.rotate"
   if fixed := [name for name in ("factors", "codes") if name in batch and (flip or rotate)]:
     raise UserError(f"{moved}=true moves images, and their {fixed[0]} stay as they are; set {moved}=false")
+  if changes and "degraded" in batch:
+    raise UserError(
+      f"{changes[0]} changes clean images, and these bring their own degraded ones; set {changes[0]}=0"
+    )
 
 
 def _mirrored(keys: Key, image: Array, degraded: Array | None) -> tuple[Array, Array | None]:
@@ -139,6 +142,18 @@ def exposed(key: Key, image: Array, stops: float) -> Array:
   darker = 1.0 - jnp.minimum(gain * (1.0 - image), most)
   changed = jnp.where(jax.random.bernoulli(side, jnp.float32(0.5)), brighter, darker)
   return jnp.where(jax.random.bernoulli(happens, jnp.float32(0.5)), changed, image)
+
+
+def mutated(key: Key, image: ArrayLike, rate: float) -> Array:
+  """Replaces each value, with probability `rate`, by a grey level drawn from 0..255 (Ren et al. 2019, section 3.2).
+
+  image: uint8, or float32 in [0, 1], any shape; the same out. Channels of a pixel are drawn apart. What a model learns
+  of such images is their background: levels and smoothness, without what is arranged in them.
+  """
+  where, what = jax.random.split(key)
+  levels = jax.random.bits(what, image.shape, jnp.uint8)
+  drawn = levels if image.dtype == np.uint8 else to_float(levels)
+  return jnp.where(jax.random.bernoulli(where, jnp.float32(rate), image.shape), drawn, image)
 
 
 def turned(image: Array, turns: ArrayLike) -> Array:

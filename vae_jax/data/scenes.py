@@ -47,6 +47,9 @@ HELD_OUT = (("red", "triangle"), ("green", "star"), ("blue", "square"), ("yellow
 SPLITS = {"train": 50_000, "validation": 2_000, "test": 2_000, "test_seen": 2_000}
 LONGEST = len("three small yellow triangles right of three small purple triangles")
 FACTORS = ("count", "size", "colour", "shape", "relation", "count_2", "size_2", "colour_2", "shape_2")
+UNORDERED = frozenset(
+  {"colour", "shape", "relation", "colour_2", "shape_2"}
+)  # 0 of the second group's: there is none
 
 
 class Group(NamedTuple):
@@ -320,19 +323,19 @@ def splits(data: ConfigDict) -> dict[str, Callable[[], Full]]:
       f"below which shapes look alike; set it to {SIDE},{SIDE} or 64,64"
     )
   captions.check_length(data, LONGEST, "data.name=scenes")
-  return {name: functools.partial(_split, name, n, side, data.text_length) for name, n in SPLITS.items()}
+  return {name: functools.partial(_split, name, n, side) for name, n in SPLITS.items()}
 
 
-def _split(name: str, n: int, side: int, length: int) -> Full:
+def _split(name: str, n: int, side: int) -> Full:
   def read(indices: Sequence[int]) -> list[dict[str, Any]]:
-    return [_record(example(name, index), side, length) for index in indices]
+    return [_record(example(name, index), side) for index in indices]
 
-  return Full(n, read, {"image": (side, side, 3)})
+  return Full(n, read, {"image": (side, side, 3)}, factors=FACTORS, unordered=UNORDERED)
 
 
-def _record(found: Example, side: int, length: int) -> dict[str, Any]:
+def _record(found: Example, side: int) -> dict[str, Any]:
   return {
     "image": render(found.scene, side, found.seed),
-    "text": text.encode(found.caption, length),
+    "text": text.encode(found.caption, text.size(found.caption)),
     "factors": factors(found.scene),
   }

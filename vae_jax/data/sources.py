@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
@@ -15,8 +16,9 @@ from unittest import mock
 import numpy as np
 from ml_collections import ConfigDict
 
-from vae_jax.data import builders, captions, images, npz, plans, scenes, text
+from vae_jax.data import builders, captions, images, npz, plans, scenes, sprites, text
 from vae_jax.data.examples import THREADS, Full, expanded
+from vae_jax.data.splits import parse_split, slice_bounds
 from vae_jax.errors import UserError, described, nearest, printable
 from vae_jax.progress import followed
 from vae_jax.types import FIELD_TYPES
@@ -68,21 +70,29 @@ class Source:
   labels: tuple[int, ...] | None = None  # of a stored label: the one that is given; None: the same
   loose: tuple[str, ...] = ()
   words: tuple[np.ndarray, ...] | None = None  # tokens of each label's words, where these are the captions
+  room: int | None = None  # tokens of a text; None: as stored
+  pairs: text.Pairs = ()  # of the texts' tokens
+  kept: tuple[int, ...] | None = None  # places of the records in `full`; None: all from start to stop
 
   def __len__(self) -> int:
-    return self.stop - self.start
+    return len(self._places)
+
+  @property
+  def _places(self) -> Sequence[int]:
+    return range(self.start, self.stop) if self.kept is None else self.kept
 
   @property
   def names(self) -> Sequence[str]:
     """The names of the records' files, below the data set's folder; empty where the records are not files."""
-    return self.full.names[self.start : self.stop]
+    names, places = self.full.names, self._places
+    return [names[place] for place in places] if names else ()
 
   def read(self, indices: Sequence[int]) -> Iterator[Record]:
     """The records in turn: read together, which is quicker, and decoded one by one."""
     for index in indices:
       if not 0 <= index < len(self):
         raise IndexError(f"record {index} of {self.name} {self.split}, which has {len(self)}")
-    raw = self.full.read([self.start + index for index in indices])
+    raw = self.full.read([self._places[index] for index in indices])
     return map(self._finished, raw, indices)
 
   def __getitem__(self, index: int) -> Record:
@@ -102,7 +112,7 @@ class Source:
 
     def load(begin: int) -> None:
       end = min(begin + CHUNK, n)
-      raw = self.full.read(range(self.start + begin, self.start + end))
+      raw = self.full.read(self._places[begin:end])
       for i, record in zip(range(begin, end), raw, strict=True):
         for key, value in self._finished(record, i).items():
           if np.shape(value) != out[key].shape[1:]:
@@ -118,13 +128,27 @@ class Source:
         pass
     return out
 
+  def read_labels(self) -> list[int]:
+    """The label of each record, in order; images are not decoded. Raises UserError: the records have none."""
+    labels: list[int] = []
+    chunks = range(0, len(self), CHUNK)
+    for first in followed(chunks, len(chunks), f"reading labels of {self.name} {self.split}"):
+      for raw in self.full.read(self._places[first : first + CHUNK]):
+        if "label" not in raw:
+          raise UserError(f"the records of data.name={self.name} have no labels; use data with labels")
+        label = int(raw["label"])
+        labels.append(label if self.labels is None else self.labels[label])
+    return labels
+
   def _finished(self, raw: Record, index: int) -> Record:
     record: Record = {}
     for key, value in raw.items():
       if key == "label":
         record[key] = int(value) if self.labels is None else self.labels[int(value)]
         if self.words is not None:
-          record["text"] = captions.of_label(self.words, record[key], self.name)
+          record["text"] = self._text(captions.of_label(self.words, record[key], self.name))
+      elif key == "text":
+        record[key] = self._text(np.asarray(value, FIELD_TYPES[key]))
       elif key not in ("image", "degraded"):
         record[key] = np.asarray(value, FIELD_TYPES[key])
       elif isinstance(value, bytes):
@@ -138,6 +162,9 @@ class Source:
       else:
         record[key] = images.to_channels(value, self.channels)
     return record
+
+  def _text(self, tokens: np.ndarray) -> np.ndarray:
+    return tokens if self.room is None else text.packed(tokens, self.room, self.pairs)
 
 
 def open_source(data: ConfigDict, split: str) -> Source:
@@ -169,7 +196,7 @@ def open_source(data: ConfigDict, split: str) -> Source:
   mixed = not data.channels and any(shape[2] == 0 for shape in full.shapes.values())
   classes, labels = _labels(data, found.classes)
   words, said = captions.of_labels(data, classes) if data.captions == "words" else (None, ())
-  return Source(
+  source = Source(
     name=data.name,
     split=split,
     uniform_shape=uniform,
@@ -184,7 +211,26 @@ def open_source(data: ConfigDict, split: str) -> Source:
     labels=labels,
     loose=found.loose,
     words=words,
+    room=None if data.name == "npz" and words is None and not data.byte_pairs else data.text_length,
+    pairs=tuple(data.pairs),
   )
+  return _without(source, data) if data.without and split in (data.train, data.validation) else source
+
+
+def _without(source: Source, data: ConfigDict) -> Source:
+  """The source without the images of the labels `data.without`. Raises UserError: no labels, no such label, no rest."""
+  key, labels = f"data.without={','.join(map(str, data.without))}", source.read_labels()
+  foreign = [label for label in data.without if label not in labels]
+  if foreign and source.split == data.train:
+    known = ", ".join(map(str, sorted(set(labels))[:20]))
+    raise UserError(
+      f"{key}: {source.split} of {data.name} has no image of label {foreign[0]}, only of {known}"
+    )
+  kept = tuple(source.start + i for i, label in enumerate(labels) if label not in data.without)
+  if not kept:
+    raise UserError(f"{key} leaves no image of {source.split} of {data.name}; name fewer labels")
+  said = f"{key}: {len(source) - len(kept)} of the {len(source)} images of {source.split} are left out"
+  return dataclasses.replace(source, kept=kept, remarks=(*source.remarks, said))
 
 
 def _enlarged(data: ConfigDict, split: str, full: Full) -> list[str]:
@@ -228,8 +274,8 @@ def _say(line: str) -> None:
 
 def move(data: ConfigDict, place: str) -> None:
   """Sets data.dir to the place where the data lie now, of --data_dir. Raises UserError where there can be none."""
-  if data.name in (*plans.EMBEDDED, "scenes"):
-    how = "is drawn" if data.name == "scenes" else "comes with a package"
+  if data.name in (*plans.EMBEDDED, *plans.DRAWN):
+    how = "is drawn" if data.name in plans.DRAWN else "comes with a package"
     raise UserError(
       f"--data_dir {place}: data.name={data.name} {how} and has no folder; leave --data_dir out"
     )
@@ -245,49 +291,12 @@ def list_splits(data: ConfigDict) -> dict[str, int]:
   return {name: full().length for name, full in _open_set(data).splits.items()}
 
 
-def parse_split(split: str) -> tuple[str, tuple[str, str] | None]:
-  """'train[10%:]' -> ('train', ('10%', '')); without brackets the bounds are None. Raises UserError."""
-  match = re.fullmatch(r"([\w.-]+?)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
-  if not match:
-    raise UserError(
-      f"split {split!r}: must look like 'train', 'train[:90%]', 'train[100:]' or 'train[10%:20%]'"
-    )
-  name, start, stop = match.groups()
-  return name, (start or "", stop or "") if "[" in split else None
-
-
-def slice_bounds(split: str, bounds: tuple[str, str] | None, n: int) -> tuple[int, int]:
-  """The (start, stop) that `bounds` select out of n records, with 0 <= start < stop <= n.
-
-  A percentage is n * p / 100 rounded down, so 'a[:p%]' and 'a[p%:]' share out a split for every p. Negative
-  bounds count from the end.
-
-  Raises:
-    UserError: if nothing is selected, or a bound lies beyond the split.
-  """
-
-  def position(bound: str, default: int) -> int:
-    if not bound:
-      return default
-    number = int(bound.rstrip("%"))
-    limit = 100 if bound.endswith("%") else n
-    if abs(number) > limit:
-      raise UserError(f"split {split!r}: {bound} is out of range; there are {n} records")
-    number += limit if bound.startswith("-") else 0
-    return n * number // 100 if bound.endswith("%") else number
-
-  start, stop = (position(bounds[0], 0), position(bounds[1], n)) if bounds else (0, n)
-  if start >= stop:
-    raise UserError(f"split {split!r}: selects none of the {n} records")
-  return start, stop
-
-
 # The kinds of data set. Each gives its splits by name, to be opened when called.
 
 
 def _open_set(data: ConfigDict) -> _Set:
-  if data.name in ("npz", "scenes"):
-    return _Set({"npz": npz, "scenes": scenes}[data.name].splits(data))
+  if data.name in ("npz", *plans.DRAWN):
+    return _Set({"npz": npz, "scenes": scenes, "sprites": sprites}[data.name].splits(data))
   if data.name in plans.OWN:
     builder, remarks, loose = builders.prepare(data)
     metadata = builder.info.metadata
@@ -300,7 +309,6 @@ def _open_set(data: ConfigDict) -> _Set:
         None,
         metadata["smallest"].get(name),
         metadata.get("names", {}).get(name, ()),
-        data.text_length,
       )
       for name in builder.info.splits
     }
@@ -308,9 +316,11 @@ def _open_set(data: ConfigDict) -> _Set:
   builder = _tfds_builder(data)
   keys = _tfds_images(data.name, builder.info.features)
   shapes = {key: builder.info.features[stored].shape for key, stored in keys.items()}
-  return _Set(
-    {name: functools.partial(_tfds_split, builder, name, shapes, keys) for name in builder.info.splits}
-  )
+  opened: Callable[[str], Full] = functools.partial(_tfds_split, builder, shapes=shapes, keys=keys)
+  if builder.name == "dsprites":
+    keys |= {name: name for name in sprites.STORED}
+    opened = sprites.of_tfds(data, opened)
+  return _Set({name: functools.partial(opened, name) for name in builder.info.splits})
 
 
 def _tfds_split(
@@ -320,10 +330,8 @@ def _tfds_split(
   keys: dict[str, str] | None = None,
   smallest: tuple[int, int] | None = None,
   names: Sequence[str] = (),
-  text_length: int = 0,
 ) -> Full:
-  """One split of a prepared builder; `keys` maps "image" and "degraded" to the names of stored features. text_length:
-  that of texts, for a builder of our own."""
+  """One split of a prepared builder; `keys`, of a builder of others, maps "image" and "degraded" to stored features."""
   import tensorflow_datasets as tfds
 
   features = builder.info.features
@@ -336,7 +344,7 @@ def _tfds_split(
     and np.issubdtype(features["label"].np_dtype, np.integer)
   ):
     wanted["label"] = "label"
-  if text_length and "text" in features:
+  if keys is None and "text" in features:
     wanted["text"] = "text"
   try:
     records = builder.as_data_source(split, decoders=skip)
@@ -355,11 +363,11 @@ def _tfds_split(
       raise
     except Exception as error:  # whatever the reader and protobuf raise on a damaged file
       raise builders.damaged(builder.data_dir, error) from error
-    rows = [{key: record[stored] for key, stored in wanted.items()} for record in found]
+    rows: list[Record] = [{key: record[stored] for key, stored in wanted.items()} for record in found]
     # So it reads some files that were cut short.
     if any(value is None for row in rows for value in row.values()):
       raise builders.damaged(builder.data_dir, ValueError("a record is empty"))
-    return [row | {"text": text.padded(row["text"], text_length)} if "text" in row else row for row in rows]
+    return rows
 
   return Full(len(records), read, shapes, smallest, names=names)
 
@@ -389,13 +397,10 @@ def _tfds_builder(data: ConfigDict) -> Any:
     with builders.quiet(sys.stderr):
       builder = tfds.builder(data.name, data_dir=where, file_format="array_record")
   except tfds.core.DatasetNotFoundError as error:
-    known = [*plans.OWN, "npz", "scenes", *tfds.list_builders(with_community_datasets=False)]
+    own = (*plans.OWN, "npz", *plans.DRAWN)
+    known = [*own, *tfds.list_builders(with_community_datasets=False)]
     hint = nearest(data.name, known, what="data sets")
-    hint = (
-      hint
-      if "mean" in hint
-      else f"; known: {', '.join((*plans.OWN, 'npz', 'scenes'))} and the data sets of TFDS"
-    )
+    hint = hint if "mean" in hint else f"; known: {', '.join(own)} and the data sets of TFDS"
     raise UserError(f"data.name={data.name!r} is not a data set{hint}") from error
   except Exception as error:  # a bad config or version in the name, a damaged folder
     raise UserError(f"data.name={data.name!r} cannot be opened: {described(error)}") from error

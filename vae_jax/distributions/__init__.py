@@ -1,4 +1,4 @@
-"""Distributions of a VAE: the latents' diagonal Gaussian, the likelihoods of images, the importance bound.
+"""Distributions of a VAE: diagonal Gaussians of latents and their mixtures, likelihoods of images, importance bounds.
 
 All arithmetic is float32 whatever the input type. Everything is pure and safe under jit, vmap and grad.
 Log-probabilities are in nats. Shapes: `d` latents; `h w c` an image; `...` any leading axes (samples, batch).
@@ -8,7 +8,10 @@ image likewise those of its params; every other difference of shape raises Value
 
 from vae_jax.distributions.importance import (
   StreamingLogSumExp,
+  ciwae_bound,
+  dreg_bound,
   iwae_bound,
+  miwae_bound,
   streaming_logsumexp_init,
   streaming_logsumexp_update,
   streaming_logsumexp_value,
@@ -34,7 +37,9 @@ from vae_jax.distributions.likelihoods import (
   logistic_mixture,
   logit_laplace,
   make_likelihood,
+  observed_log_prob,
 )
+from vae_jax.distributions.mixtures import Mixture, mixture_log_prob, mixture_sample
 from vae_jax.distributions.stable import absolute, at_least, safe_sqrt
 
 __all__ = [
@@ -44,11 +49,14 @@ __all__ = [
   "MIN_SCALE",
   "Gaussian",
   "Likelihood",
+  "Mixture",
   "StreamingLogSumExp",
   "absolute",
   "at_least",
   "bernoulli",
   "bound_logvar",
+  "ciwae_bound",
+  "dreg_bound",
   "gaussian",
   "iwae_bound",
   "kl",
@@ -58,6 +66,10 @@ __all__ = [
   "logistic_mixture",
   "logit_laplace",
   "make_likelihood",
+  "miwae_bound",
+  "mixture_log_prob",
+  "mixture_sample",
+  "observed_log_prob",
   "safe_sqrt",
   "sample",
   "standard_normal_log_prob",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -57,6 +58,7 @@ class Likelihood:
   has_scale: whether `log_scale`, a scalar parameter of the model, is used. The others ignore it.
   describe: the likelihood in words, for logs and tables.
   deviation: log_scale -> the standard deviation of a pixel, where it is the same for all.
+  plain: the likelihood of the same values whose gradients are theirs, where those of this one are others.
   """
 
   name: str
@@ -68,6 +70,7 @@ class Likelihood:
   has_scale: bool
   describe: str
   deviation: Callable[[ArrayLike | float], Array] | None = None
+  plain: Likelihood | None = None
 
 
 def bernoulli(c: int) -> Likelihood:
@@ -120,7 +123,8 @@ def gaussian(c: int, sigma: str | float = "learned") -> Likelihood:
     return value
 
   words = f"Gaussian (sigma {sigma})" if fixed is None else f"Gaussian (sigma {fixed:g})"
-  return _location_scale("gaussian", c, fixed, log_density, jax.random.normal, 1.0, words)
+  made = _location_scale("gaussian", c, fixed, log_density, jax.random.normal, 1.0, words)
+  return dataclasses.replace(made, plain=gaussian(c)) if optimal else made
 
 
 def laplace(c: int, sigma: str | float = "learned") -> Likelihood:
@@ -201,7 +205,7 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
 
   def log_prob(params, image, log_scale):
     params, image = _fit(params, image, channels, c)
-    logits, means, scales, coefficients = _split(params, c, mixtures)
+    logits, means, scales, coefficients = mixture_parts(params, c, mixtures)
     x = [2.0 * image[..., i : i + 1] - 1.0 for i in range(c)]
     joint = logits
     for i in range(c):
@@ -213,7 +217,7 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
     return jnp.sum(pixels.reshape(*pixels.shape[:-2], math.prod(pixels.shape[-2:])), axis=-1)
 
   def mean(params, log_scale):
-    logits, means, _, coefficients = _split(as_float32(params), c, mixtures)
+    logits, means, _, coefficients = mixture_parts(as_float32(params), c, mixtures)
     centres: list[Array] = []
     for i in range(c):
       location = means[i]
@@ -225,7 +229,7 @@ def logistic_mixture(c: int, mixtures: int = 10) -> Likelihood:
     return _clip(0.5 * mixed + 0.5, 0.0, 1.0)
 
   def sample(key, params, log_scale):
-    logits, means, scales, coefficients = _split(as_float32(params), c, mixtures)
+    logits, means, scales, coefficients = mixture_parts(as_float32(params), c, mixtures)
     component_key, noise_key = jax.random.split(key)
     component = jax.random.categorical(component_key, logits, axis=-1)[..., None]
 
@@ -303,6 +307,26 @@ def make_likelihood(name: str, c: int, sigma: str | float = "learned", mixtures:
   return makers[name]()
 
 
+def observed_log_prob(
+  likelihood: Likelihood,
+  params: ArrayLike,
+  image: ArrayLike,
+  log_scale: ArrayLike | float,
+  observed: ArrayLike,
+) -> Array:
+  """log p(observed pixels of image | params) in nats, summed over them: [...]. The gradient is that of this value.
+
+  params, image, log_scale: as `Likelihood.log_prob` takes them; hidden pixels of an image have no effect, and are
+  finite. observed: bool, [h, w] or with leading axes of `params`; all channels of a pixel are observed or hidden.
+  """
+  likelihood, params, image = likelihood.plain or likelihood, as_float32(params), float_image(image)
+  observed = jnp.asarray(observed, bool)
+  params, image = (x.reshape(*x.shape[:-3], -1, 1, 1, x.shape[-1]) for x in (params, image))
+  each = likelihood.log_prob(params, image, log_scale)  # [..., h w]
+  observed = jnp.broadcast_to(observed.reshape(*observed.shape[:-2], -1), each.shape)
+  return jnp.sum(jnp.where(observed, each, 0.0), axis=-1)
+
+
 def _fit(params: ArrayLike, image: ArrayLike, channels: int, c: int) -> tuple[Array, Array]:
   """Both in float32, the image with the leading axes of `params`. Raises ValueError: integers, or other shapes."""
   if jnp.issubdtype(jnp.result_type(params), jnp.integer):
@@ -370,10 +394,11 @@ def _pairs(c: int) -> list[tuple[int, int]]:
   return [(i, j) for i in range(c) for j in range(i)]
 
 
-def _split(
+def mixture_parts(
   params: Array, c: int, mixtures: int
 ) -> tuple[Array, list[Array], list[Array], dict[tuple[int, int], Array]]:
-  """Splits params into logits, c means, c log-scales, coefficients by pair; each [..., h, w, mixtures]."""
+  """Splits params of `logistic_mixture`, float32, into logits, c means, c log-scales, which are clamped, and
+  coefficients by pair (i, j), those of x_j in the location of channel i; each [..., h, w, mixtures]."""
   pairs = _pairs(c)
   blocks = [params[..., k * mixtures : (k + 1) * mixtures] for k in range(1 + 2 * c + len(pairs))]
   scales = [jnp.clip(b, MIN_LOG_SCALE, MAX_LOG_SCALE) for b in blocks[1 + c : 1 + 2 * c]]

@@ -6,7 +6,18 @@ import time
 from pathlib import Path
 
 from vae_jax import pictures
+from vae_jax.evaluation.compressed import (
+  check_compresses,
+  compress_images,
+  compression_table,
+  decompress_images,
+  levels_of,
+  pictures_of,
+)
+from vae_jax.evaluation.factor_scores import factor_lines, factor_scores
 from vae_jax.evaluation.fitting import fit_prior, latents_of, prior_table, save_prior
+from vae_jax.evaluation.label_probes import probe_labels, probe_lines
+from vae_jax.evaluation.members import member_table, scores_of_members
 from vae_jax.evaluation.photographs import (
   benchmark_folder,
   restore_each_by_its_model,
@@ -15,6 +26,7 @@ from vae_jax.evaluation.photographs import (
 from vae_jax.evaluation.records import (
   check_conditions,
   condition,
+  exact_image,
   inputs,
   open_split,
   own_files,
@@ -22,50 +34,71 @@ from vae_jax.evaluation.records import (
   own_images,
   preparation,
   prepared,
+  readable,
   stream,
+  tell_skipped,
   with_label,
 )
 from vae_jax.evaluation.results import suffix, write_json
 from vae_jax.evaluation.scores import score_split, summary
 from vae_jax.evaluation.shown import (
+  completions,
   drawn,
   has_samples,
   interpolations,
   prior_line,
   reconstructions,
   samples,
+  samples_of_texts,
   split_samples,
 )
 from vae_jax.inference import TrainedVAE
 
 __all__ = [
   "benchmark_folder",
+  "check_compresses",
   "check_conditions",
+  "completions",
+  "compress_images",
+  "compression_table",
   "condition",
+  "decompress_images",
   "drawn",
   "evaluate",
+  "exact_image",
+  "factor_lines",
+  "factor_scores",
   "fit_prior",
   "has_samples",
   "inputs",
   "interpolations",
   "latents_of",
+  "levels_of",
+  "member_table",
   "open_split",
   "own_files",
   "own_image",
   "own_images",
+  "pictures_of",
   "preparation",
   "prepared",
   "prior_line",
   "prior_table",
+  "probe_labels",
+  "probe_lines",
+  "readable",
   "reconstructions",
   "restore_each_by_its_model",
   "restore_photographs",
   "samples",
+  "samples_of_texts",
   "save_prior",
   "score_split",
+  "scores_of_members",
   "stream",
   "suffix",
   "summary",
+  "tell_skipped",
   "with_label",
   "write_json",
 ]

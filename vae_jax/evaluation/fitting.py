@@ -13,16 +13,15 @@ from jaxtyping import Float
 
 from vae_jax import distributions as dist
 from vae_jax import priors
-from vae_jax.data import pipeline
 from vae_jax.errors import UserError
-from vae_jax.evaluation.records import condition, describe, open_split, preparation, stream
-from vae_jax.generator import new_key, standard
+from vae_jax.evaluation.latents import encoded_images
+from vae_jax.evaluation.records import describe, open_split
+from vae_jax.generator import standard
 from vae_jax.inference import TrainedVAE
 from vae_jax.priors.base import Prior
 from vae_jax.progress import FileProgress
 from vae_jax.storage import fitted
-from vae_jax.training import steps
-from vae_jax.types import Array, seen
+from vae_jax.types import Array
 
 ROWS = 1024  # latents that are scored at a time
 OWN = "standard_normal"
@@ -115,31 +114,8 @@ def latents_of(
   model: TrainedVAE, split: str, batch_size: int, seed: int
 ) -> tuple[Float[np.ndarray, "n d"], bool]:
   """The latents of a split's images, in order, float32; whether they are draws from a density with a spread."""
-  source: pipeline.Source = open_split(model, split)
-  prepare, frozen = preparation(model)
-  prepare, size = jax.jit(prepare), min(batch_size, len(source))
-  found, spread, root = [], False, new_key(seed)
-  with FileProgress(delay=2.0) as progress:
-    for done, batch in enumerate(stream(model, source, size)):
-      progress.update(f"encoding {split}", done * size, len(source))
-      mask, ids = batch.pop("mask"), jnp.asarray(batch["index"])
-      ready = prepare(steps.example_keys(root, steps.PREPARE_STREAM, ids), batch, frozen)
-      q = model.encode(seen(ready), **condition(model, ready))
-      z = _drawn(q, steps.example_keys(root, steps.MODEL_STREAM, ids))
-      found.append(np.asarray(z)[mask])
-      spread = spread or bool(jnp.exp(0.5 * q.logvar).max() > 0)
-  z = np.concatenate(found)
-  if bad := int(np.sum(~np.isfinite(z).all(axis=1))):
-    raise UserError(
-      f"the latents of {bad} of the {len(z)} images of {split} are not finite (nan or inf); use an earlier checkpoint"
-    )
-  return z, spread
-
-
-@jax.jit
-def _drawn(q: dist.Gaussian, keys: Array) -> Array:
-  eps = jax.vmap(lambda key: jax.random.normal(key, q.mean.shape[1:], jnp.float32))(keys)
-  return dist.sample(q, eps)
+  found = encoded_images(model, open_split(model, split), split, batch_size, seed, ["draws"])
+  return found.rows["draws"], found.spread
 
 
 @jax.jit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -52,12 +52,13 @@ def walk(
 
 
 class Directions(NamedTuple):
-  """centre [d], the mean; axes [k, d], unit vectors; deviations [k], along them; shares [k], of the variance."""
+  """centre [d], the mean; axes [k, d], unit vectors; deviations [k], along them; shares [k], of the variance; names."""
 
   centre: np.ndarray
   axes: np.ndarray
   deviations: np.ndarray
   shares: np.ndarray
+  names: tuple[str, ...]
 
 
 def principal_directions(means: np.ndarray, num: int) -> Directions:
@@ -77,22 +78,73 @@ def principal_directions(means: np.ndarray, num: int) -> Directions:
   num = min(num, len(values), len(means) - 1)
   variances = np.square(values) / (len(means) - 1)
   shares = variances / max(variances.sum(), 1e-300)
-  return Directions(centre, axes[:num], np.sqrt(variances[:num]), shares[:num])
+  names = tuple(str(i + 1) for i in range(num))
+  return Directions(centre, axes[:num], np.sqrt(variances[:num]), shares[:num], names)
+
+
+def unit_directions(means: np.ndarray, units: Sequence[int] = (), num: int = 0) -> Directions:
+  """The directions of single latents of posterior means [n, d]; without `units`, of the `num` that vary most.
+
+  Raises UserError for a unit that there is not, and as `principal_directions` does.
+  """
+  principal_directions(means, 1)
+  d, variances = means.shape[1], means.var(axis=0, ddof=1)
+  if wrong := [unit for unit in units if unit >= d]:
+    raise UserError(f"unit {wrong[0]}: the model has the units 0 to {d - 1}; give some of them (--units)")
+  chosen = list(units) or np.argsort(-variances, kind="stable")[:num].tolist()
+  shares = variances / variances.sum()
+  names = tuple(f"z{unit}" for unit in chosen)
+  return Directions(means.mean(axis=0), np.eye(d)[chosen], np.sqrt(variances[chosen]), shares[chosen], names)
+
+
+def traversed(
+  model: TrainedVAE,
+  known: Directions,
+  start: np.ndarray | None,
+  fields: dict[str, Any],
+  columns: np.ndarray = DEVIATIONS,
+) -> np.ndarray:
+  """Images [k, columns, h, w, c], a row for each direction, at so many standard deviations along it.
+
+  start: latents [d] in the middle of each row, or one for each row, [k, d]; None: the mean of the images. fields:
+  conditions, one value each.
+  """
+  middle = np.atleast_2d(known.centre if start is None else start)[:, None]
+  away = columns[None, :, None] * known.deviations[:, None, None] * known.axes[:, None]
+  z = (middle + away).astype(np.float32)
+  return np.stack([np.asarray(model.decode(row, **fields)) for row in z])
+
+
+def centred(known: Directions, start: np.ndarray) -> np.ndarray:
+  """Latents [d], for each direction with their part along it that of the mean of the images: [k, d].
+
+  So a traversal of a single latent sets it to the same values whatever the start, and leaves the others.
+  """
+  parts = np.sum((known.centre - start) * known.axes, axis=1, keepdims=True)
+  return start + parts * known.axes
+
+
+def labels(known: Directions) -> list[str]:
+  """What stands beside the rows of a traversal: the direction, and its share of the variance of the means."""
+  return [f"{name}: {100 * share:.0f} %" for name, share in zip(known.names, known.shares, strict=True)]
 
 
 def traversals(
   model: TrainedVAE, known: Directions, start: np.ndarray | None, fields: dict[str, Any]
 ) -> np.ndarray:
-  """A picture: a row for each direction, from -3 to 3 standard deviations along it.
+  """A picture of what `traversed` gives from -3 to 3 standard deviations, a row for each direction."""
+  rows = traversed(model, known, start, fields)
+  return pictures.compare(*rows, columns=len(DEVIATIONS), labels=labels(known))
 
-  start: latents [d] in the middle of each row; None: the mean of the images. fields: conditions, one value each.
-  """
-  middle = known.centre if start is None else start
-  away = DEVIATIONS[None, :, None] * known.deviations[:, None, None] * known.axes[:, None]
-  z = (middle + away).astype(np.float32)
-  rows = [np.asarray(model.decode(row, **fields)) for row in z]
-  bands = [f"{i + 1}: {100 * share:.0f} %" for i, share in enumerate(known.shares)]
-  return pictures.compare(*rows, columns=len(DEVIATIONS), labels=bands)
+
+def swings(
+  model: TrainedVAE, known: Directions, start: np.ndarray | None, fields: dict[str, Any], steps: int = 12
+) -> Iterator[np.ndarray]:
+  """The frames of an animation that swings from -3 to 3 standard deviations and back, a row for each direction."""
+  columns = -3 * np.cos(np.pi * np.arange(2 * steps) / steps)
+  rows = traversed(model, known, start, fields, columns)
+  for i in range(len(columns)):
+    yield pictures.compare(*rows[:, i : i + 1], labels=labels(known))
 
 
 def encoded(model: TrainedVAE, batch: Batch, size: int) -> np.ndarray:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from vae_jax import models, runs
 from vae_jax.data import pipeline
 from vae_jax.data.examples import expanded
 from vae_jax.data.folders import list_images
-from vae_jax.data.images import decode
+from vae_jax.data.images import decode, examine, open_image, read_file
 from vae_jax.data.prepare import make_prepare
 from vae_jax.data.sources import IN_FOLDERS, Source, open_source, report
 from vae_jax.data.suffixes import PICTURES, why_unread
 from vae_jax.errors import UserError, printable
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
+from vae_jax.photos.deep import layout
 from vae_jax.training import steps
 from vae_jax.types import Batch, Frozen
 
@@ -164,13 +166,57 @@ def own_files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
   ]
 
 
-def own_image(model: TrainedVAE, file: Path) -> np.ndarray:
-  """One of a person's images as uint8 [h, w, c], cut to what the encoder takes. Raises UserError: it is not read."""
-  height, width, channels = model.input_shape
+def own_image(model: TrainedVAE, file: Path, clean: bool = False) -> np.ndarray:
+  """One of a person's images as uint8 [h, w, c], cut to what the encoder takes; clean: to the model's clean images.
+
+  Raises UserError: it is not read."""
+  height, width, channels = model.image_shape if clean else model.input_shape
   if unread := why_unread(file.name):
     raise UserError(f"{file}: {unread}")
   image = decode(file, channels, white=model.config.data.white)
   return pipeline.fit({"image": image}, (height, width), "resize", None)["image"]
+
+
+def exact_image(model: TrainedVAE, file: Path) -> np.ndarray:
+  """One of a person's images as uint8 [h, w, c], with nothing changed. Raises UserError where the model takes no such
+  images: another size, other channels, transparency, more than 8 bits."""
+  if unread := why_unread(file.name):
+    raise UserError(f"{file}: {unread}")
+  content = read_file(file)
+  found, wanted = examine(content, name=str(file)), tuple(model.input_shape)
+  if found.pixels.shape != wanted:
+    has, takes = (" x ".join(map(str, shape)) for shape in (found.pixels.shape, wanted))
+    raise UserError(
+      f"{file}: is {has}, and this model takes {takes}, which would change it; give such images"
+    )
+  image = open_image(content)
+  deep = image.mode.startswith(("I", "F")) or layout(image, content) is not None
+  if deep or found.alpha is not None:
+    what = "more than 8 bits a channel" if deep else "transparency"
+    raise UserError(f"{file}: has {what}, which would be lost; give images of 8 bits without transparency")
+  return found.pixels
+
+
+def readable(
+  files: Sequence[tuple[Path, bool]], read: Callable[[Path], np.ndarray], failed: list[UserError]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Those of `own_files` that `read` can read, by name. What cannot be read in a folder is added to `failed`; a file
+  that was given by name raises UserError."""
+  for file, listed in files:
+    try:
+      image = read(file)
+    except UserError as error:
+      if not listed:
+        raise
+      failed.append(error)
+      continue
+    yield str(file), image
+
+
+def tell_skipped(failed: Sequence[UserError]) -> None:
+  """Names on standard error what could not be read, where something else was."""
+  for error in failed:
+    print(printable(f"skipped: {error}"), file=sys.stderr)
 
 
 def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
@@ -178,23 +224,16 @@ def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
 
   Folders are searched; what cannot be decoded in them is named and passed over, a file given by name is refused.
   """
-  cut: list[np.ndarray] = []
   failed: list[UserError] = []
-  for file, listed in own_files(paths):
-    if len(cut) == num:
-      break
-    try:
-      cut.append(own_image(model, file))
-    except UserError as error:
-      if not listed:
-        raise
-      failed.append(error)
-  if not cut and failed:
-    raise failed[0]
-  for reason in failed:
-    print(printable(f"skipped: {reason}"), file=sys.stderr)
+  found = readable(own_files(paths), lambda file: own_image(model, file), failed)
+  cut = [image for _, image in itertools.islice(found, num)]
   if not cut:
-    raise UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
+    raise (
+      failed[0]
+      if failed
+      else UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
+    )
+  tell_skipped(failed)
   return {"image": np.stack(cut).astype(np.float32) / 255}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.data.sources import parse_split
+from vae_jax.data.splits import parse_split
 from vae_jax.errors import printable
 from vae_jax.storage.files import write_whole
 
@@ -49,14 +49,19 @@ def suffix(asked: Mapping[str, Any]) -> str:
 def _words(flag: str, value: Any) -> str:
   if flag == "data_dir":
     return _path_words([value])
-  if flag == "input":
-    return _path_words(value)
+  if flag in ("input", "against"):
+    return _path_words(value) if flag == "input" else f"against-{_path_words(value)}"
+  if flag in ("background", "mask"):
+    return f"{flag}-{_path_words([value])}"
+  if flag == "box":
+    return f"box-{value.replace(',', '-')}"
   if flag == "split":
     return _split_words(value)
   if flag == "checkpoint":
     return f"step-{value}" if isinstance(value, int) else str(value)
   if value is True:
     return flag
+  value = " and ".join(value) if flag == "text" else value
   word = _plain(str(value))
   return f"{flag}-{word}" if word == str(value) else f"{flag}-{word}-{_digest(str(value))}"
 

@@ -99,7 +99,8 @@ def _bounds(model: TrainedVAE, means: dict[str, float], samples: int) -> dict[st
   """Scores of the likelihood; none of a model that bounds none."""
   if not model.can("bound"):
     return {}
-  dims, continuous = int(np.prod(model.image_shape)), model.module.likelihood.continuous
+  dims = model.module.scored or int(np.prod(model.image_shape))
+  continuous = model.module.likelihood.continuous
   best = means.get("iwae_nll", means["neg_elbo"])
   return {
     "iwae_samples": samples if "iwae_nll" in means else 0,
@@ -128,8 +129,8 @@ def latent_fit(model: TrainedVAE, source: pipeline.Source, batch_size: int, seed
   Returns:
     Energy distances (`metrics.energy_distance`; unbiased, so they may be negative) to the first stage's latents, drawn
     for up to 2,000 records from all over the source: `latents_distance` of as many samples of the second stage,
-    `latents_distance_prior` of as many draws from N(0, I), from which the first stage samples by itself.
-    `latents_compared`: how many. Nothing of a single record, or of a family that draws no latents.
+    `latents_distance_prior` of as many draws from N(0, I), from which the first stage samples by itself, unless its
+    prior is learned. `latents_compared`: how many. Nothing of a single record, or of a family that draws no latents.
   """
   num = min(len(source), COMPARED)
   if num < 2 or not hasattr(model.module, "latents"):
@@ -161,6 +162,7 @@ def _absent(model: TrainedVAE, means: dict[str, Any], samples: int, unbounded: s
     absent["neg_elbo"] = f"{name} has {why}" if why else f"{name} bounds {bounds}"
   elif samples and "iwae_nll" not in means:
     absent["iwae_nll"] = f"{name} has no importance weights"
+  absent |= model.module.absent
   if "psnr" not in means:
     absent["psnr"] = f"{name} gives no images back"
   return absent
@@ -185,6 +187,8 @@ def summary(scores: dict[str, Any]) -> str:
     )
   if "iwae_nll" in s:
     lines.append(f"  NLL (IWAE-{s['iwae_samples']})".ljust(17) + f"{s['iwae_nll']:10.3f} nats")
+  if "guess" in s:
+    lines.append(f"  guess          {s['guess']:10.3f} nats, of the network without latents")
   if "bits_per_dim" in s and "code_nll" not in s:
     lines.append(f"  bits/dim       {s['bits_per_dim']:10.4f}")
   if "psnr" in s:

@@ -1,7 +1,8 @@
-"""Pictures of what a model makes: reconstructions, samples, interpolations."""
+"""Pictures of what a model makes: reconstructions, samples, completions, interpolations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,21 @@ def _cut(model: TrainedVAE, images: ArrayLike) -> np.ndarray:
   return np.asarray(images)[:, :height, :width]
 
 
+def completions(
+  model: TrainedVAE, batch: Batch, samples: int = 4, seed: int = 0, temperature: float = 1.0
+) -> np.ndarray:
+  """A picture with a column for each image: what is given of it, `samples` draws (none of a model without latents), the
+  completion at the prior's mean, that of the deterministic network, and the image."""
+  images = np.asarray(batch["image"])
+  rows = {"given": model.given(images)}
+  if model.draws_completions:
+    draws = model.complete(images, new_key(seed), samples, temperature) if samples else ()
+    rows |= {f"draw {i + 1}": np.asarray(draw) for i, draw in enumerate(draws)}
+    rows["mean of z"] = np.asarray(model.complete(images))
+  rows |= {"guess": np.asarray(model.guessed(images)), "image": images}
+  return pictures.compare(*rows.values(), labels=tuple(rows))
+
+
 def interpolations(model: TrainedVAE, batch: Batch, method: str, points: int = 12) -> np.ndarray:
   """A picture with a row for each pair of images: from the reconstruction of the one to that of the other."""
   ends = np.asarray(seen(batch))
@@ -45,8 +61,8 @@ def interpolations(model: TrainedVAE, batch: Batch, method: str, points: int = 1
 
 
 def has_samples(model: TrainedVAE) -> bool:
-  """Whether `evaluate` draws samples of a model: of its prior, or restorations."""
-  return model.can("sample") or model.can("restore")
+  """Whether `evaluate` draws samples of a model: of its prior, restorations or completions."""
+  return any(map(model.can, ("sample", "restore", "complete")))
 
 
 def drawn(model: TrainedVAE, suffix: str = "") -> list[str]:
@@ -85,9 +101,19 @@ def samples(
   return pictures.grid(drawn, columns=columns)
 
 
+def samples_of_texts(
+  model: TrainedVAE, texts: Sequence[str], num: int, seed: int = 0, temperature: float = 1.0, **options: Any
+) -> np.ndarray:
+  """A picture with a row of `num` samples for each text, which stands beside it."""
+  rows = [model.sample(seed, num, temperature, text=text, **options) for text in texts]
+  return pictures.compare(*rows, columns=num, labels=texts)
+
+
 def split_samples(model: TrainedVAE, batch: Batch, num: int, seed: int = 0) -> np.ndarray:
   """A picture: `num` samples of the prior, for the texts of the batch where the model needs some; of a model that
-  restores, draws beneath each input of the batch."""
+  restores or completes images, draws beneath each input of the batch."""
+  if model.can("complete"):
+    return completions(model, batch, samples=4, seed=seed)
   if model.can("sample"):
     told: dict[str, Any] = {}
     if "text" in model.module.conditions:

@@ -1,4 +1,4 @@
-"""A trained run as an object: sample, encode, decode, reconstruct, interpolate, restore.
+"""A trained run as an object: sample, encode, decode, reconstruct, interpolate, restore, complete, inpaint.
 
     model = vae_jax.load("runs/mnist_vae")
     images = model.sample(jax.random.key(0), 16)
@@ -17,15 +17,16 @@ from vae_jax import runs
 from vae_jax.configuration import at_home
 from vae_jax.errors import UserError, printable
 from vae_jax.inference.autoencode import slerp
+from vae_jax.inference.inpaint import Inpainted, Inpaints
 from vae_jax.inference.restore import TILE, Restores
 from vae_jax.photos.fitting import AUTO
 from vae_jax.runs import Run
 from vae_jax.storage import exported, fitted
 
-__all__ = ["TILE", "TrainedVAE", "export", "load", "slerp"]
+__all__ = ["TILE", "Inpainted", "TrainedVAE", "export", "load", "slerp"]
 
 
-class TrainedVAE(Restores):
+class TrainedVAE(Restores, Inpaints):
   """A trained model. What its family cannot do raises UserError, in one line that names what can."""
 
   def __init__(self, run: Run):

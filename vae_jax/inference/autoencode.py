@@ -34,7 +34,7 @@ def slerp(a: Float[Array, "n d"], b: Float[Array, "n d"], t: Float[Array, " m"])
 
 
 class Autoencodes(Generates):
-  """encode, reconstruct, tokens, from_tokens, interpolate."""
+  """encode, reconstruct, tokens, code_vectors, from_tokens, interpolate."""
 
   def __init__(self, run: Run):
     super().__init__(run)
@@ -42,6 +42,7 @@ class Autoencodes(Generates):
     self._reconstruct = self._method("reconstruct")
     self._tokens = self._method("tokens")
     self._from_tokens = self._method("from_tokens")
+    self._code_vectors = self._method("code_vectors")
 
   def _batch(self, images: ArrayLike, condition: dict[str, Any]) -> Batch:
     """A prepared batch of what the encoder sees; of a second stage, with what its first stage makes of the images.
@@ -79,6 +80,14 @@ class Autoencodes(Generates):
     """The codes of images, 0 .. codes - 1, row by row. images: [n, h, w, c], uint8 or float in [0, 1]."""
     self.require("tokens")
     return self._tokens(self.variables, self._batch(images, condition))
+
+  def code_vectors(self, images: ArrayLike, **condition: Any) -> Float[Array, "n e"]:
+    """The vectors that the decoder sees of the codes of images, all positions in a row, coarse maps first, float32.
+
+    images: [n, h, w, c], uint8 or float in [0, 1].
+    """
+    self.require("tokens")
+    return self._code_vectors(self.variables, self._batch(images, condition))
 
   def from_tokens(self, codes: ArrayLike, **condition: Any) -> Float[Array, "n h w c"]:
     """The images of codes [n, p], in [0, 1]. Raises UserError for codes out of range or of another shape."""

@@ -105,6 +105,10 @@ class Base:
     name, also = self.config.model.name, []
     if ability in ("restore", "tile") and (found := _pretrained(ability)):
       also = [f"--pretrained {' | '.join(found)}"]
+    elif ability == "inpaint" and self.can("complete"):
+      also = ["or use complete (--mode complete), for what model.observed hides"]
+    elif ability == "complete" and self.can("inpaint"):
+      also = ["or use inpaint (--mode inpaint), which takes a mask"]
     elif self.can("restore"):
       also = ["or use restore (--mode restore, benchmark, reconstruct)"]
     elif ability == "sample" and self.can("encode") and self.can("decode"):
@@ -112,7 +116,7 @@ class Base:
     capable = able(ability)
     others = ", ".join(other for other in capable if other != name) or "no other family"
     if name in capable:  # with another config
-      others = f"{name} with model.latent_dim > 0"
+      others = f"{name} with {self.module.WITH}"
     shape = " x ".join(map(str, self.image_shape))
     below = self._first_stage("can") if self.first is not None and self.first.can(ability) else ""
     raise UserError(
@@ -186,14 +190,14 @@ class Base:
       return given
     if not all(isinstance(one, str) for one in texts) or (texts is given and len(texts) != num):
       raise UserError(f"text is a list of {len(texts)} for {num} images; give one text, or a list of {num}")
-    length = self.spec["text"].shape[0]
+    length, pairs = self.spec["text"].shape[0], tuple(self.config.data.pairs)
     for one in texts:
-      if (size := text.size(one)) > length:
-        name = self.config.model.name
+      if (size := text.size(one, pairs)) > length:
+        name, unit = self.config.model.name, text.unit(pairs)
         raise UserError(
-          f"text={text.shown(one)} has {size} bytes, and this run ({name}) takes {length}; shorten it"
+          f"text={text.shown(one)} has {size} {unit}, and this run ({name}) takes {length}; shorten it"
         )
-    tokens = np.stack([text.encode(one, length) for one in texts])
+    tokens = np.stack([text.encode(one, length, pairs) for one in texts])
     return tokens if texts is given else tokens[0]
 
   def _field(self, name: str, value: Any, num: int) -> Array:
@@ -216,8 +220,7 @@ class Base:
         low, high = array.min(), array.max()
         found = f"{low}" if low == high else f"{low} to {high}"
         raise UserError(f"label={found} must be one of 0 to {classes - 1}")
-      if name == "text" and array.size and not (array.min() >= 0 and array.max() < text.VOCABULARY):
-        raise UserError(
-          f"text has tokens from {array.min()} to {array.max()}; they must be 0 to {text.VOCABULARY - 1}"
-        )
+      most = text.vocabulary(tuple(self.config.data.pairs)) - 1
+      if name == "text" and array.size and not (array.min() >= 0 and array.max() <= most):
+        raise UserError(f"text has tokens from {array.min()} to {array.max()}; they must be 0 to {most}")
     return jnp.broadcast_to(jnp.asarray(array, like.dtype), (num, *like.shape))

@@ -16,17 +16,20 @@ from vae_jax.checks import extent
 from vae_jax.errors import UserError, nearest, printable
 from vae_jax.generator import standard
 from vae_jax.inference.base import PIXEL_STREAM, PRIOR_STREAM, Base, as_key
+from vae_jax.models.code_priors import CANDIDATE
 from vae_jax.priors.base import Prior
 from vae_jax.runs import Run
 from vae_jax.storage import fitted
 from vae_jax.training.steps import example_keys
 from vae_jax.types import Array, ArrayLike, Batch, Key
 
+MOST_CANDIDATES = 1000
 # Of `sample`, for priors over codes: what a value must be, and its greatest; 0 for the number of codes.
 OPTION_RULES: dict[str, tuple[str, float]] = {
   "top_k": ("an integer from 1 to {most}", 0),
   "top_p": ("a number > 0 and <= 1", 1.0),
   "guidance": ("a number >= 0", math.inf),
+  "candidates": ("an integer from 1 to {most}", MOST_CANDIDATES),
 }
 
 
@@ -39,6 +42,7 @@ class Generates(Base):
     self._draw_pixels = self._method("draw_pixels")
     self._latents = self._method("latents")
     self._generate = self._method("generate")
+    self._log_prob = self._method("log_prob")
 
   def decode(self, z: ArrayLike, **condition: Any) -> Float[Array, "n h w c"]:
     """The mean of p(x | z), in [0, 1], for latents [n, latent_dim].
@@ -166,6 +170,7 @@ class Generates(Base):
     top_k: int | None = None,
     top_p: float | None = None,
     guidance: float | None = None,
+    candidates: int | None = None,
     **condition: Any,
   ) -> Float[Array, "n h w c"]:
     """New images in [0, 1]: the mean of p(x | z), or a draw from it with pixels=True.
@@ -178,13 +183,17 @@ class Generates(Base):
     top_k, top_p: of a prior over codes: each code is drawn from the k most probable; from the fewest whose
     probabilities add up to p (the nucleus). The temperature divides its logits, and 0 takes the most probable code.
     guidance: of one with a condition: how far to go from the logits without it to those with it; 1: as far as these.
+    candidates: of one with a likelihood: draws the codes of so many images for each one, and gives the most probable,
+    given its condition. Takes as many times as long.
     condition: the fields that the family needs, such as label=7 for all or label=[num labels]; text="a seven" or a
     list of num texts. The first stage decodes what a second stage draws.
     """
     key = as_key(key)
     if prior is None:
       self.require("sample")
-    options = self._options({"top_k": top_k, "top_p": top_p, "guidance": guidance})
+    given_options = {"top_k": top_k, "top_p": top_p, "guidance": guidance, "candidates": candidates}
+    options = self._options(given_options)
+    draws = int(options.pop("candidates", 1))
     if pixels:
       self._has("draw_pixels", f"draws no pixels; leave out pixels={pixels}")
     if prior is not None:
@@ -197,7 +206,22 @@ class Generates(Base):
       return self._pixels(key, self._latents(self.variables, noise, fields, temperature), fields, start)
     more = (options,) if self.module.options else ()
     drawn = self._generate(self.variables, noise, fields, temperature, *more)
+    if draws > 1:
+      drawn = self._best(drawn, draws, noise, fields, temperature, options)
     return drawn if self.first is None else self.first.from_stage(drawn)
+
+  def _best(
+    self, drawn: Array, draws: int, noise: Any, fields: Batch, temperature: float, options: dict[str, float]
+  ) -> Array:
+    """The most probable codes of `drawn` and draws - 1 more."""
+    best = self._log_prob(self.variables, drawn, fields)
+    for i in range(1, draws):
+      keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, CANDIDATE + i))(noise)
+      others = self._generate(self.variables, keys, fields, temperature, options)
+      found = self._log_prob(self.variables, others, fields)
+      drawn = jnp.where((found > best)[:, None], others, drawn)
+      best = jnp.maximum(found, best)
+    return drawn
 
   def _options(self, given: dict[str, float | None]) -> dict[str, float]:
     """The options of `generate` that are given. Raises UserError: the model has no such, or one is out of range."""
@@ -213,7 +237,7 @@ class Generates(Base):
       words, most = OPTION_RULES[name]
       most = most or self.config.model.codes
       whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-      number = isinstance(value, (float, np.floating)) and name != "top_k"
+      number = isinstance(value, (float, np.floating)) and name not in ("top_k", "candidates")
       least = value >= 0 if name == "guidance" else value > 0
       if not ((whole or number) and least and value <= most and value < math.inf):
         raise UserError(f"{name}={value!r} must be {words.format(most=most)}")

@@ -36,7 +36,14 @@ from vae_jax.losses.pixels import (
   squared_error,
 )
 from vae_jax.losses.structure import ms_ssim_loss, ssim_loss, total_variation
-from vae_jax.losses.variational import free_bits, iwae_loss, kl_gaussian, negative_elbo
+from vae_jax.losses.variational import (
+  ciwae_loss,
+  free_bits,
+  iwae_loss,
+  kl_gaussian,
+  miwae_loss,
+  negative_elbo,
+)
 
 __all__ = [
   "PRESETS",
@@ -44,6 +51,7 @@ __all__ = [
   "Preset",
   "absolute_error",
   "bernoulli_nll",
+  "ciwae_loss",
   "decompose_kl",
   "dip_penalty",
   "discriminator_hinge_loss",
@@ -57,6 +65,7 @@ __all__ = [
   "laplace_nll",
   "logistic_mixture_nll",
   "lpips",
+  "miwae_loss",
   "mmd",
   "ms_ssim_loss",
   "negative_elbo",

@@ -2,7 +2,7 @@
 
 They say how the batch is spread as a set, so they do not split into terms of single examples: the mean over parts of
 a batch is another number. Row i is example i: `z` is a draw from N(mean, exp(logvar)), [b, d] each. The order of rows
-plays no part.
+plays no part, except in stratified estimates.
 
 `decompose_kl`, `total_correlation` and `mmd` compare all pairs of rows, latent by latent: work and memory grow as
 b * b * d, and so does the memory of the gradient (b = 256 and d = 128 in float32: 34 MB an array). `dip_penalty` needs
@@ -25,6 +25,7 @@ from vae_jax.types import Array, ArrayLike
 
 DIP_KINDS = ("i", "ii")
 KERNELS = ("imq", "rbf")
+ESTIMATES = ("weighted", "stratified")
 IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # those of the program that came with the paper
 
 
@@ -42,39 +43,55 @@ class Decomposition(NamedTuple):
 
 
 def decompose_kl(
-  z: Float[ArrayLike, "b d"], mean: Float[ArrayLike, "b d"], logvar: Float[ArrayLike, "b d"], examples: int
+  z: Float[ArrayLike, "b d"],
+  mean: Float[ArrayLike, "b d"],
+  logvar: Float[ArrayLike, "b d"],
+  examples: int,
+  estimate: Literal["weighted", "stratified"] = "weighted",
 ) -> Decomposition:
-  """The terms of the KL to a standard normal prior, by minibatch-weighted sampling: [b, d] each -> scalars, in nats.
+  """The terms of the KL to a standard normal prior, by minibatch sampling: [b, d] each -> scalars, in nats.
 
-  Chen et al. 2018 (arXiv:1802.04942), eq. 2 for the terms and section 3.2 for the estimate:
-  log q(z_i) is log(sum_j q(z_i | x_j) / (N b)), and so for each latent. The three add up to the mean of
-  log q(z_i | x_i) - log p(z_i), whatever N is.
+  Chen et al. 2018 (arXiv:1802.04942), eq. 2 for the terms. The density q(z_i) is estimated by sum_j w_ij q(z_i | x_j),
+  and so for each latent. The three terms add up to the mean of log q(z_i | x_i) - log p(z_i), whatever the weights.
 
-  The estimate is biased. N = `examples`, the size of the data set, enters as a constant only: it adds log N to the
-  mutual information, (d - 1) log N to the total correlation, -d log N to the rest. No gradient depends on it. At
-  `examples=1` the terms are those of the batch's own mixture, sum_j q(z | x_j) / b, at the draws z; for a large batch
-  whose posteriors overlap, that is the one to read as a number.
+  "weighted" (section 3.2): all w_ij = 1 / (N b). The estimate is biased. N = `examples`, the size of the data set,
+  enters as a constant only: it adds log N to the mutual information, (d - 1) log N to the total correlation, -d log N
+  to the rest. No gradient depends on it. At `examples=1` the terms are those of the batch's own mixture,
+  sum_j q(z | x_j) / b, at the draws z; for a large batch whose posteriors overlap, that is the one to read as a number.
+
+  "stratified" (appendix C.2): the weights of `stratified_weights`, with which the densities, not their logarithms, are
+  unbiased. For a large data set the own posterior hardly counts, so terms of a small batch vary much.
 
   Args:
     z: a draw from each posterior. Gradients flow through it, too.
     mean, logvar: of the posteriors; logvar is log sigma squared.
     examples: how many examples the data set has, a Python integer >= 1.
+    estimate: "weighted" or "stratified".
 
-  Mutual information is at most log(N b), total correlation at most (d - 1) log(N b). All can be negative: they are
-  estimates. They are finite wherever log q(z_i | x_i) is. Raises ValueError where shapes differ or are not [b, d], for
-  fewer than 2 rows, for no latents, for integers, and for another `examples`.
+  By weighting, mutual information is at most log(N b), total correlation at most (d - 1) log(N b). All can be negative:
+  they are estimates. They are finite wherever log q(z_i | x_i) is. Raises ValueError where shapes differ or are not
+  [b, d], for fewer than 2 rows, for no latents, for integers, and for another `examples`; UserError for another
+  estimate, and for a stratified one of fewer examples than rows.
   """
   z, mean, logvar = _latents(z=z, mean=mean, logvar=logvar)
   if isinstance(examples, bool) or not isinstance(examples, int | np.integer) or examples < 1:
     raise ValueError(f"examples must be a Python integer >= 1, the size of the data set; got {examples!r}")
+  if estimate not in ESTIMATES:
+    raise UserError(f"estimate {estimate!r} is unknown{nearest(estimate, ESTIMATES, what='estimates')}")
   # Squared after the division: exp(-logvar) alone can overflow where the quotient does not.
   deviations = (z[:, None] - mean[None]) * jnp.exp(-0.5 * logvar)[None]
   # [b, b, d]: of z_i under the posterior of x_j.
   log_q = -0.5 * (jnp.square(deviations) + logvar[None] + LOG_2PI)
   log_joint = log_q.sum(axis=-1)
-  weight = math.log(examples) + math.log(len(z))
-  log_qz = jax.nn.logsumexp(log_joint, axis=1) - weight
-  log_product = (jax.nn.logsumexp(log_q, axis=1) - weight).sum(axis=-1)
+  if estimate == "weighted":
+    weight = math.log(examples) + math.log(len(z))
+    log_qz = jax.nn.logsumexp(log_joint, axis=1) - weight
+    log_each = jax.nn.logsumexp(log_q, axis=1) - weight
+  else:
+    weights = stratified_weights(len(z), examples)
+    log_qz = jax.nn.logsumexp(log_joint, axis=1, b=weights)
+    log_each = jax.nn.logsumexp(log_q, axis=1, b=weights[..., None])
+  log_product = log_each.sum(axis=-1)
   return Decomposition(
     mutual_information=jnp.mean(jnp.diagonal(log_joint) - log_qz),
     total_correlation=jnp.mean(log_qz - log_product),
@@ -82,16 +99,40 @@ def decompose_kl(
   )
 
 
-def total_correlation(
-  z: Float[ArrayLike, "b d"], mean: Float[ArrayLike, "b d"], logvar: Float[ArrayLike, "b d"], examples: int
-) -> Float[Array, ""]:
-  """KL(q(z) || prod_j q(z_j)) by minibatch-weighted sampling, in nats: [b, d] each -> a float32 scalar.
+def stratified_weights(b: int, examples: int) -> Float[np.ndarray, "b b"]:
+  """The weights w_ij of minibatch stratified sampling, float32; each row adds up to 1 (Chen et al. 2018, eq. S6).
 
-  The `total_correlation` of `decompose_kl`, which states the estimate, its bias and the errors raised. Times beta - 1
-  and added to the negative ELBO, it makes the loss of the beta-TCVAE (Chen et al. 2018, section 3.3). At most
-  (d - 1) log(examples * b); can be negative; 0 to rounding for one latent.
+  Row i is of the batch that holds example i and b - 1 others, drawn from the rest. With M = b - 1 and N = `examples`,
+  example i has the weight 1 / N, one other, here the next row, (N - M) / (N M), and the rest 1 / M. The mean over all
+  such batches of sum_j w_ij f(x_j) is the mean of f over the data set. Raises UserError for fewer examples than b.
   """
-  return decompose_kl(z, mean, logvar, examples).total_correlation
+  others = b - 1
+  if examples < b:
+    raise UserError(
+      f"a stratified estimate of {examples} examples by batches of {b}: give batches of at most {examples}, or the "
+      "estimate 'weighted'"
+    )
+  weights = np.full((b, b), 1 / others, np.float32)
+  rows = np.arange(b)
+  weights[rows, rows] = 1 / examples
+  weights[rows, (rows + 1) % b] = (examples - others) / (examples * others)
+  return weights
+
+
+def total_correlation(
+  z: Float[ArrayLike, "b d"],
+  mean: Float[ArrayLike, "b d"],
+  logvar: Float[ArrayLike, "b d"],
+  examples: int,
+  estimate: Literal["weighted", "stratified"] = "weighted",
+) -> Float[Array, ""]:
+  """KL(q(z) || prod_j q(z_j)) by minibatch sampling, in nats: [b, d] each -> a float32 scalar.
+
+  The `total_correlation` of `decompose_kl`, which states the estimates, their bias and the errors raised. Added to the
+  negative ELBO with the weight beta - 1, it makes the loss of the beta-TCVAE (Chen et al. 2018, section 3.3). By
+  weighting at most (d - 1) log(examples * b); can be negative; 0 to rounding for one latent.
+  """
+  return decompose_kl(z, mean, logvar, examples, estimate).total_correlation
 
 
 def dip_penalty(

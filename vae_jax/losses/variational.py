@@ -48,6 +48,25 @@ def free_bits(kl_units: ArrayLike, nats: ArrayLike | float) -> Array:
 
 def iwae_loss(log_weight: ArrayLike) -> Array:
   """Negative importance-weighted bound over axis 0, in nats: [s, ...] -> [...] (Burda et al. 2016, eq. 8)."""
+  return -dist.iwae_bound(_sampled(log_weight), axis=0)
+
+
+def miwae_loss(log_weight: ArrayLike, groups: int) -> Array:
+  """Negative mean bound of `groups` groups of samples, in nats: [s, ...] -> [...] (MIWAE, Rainforth et al. 2018).
+
+  ValueError where the number of groups does not divide the samples.
+  """
+  return -dist.miwae_bound(_sampled(log_weight), groups)
+
+
+def ciwae_loss(log_weight: ArrayLike, elbo_share: float) -> Array:
+  """Negative mix of the evidence bound, with the weight `elbo_share`, and the importance-weighted one, in nats:
+  [s, ...] -> [...] (CIWAE, Rainforth et al. 2018). ValueError for a share outside [0, 1], and for no samples."""
+  return -dist.ciwae_bound(_sampled(log_weight), elbo_share)
+
+
+def _sampled(log_weight: ArrayLike) -> ArrayLike:
+  """The log weights. Raises ValueError where they have no samples."""
   if jnp.ndim(log_weight) < 1 or jnp.shape(log_weight)[0] < 1:
     raise ValueError(f"log_weight of shape {jnp.shape(log_weight)} has no samples on axis 0")
-  return -dist.iwae_bound(log_weight, axis=0)
+  return log_weight

@@ -18,6 +18,7 @@ FAMILIES = {
   "transformation_net": "vae_jax.models.transformation_net",
   "cvae": "vae_jax.models.cvae",
   "conv_cvae": "vae_jax.models.conv_cvae",
+  "structured_cvae": "vae_jax.models.structured_cvae",
   "vq_vae": "vae_jax.models.vq_vae",
   "vq_model": "vae_jax.models.vq_model",
   "vq_vae_2": "vae_jax.models.vq_vae_2",

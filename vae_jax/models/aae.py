@@ -19,8 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
-from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from vae_jax import losses
@@ -30,20 +28,9 @@ from vae_jax.keys import Key as ConfigKey
 from vae_jax.models import autoencoder
 from vae_jax.models.autoencoder import Autoencoder
 from vae_jax.models.contract import Output, Whole
+from vae_jax.models.discriminator import LatentDiscriminator
 from vae_jax.models.opponent import Opponent
 from vae_jax.types import Array, Batch, Key, Spec
-
-
-class LatentDiscriminator(nn.Module):
-  """Latents [b, d] -> logits [b, 1], > 0 for draws of the prior: a dense layer with ReLU for each of `hidden`."""
-
-  hidden: tuple[int, ...]
-
-  @nn.compact
-  def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b 1"]:
-    for width in self.hidden:
-      z = jax.nn.relu(nn.Dense(width)(z))
-    return nn.Dense(1)(z)
 
 
 def prior_and_latents(output: Output, batch: Batch, key: Key, whole: Whole) -> tuple[Array, Array]:

@@ -38,7 +38,7 @@ class Autoencoder(VAE):
   stochastic: bool
 
   TERMS: ClassVar[tuple[str, ...]] = ("distortion",)
-  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample"})
+  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample", "inpaint"})
   STANDARD_PRIOR: ClassVar[bool] = False  # no posterior is drawn to it
   UNBOUNDED: ClassVar[str] = (
     "no rate: it compares latents with the prior as a set, which bounds no likelihood"
@@ -65,7 +65,7 @@ class Autoencoder(VAE):
 
 
 KEYS: Keys = {
-  **conv_vae.KEYS,
+  **conv_vae.NETWORK_KEYS,
   "model.likelihood": likelihoods.KEYS["model.likelihood"]._replace(default="gaussian"),
   "model.sigma": likelihoods.KEYS["model.sigma"]._replace(default="0.7071"),
 }

@@ -114,6 +114,9 @@ class CodeConvolution(codes_.CodePrior):
       x = block(x)
     return self.head(self.norm(x).reshape(shape[0], self.count, self.width).astype(jnp.float32))
 
+  def nll(self, codes: Int[Array, "b n"], condition: Batch, kept: Bool[Array, " b"]) -> Float[Array, " b"]:
+    return codes_.cross_entropy(self.logits(codes, condition, kept), codes).sum(axis=-1)
+
   def generate(
     self, noise: Any, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = NO_OPTIONS
   ) -> Int[Array, "b n"]:
@@ -134,10 +137,8 @@ class CodeConvolution(codes_.CodePrior):
 
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     codes, fault = self.codes_of(batch)
-    logits = self.logits(codes, batch, self.kept(keys, mode))
-    return Output(
-      {"code_nll": codes_.cross_entropy(logits, codes).sum(axis=-1) + fault}, latents={"codes": codes}
-    )
+    nll = self.nll(codes, batch, self.kept(keys, mode))
+    return Output({"code_nll": nll + fault}, latents={"codes": codes})
 
 
 KEYS: Keys = {

@@ -19,9 +19,8 @@ from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from vae_jax.checks import concrete
-from vae_jax.data.text import VOCABULARY
 from vae_jax.errors import UserError
-from vae_jax.keys import BELOW_1, WIDEST, Keys, Rule, between, counted, one_of
+from vae_jax.keys import BELOW_1, TEXT_BYTES, WIDEST, Keys, Rule, between, counted, one_of
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.models.contract import Family, Mode
 from vae_jax.types import Array, ArrayLike, Batch, Key, Spec
@@ -31,6 +30,7 @@ Maps = tuple[tuple[int, int, int], ...]
 MOST_CODES = 2**14  # of an image
 # Folded into an example's key, or into that of a sample.
 DROP, MASK = 0, 1
+CANDIDATE = MOST_CODES  # and what follows: those before are of the places of codes
 
 
 # --- the layout ---
@@ -82,7 +82,8 @@ class CodePrior(Family):
   """A family of distributions over codes.
 
   Attributes: maps, the layout of the codes; num_codes, their vocabulary; condition, "none", "label" or "text"; classes,
-  of labels; text_length, tokens of a text; condition_drop, the share of training examples whose condition is dropped.
+  of labels; text_length, tokens of a text; text_tokens, their vocabulary; condition_drop, the share of training
+  examples whose condition is dropped.
   """
 
   maps: Maps
@@ -90,12 +91,13 @@ class CodePrior(Family):
   condition: str
   classes: int
   text_length: int
+  text_tokens: int
   condition_drop: float
 
   CAN: ClassVar[frozenset[str]] = frozenset({"sample"})
   NEEDS: ClassVar[frozenset[str]] = frozenset({"codes"})
   PRIOR: ClassVar[str] = "a prior over codes"
-  OPTIONS: ClassVar[frozenset[str]] = frozenset({"top_k", "top_p"})
+  OPTIONS: ClassVar[frozenset[str]] = frozenset({"top_k", "top_p", "candidates"})
 
   @property
   def needs(self) -> frozenset[str]:
@@ -105,7 +107,7 @@ class CodePrior(Family):
   def options(self) -> frozenset[str]:
     """Guidance needs a model that has also learned without its condition."""
     guided = self.condition != "none" and self.condition_drop > 0
-    return self.OPTIONS | ({"guidance"} if guided else set())
+    return self.OPTIONS | ({"guidance"} if guided else frozenset())
 
   @property
   def count(self) -> int:
@@ -115,6 +117,14 @@ class CodePrior(Family):
   def noise(self, key: Key, spec: Spec, origin: tuple[int, int] | Array = (0, 0)) -> Key:
     """A key, from which each code is drawn in its turn."""
     return key
+
+  def nll(self, codes: Int[Array, "b n"], condition: Batch, kept: Bool[Array, " b"]) -> Float[Array, " b"]:
+    """-log p(codes | condition), or -log p(codes) of those examples that do not keep theirs, in nats."""
+    raise NotImplementedError
+
+  def log_prob(self, codes: Int[Array, "b n"], condition: Batch) -> Float[Array, " b"]:
+    """log p(codes), given their condition where there is one, in nats."""
+    return -self.nll(codes, condition, jnp.ones(codes.shape[0], bool))
 
   def kept(self, keys: Key, mode: Mode) -> Bool[Array, " b"]:
     """The examples that keep their condition: in training all but a share, else all."""
@@ -141,7 +151,7 @@ class CodePrior(Family):
         raise UserError(
           f"text of shape {list(jnp.shape(batch['text']))}: this model takes [n, {self.text_length}]"
         )
-      fits &= in_range("text", batch["text"], VOCABULARY)
+      fits &= in_range("text", batch["text"], self.text_tokens)
     return codes, jnp.where(fits, 0.0, jnp.nan)
 
   def start(self, condition: Batch, kept: Bool[Array, " b"]) -> Int[Array, " b"]:
@@ -300,5 +310,6 @@ def common(model: ConfigDict | Mapping[str, Any], spec: Spec) -> dict[str, Any]:
     "condition": model["condition"],
     "classes": model["classes"],
     "text_length": length,
+    "text_tokens": model.get("text_tokens", TEXT_BYTES),
     "condition_drop": model["condition_drop"],
   }

@@ -2,8 +2,8 @@
 
 Codes are a sequence, coarse maps first, each row by row; a position is the sum of learned vectors of its map, row and
 column (`code_priors.Positions`). A first vector starts the sequence: it is that of the label where there is one. A
-text comes next, as bytes, and is modelled too, with a smaller weight: "DALL-E" (Ramesh et al. 2021, arXiv:2102.12092,
-section 2.2). Sampling keeps keys and values of earlier codes (`attention.Cache`).
+text comes next, as bytes or pairs of them, and is modelled too, with a smaller weight: "DALL-E" (Ramesh et al. 2021,
+arXiv:2102.12092, section 2.2). Sampling keeps keys and values of earlier codes (`attention.Cache`).
 
 `code_nll` is -log p(codes) in nats of an image. With the first stage's -log p(image | codes) it bounds -log p(image):
 codes are a function of the image, so -log p(image) <= -log p(codes) - log p(image | codes), and the uniform prior of
@@ -21,8 +21,7 @@ from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
-from vae_jax.data.text import VOCABULARY
-from vae_jax.keys import MIN_0, Keys
+from vae_jax.keys import MIN_0, TEXT_BYTES, Keys, between
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.models import code_priors as codes_
 from vae_jax.models.attention import Cache, Transformer, empty_caches
@@ -62,10 +61,10 @@ class CodeTransformer(codes_.CodePrior):
     head = {"kernel_init": init, "dtype": jnp.float32, "param_dtype": self.param_dtype}
     self.head = nn.Dense(self.num_codes, **head)
     if self.condition == "text":
-      self.text_embedding = nn.Embed(VOCABULARY, self.width, embedding_init=init, **dtypes)
+      self.text_embedding = nn.Embed(self.text_tokens, self.width, embedding_init=init, **dtypes)
       shape = (self.text_length, self.width)
       self.text_positions = self.param("text_positions", init, shape, self.param_dtype)
-      self.text_head = nn.Dense(VOCABULARY, **head)
+      self.text_head = nn.Dense(self.text_tokens, **head)
 
   def prefix(self, condition: Batch, kept: Bool[Array, " b"]) -> Float[Array, "b p w"]:
     """What comes before the codes; a text that is not kept is padding."""
@@ -93,6 +92,10 @@ class CodeTransformer(codes_.CodePrior):
     found = self.transformer(jnp.concatenate([self.prefix(condition, kept), x], axis=1)).astype(jnp.float32)
     text = self.text_head(found[:, : self.text_length]) if self.condition == "text" else None
     return self.head(found[:, self.prefix_length - 1 :]), text
+
+  def nll(self, codes: Int[Array, "b n"], condition: Batch, kept: Bool[Array, " b"]) -> Float[Array, " b"]:
+    logits, _ = self.logits(codes, condition, kept)
+    return codes_.cross_entropy(logits, codes).sum(axis=-1)
 
   def caches(self, batch: int) -> tuple[Cache, ...]:
     """Empty caches for a whole sequence."""
@@ -152,6 +155,9 @@ class CodeTransformer(codes_.CodePrior):
 KEYS: Keys = {
   **codes_.code_keys("label", "text"),
   **codes_.TRANSFORMER_KEYS,
+  "model.text_tokens": ConfigKey(
+    TEXT_BYTES, "condition=text: the vocabulary of texts, filled in", between(TEXT_BYTES, TEXT_BYTES + 2**16)
+  ),
   "objective.code_nll": ConfigKey(1.0, "weight of -log p(codes), in nats", MIN_0),
   "objective.text_nll": ConfigKey(0.125, "condition=text: weight of -log p(text), in nats", MIN_0),
 }

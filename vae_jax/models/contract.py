@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Float, Int
 
 from vae_jax.distributions import Gaussian
-from vae_jax.types import MODELLED, Array, Batch, Key, Spec, Variables
+from vae_jax.types import MODELLED, Array, Batch, Key, Params, Spec, Variables
 
 Whole = Callable[[Any], Any]  # an array [b, ...] of this device -> that of all devices
 
@@ -27,6 +27,8 @@ ABILITIES = {
   "bound": "bound the likelihood of images",
   "restore": "restore photographs",
   "draw": "draw restorations",
+  "complete": "complete images of which a part is given",
+  "inpaint": "fill in pixels that a mask hides",
   "tile": "work in tiles",
   "tokens": "turn images into codes and back",
 }
@@ -40,6 +42,8 @@ class Mode(NamedTuple):
   training: whether the model is being trained.
   samples: posterior draws per example.
   batch_size: of the whole step, over all devices and parts; batch["place"] counts up to it. 0 where nothing is trained.
+  path: log q(z | x) in the importance weights takes its parameters as constants, so their gradient is that through z.
+  apart: the importance weights come twice too, with gradients to the posterior and to all else: `Output.log_weights`.
   """
 
   step: Int[Array, ""]
@@ -47,6 +51,8 @@ class Mode(NamedTuple):
   training: bool = False
   samples: int = 1
   batch_size: int = 0
+  path: bool = False
+  apart: bool = False
 
 
 class Output(NamedTuple):
@@ -58,6 +64,8 @@ class Output(NamedTuple):
   rates: the rate of each layer.
   kl_units: the KL of each latent unit; sums to the rate. For free bits.
   log_weight: log p(x, z_s) - log q(z_s | x), the importance weights of the IWAE bound; None where there are none.
+  log_weights: with `Mode.apart`, `log_weight` twice, with gradients to a part alone: `posterior`, to q(z | x); `model`,
+    to all else. The distortion and the reconstruction then have none to the posterior. {} without.
   latents: what terms over a batch and scores look at: `z`, `mean`, `logvar` [b, d]; `codes` int32 [b, n].
   views: images [b, h, w, c] that the family's own opponent looks at, by name, in training alone: those of one value may
     have different gradients.
@@ -69,7 +77,8 @@ class Output(NamedTuple):
   rates: Float[Array, "b l"] | None = None
   kl_units: Float[Array, "b d"] | None = None
   log_weight: Float[Array, "s b"] | None = None
-  latents: dict[str, Array] = {}  # noqa: RUF012  (never changed)
+  log_weights: dict[str, Float[Array, "s b"]] = {}  # noqa: RUF012  (never changed)
+  latents: dict[str, Array] = {}  # noqa: RUF012
   views: dict[str, Array] = {}  # noqa: RUF012
   statistics: Any = ()
 
@@ -81,11 +90,13 @@ class Family(nn.Module):
     objective.beta; any other term NAME by the key objective.NAME, which is among the family's `KEYS`.
   CAN: its abilities, of `ABILITIES`.
   NEEDS: fields of the batch that it reads beside the images.
-  PRIOR: what its samples are drawn from, in words for files of scores.
+  PRIOR: what its samples are drawn from, in words for files of scores; `prior_words` of this model.
   RATED: name of the validation score, lower is better, that chooses the best checkpoint. Where it is not `loss`, there
     is no loss of a split.
   UNBOUNDED: why it bounds no likelihood, for a family that does not and has latents; after its name and "has".
-  STANDARD_PRIOR: whether its latents have the prior N(0, I), with which scores compare the posteriors `mean`, `logvar`.
+  STANDARD_PRIOR: whether its latents have the prior N(0, I), with which scores compare the posteriors `mean`, `logvar`;
+    `standard_prior` of this model.
+  WITH: the values of config keys with which a model of the family has all abilities of `CAN`.
   """
 
   TERMS: ClassVar[tuple[str, ...]] = ()
@@ -95,6 +106,7 @@ class Family(nn.Module):
   RATED: ClassVar[str] = "loss"
   UNBOUNDED: ClassVar[str] = ""
   STANDARD_PRIOR: ClassVar[bool] = False
+  WITH: ClassVar[str] = "model.latent_dim > 0"
 
   @property
   def can(self) -> frozenset[str]:
@@ -105,6 +117,21 @@ class Family(nn.Module):
   def terms(self) -> tuple[str, ...]:
     """The terms of this model; a config may take some of the family's away."""
     return self.TERMS
+
+  @property
+  def standard_prior(self) -> bool:
+    """`STANDARD_PRIOR` of this model; a config may choose another prior."""
+    return self.STANDARD_PRIOR
+
+  @property
+  def prior_words(self) -> str:
+    """`PRIOR` of this model."""
+    return self.PRIOR
+
+  @property
+  def absent(self) -> dict[str, str]:
+    """Scores that a config takes from this model, each with the reason."""
+    return {}
 
   @property
   def bound_name(self) -> str:
@@ -133,8 +160,22 @@ class Family(nn.Module):
     return frozenset()
 
   @property
+  def begins_at(self) -> int:
+    """Number of training images that the parameters of a fresh run begin at, see `begin`; 0 for none."""
+    return 0
+
+  def begin(self, params: Params, images: Float[Array, "n h w c"], key: Key) -> Params:
+    """Fresh parameters, begun at `begins_at` images as the encoder sees them. Pure."""
+    return params
+
+  @property
   def units(self) -> int:
     """Latent units that the score of active units counts; 0 for none."""
+    return 0
+
+  @property
+  def scored(self) -> int:
+    """How many values of an image the likelihood scores, for bits per dimension; 0 for all."""
     return 0
 
   @property

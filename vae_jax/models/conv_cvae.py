@@ -10,11 +10,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vae_jax.distributions import likelihoods
 from vae_jax.keys import Keys
-from vae_jax.models import conv_vae, cvae
-from vae_jax.types import Spec
+from vae_jax.models import conv_vae, cvae, vae
+from vae_jax.types import Spec, image_shape
 
-KEYS: Keys = {**conv_vae.KEYS, "model.classes": cvae.KEYS["model.classes"]}
+KEYS: Keys = {**conv_vae.NETWORK_KEYS, "model.classes": cvae.KEYS["model.classes"], **vae.KEYS}
 FAMILY = cvae.CVAE
 
 
@@ -27,12 +28,15 @@ def faults(config: ConfigDict) -> Iterator[str]:
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> cvae.CVAE:
   """The module that `config.model` describes, for records of `spec`."""
-  plain = conv_vae.build(model, spec, dtypes)
+  likelihood = likelihoods.make_likelihood(
+    model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
+  )
+  encoder, decoder, units = conv_vae.networks(model, spec, dtypes, likelihood.channels)
   return cvae.CVAE(
-    encoder=plain.encoder,
-    decoder=plain.decoder,
-    latent_dim=plain.latent_dim,
-    likelihood=plain.likelihood,
+    encoder=encoder,
+    decoder=decoder,
+    latent_dim=units,
+    likelihood=likelihood,
     classes=model.classes,
     planes=True,
   )

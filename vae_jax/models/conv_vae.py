@@ -10,13 +10,15 @@ from ml_collections import ConfigDict
 from vae_jax.distributions import likelihoods
 from vae_jax.errors import UserError
 from vae_jax.keys import WIDEST, WIDTHS, Key, Keys, between, counted
+from vae_jax.models import flexible_vae
 from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS, halved
 from vae_jax.models.decoders import HEAD_KEYS, ConvDecoder
 from vae_jax.models.encoders import ConvEncoder
 from vae_jax.models.vae import VAE
 from vae_jax.types import Spec, image_shape, input_shape
 
-KEYS: Keys = {
+# The keys of the networks, which other families have too.
+NETWORK_KEYS: Keys = {
   "model.latent_dim": Key(
     16, "size of the latent vector; of a map of latents: at each position", counted(WIDEST)
   ),
@@ -30,12 +32,14 @@ KEYS: Keys = {
   **ACTIVATION_KEYS,
   **likelihoods.KEYS,
 }
+KEYS: Keys = {**NETWORK_KEYS, **flexible_vae.KEYS}
 FAMILY = VAE
 
 
 def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
   yield from likelihoods.faults(config.model)
+  yield from flexible_vae.faults(config)
 
 
 def networks(
@@ -72,5 +76,5 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
   likelihood = likelihoods.make_likelihood(
     model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
   )
-  encoder, decoder, latent_dim = networks(model, spec, dtypes, likelihood.channels)
-  return VAE(encoder, decoder, latent_dim, likelihood)
+  encoder, decoder, units = networks(model, spec, dtypes, likelihood.channels, flexible_vae.moments(model))
+  return flexible_vae.assembled(model, spec, encoder, decoder, units, likelihood)

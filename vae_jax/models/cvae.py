@@ -22,18 +22,17 @@ from vae_jax import distributions as dist
 from vae_jax.distributions import likelihoods
 from vae_jax.keys import WIDEST, WIDTHS, Keys, between, counted
 from vae_jax.keys import Key as ConfigKey
+from vae_jax.models import vae
 from vae_jax.models.blocks import ACTIVATION_KEYS
-from vae_jax.models.contract import Mode, Output
 from vae_jax.models.decoders import MLPDecoder
 from vae_jax.models.encoders import MLPEncoder
-from vae_jax.models.vae import VAE
-from vae_jax.types import Array, Batch, Key, Spec, image_shape, seen
+from vae_jax.types import Array, Batch, Spec, image_shape, seen
 
 
-class CVAE(VAE):
+class CVAE(vae.VAE):
   """A `vae.VAE` whose encoder sees [b, 1, 1, h * w * c + classes] and whose decoder sees [n, latent_dim + classes].
 
-  Attributes, beside those of `VAE`:
+  Attributes, beside those of `vae.VAE`:
     classes: number of labels.
     planes: the encoder sees [b, h, w, c + classes] instead: the label as constant channels.
   """
@@ -77,23 +76,17 @@ class CVAE(VAE):
     """Latents drawn from p(z | y), its deviation scaled by the temperature, from standard normal noise."""
     return dist.sample(self.prior(condition), temperature * noise)
 
-  def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
-    image, samples = jnp.asarray(batch["image"]), mode.samples
-    posterior, prior = self.encode(batch), self.prior(batch)
-    eps = jax.vmap(lambda key: jax.random.normal(key, (samples, self.latent_dim), jnp.float32))(keys)
-    z = dist.sample(posterior, eps.swapaxes(0, 1))  # [s, b, d]
-    params = jax.vmap(lambda z: self.pixels(z, batch))(z)
-    distortion = -self.likelihood.log_prob(params, image, self.log_scale)
-    kl_units = dist.kl(posterior, prior)
-    rates = kl_units.sum(axis=-1, keepdims=True)
-    return Output(
-      terms={"distortion": distortion.mean(axis=0), "rate": rates.sum(axis=-1)},
-      reconstruction=self.likelihood.mean(params[0], self.log_scale),
-      rates=rates,
-      kl_units=kl_units,
-      log_weight=dist.log_prob(prior, z) - dist.log_prob(posterior, z) - distortion,
-      latents={"z": z[0], "mean": posterior.mean, "logvar": posterior.logvar},
-    )
+  def all_pixels(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b h w p"]:
+    return jax.vmap(lambda z: self.pixels(z, batch))(z)
+
+  def log_prior(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b"]:
+    """log p(z | y) in nats."""
+    return dist.log_prob(self.prior(batch), z)
+
+  def kl_units(self, drawn: vae.Drawn, batch: Batch) -> Float[Array, "b d"]:
+    """KL(q(z | x, y) || p(z | y)) of each latent, in nats."""
+    assert drawn.posterior is not None
+    return dist.kl(drawn.posterior, self.prior(batch))
 
 
 KEYS: Keys = {
@@ -102,6 +95,7 @@ KEYS: Keys = {
   "model.hidden": ConfigKey((512,), "widths of the encoder's layers; the decoder mirrors them", WIDTHS),
   **ACTIVATION_KEYS,
   **likelihoods.KEYS,
+  **vae.KEYS,
 }
 FAMILY = CVAE
 
@@ -109,6 +103,7 @@ FAMILY = CVAE
 def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
   yield from likelihoods.faults(config.model)
+  yield from vae.faults(config)
   if config.objective.mmd:
     yield (
       f"objective.mmd={config.objective.mmd} compares latents with a standard normal prior, and "

@@ -1,4 +1,4 @@
-"""Discriminators of images: one that judges patches, and one that judges the whole and shows its features."""
+"""Discriminators: of patches of images, of whole images, with its features to look at, and of latents."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from vae_jax.models.blocks import Conv, Norm
 from vae_jax.types import Array
@@ -73,3 +74,17 @@ class ImageDiscriminator(nn.Module):
     x = jax.nn.leaky_relu(nn.Dense(self.dense, **dtypes)(x.reshape(x.shape[0], -1)), 0.2)
     dtypes["dtype"] = jnp.float32
     return nn.Dense(1, kernel_init=nn.initializers.normal(0.02), **dtypes)(x.astype(jnp.float32))
+
+
+class LatentDiscriminator(nn.Module):
+  """Latents [b, d] -> logits [b, 1], > 0 for real: a dense layer with leaky ReLU of `slope` for each of `hidden`."""
+
+  hidden: tuple[int, ...]
+  slope: float = 0.0
+
+  @nn.compact
+  def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b 1"]:
+    for width in self.hidden:
+      z = nn.Dense(width)(z)
+      z = jax.nn.leaky_relu(z, self.slope) if self.slope else jax.nn.relu(z)
+    return nn.Dense(1)(z)

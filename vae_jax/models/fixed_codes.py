@@ -16,7 +16,7 @@ from vae_jax.models.quantiser import Quantised, Quantiser
 from vae_jax.types import Array, Batch, Key, Variables
 
 MARGIN = 1e-3  # of FSQ: by which a bounded value stays from where it would be rounded to one level more
-MOST_BITS = 10  # of LFQ: whose joint distribution is held in one piece
+MOST_BITS = 10  # of LFQ: whose joint distribution is kept
 LEAST_USAGE = 1e-10
 
 
@@ -121,7 +121,8 @@ class LookupFree(Quantiser):
 
   where m is a moving average of E[q] over global batches. At m = E[q] its mean and its gradient are the paper's. So it
   is a mean over examples as other terms are, and does not depend on how a batch is divided. Sets of more than 10 bits
-  are cut into blocks, and m is the product of the blocks' shares: H(E[q]) is then replaced by an upper bound.
+  are cut into blocks, and m is the product of the blocks' shares: H(E[q]) is then replaced by an upper bound. The
+  probabilities of a block are products of those of its lower and its higher bits, and are never written out.
 
   Attributes: bits, channels; decay of m; temperature. The collection `codebook` has `shares`, m block by block, which
   sum to 1 in each, and the count of `updates`.
@@ -159,14 +160,19 @@ class LookupFree(Quantiser):
     codes = self.tokens(x)
     found = self.vectors(codes)
     p = bit_probabilities(x, self.temperature)
-    joints = [joint(p[..., first:end]) for first, end in bit_blocks(self.bits)]
-    q = jnp.concatenate(joints, axis=-1)
     log_p = jax.nn.log_sigmoid(4.0 * x / self.temperature), jax.nn.log_sigmoid(-4.0 * x / self.temperature)
     negative_entropy = jnp.sum(p * log_p[0] + (1 - p) * log_p[1], axis=(1, 2))
-    log_m = jnp.log(jnp.maximum(self.shares.value, LEAST_USAGE))[None, None]
-    entropy = jnp.sum(q * log_m, axis=(1, 2)) - negative_entropy
+    entropy, start, usage = -negative_entropy, 0, []
+    for first, end in bit_blocks(self.bits):
+      size, middle = 2 ** (end - first), (first + end) // 2
+      low, high = joint(p[..., first:middle]), joint(p[..., middle:end])
+      log_m = jnp.log(jnp.maximum(self.shares.value[start : start + size], LEAST_USAGE))
+      table = log_m.reshape(high.shape[-1], low.shape[-1])
+      entropy += jnp.sum(jnp.einsum("bph,hl->bpl", high, table) * low, axis=(1, 2))
+      usage.append(jnp.einsum("bph,bpl->hl", high, low).reshape(-1) / (high.shape[0] * high.shape[1]))
+      start += size
     terms = {"commitment": codebook.commitment(x, found), "entropy": entropy}
-    statistics = jax.lax.stop_gradient(q.mean(axis=(0, 1))) if mode.training else ()
+    statistics = jax.lax.stop_gradient(jnp.concatenate(usage)) if mode.training else ()
     vectors = codebook.straight_through(x, found)
     return Quantised(vectors, codes, _one_hot_rate(codes, self.size), terms, statistics)
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vae_jax.distributions import likelihoods
 from vae_jax.keys import WIDEST, WIDTHS, Key, Keys, counted
+from vae_jax.models import flexible_vae
 from vae_jax.models.blocks import ACTIVATION_KEYS
 from vae_jax.models.decoders import MLPDecoder
 from vae_jax.models.encoders import MLPEncoder
@@ -20,6 +21,7 @@ KEYS: Keys = {
   "model.hidden": Key((512,), "widths of the encoder's layers; the decoder mirrors them", WIDTHS),
   **ACTIVATION_KEYS,
   **likelihoods.KEYS,
+  **flexible_vae.KEYS,
 }
 FAMILY = VAE
 
@@ -27,6 +29,7 @@ FAMILY = VAE
 def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
   yield from likelihoods.faults(config.model)
+  yield from flexible_vae.faults(config)
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
@@ -34,6 +37,6 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
   shape = image_shape(spec)
   likelihood = likelihoods.make_likelihood(model.likelihood, shape[-1], model.sigma, model.mixtures)
   common = {"activation": model.activation, **dtypes}
-  encoder = MLPEncoder(tuple(model.hidden), model.latent_dim, **common)
+  encoder = MLPEncoder(tuple(model.hidden), model.latent_dim, moments=flexible_vae.moments(model), **common)
   decoder = MLPDecoder(tuple(model.hidden[::-1]), shape[:2], likelihood.channels, **common)
-  return VAE(encoder, decoder, model.latent_dim, likelihood)
+  return flexible_vae.assembled(model, spec, encoder, decoder, model.latent_dim, likelihood)

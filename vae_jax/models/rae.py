@@ -65,7 +65,7 @@ class RAE(autoencoder.Autoencoder):
   regulariser: str
 
   TERMS: ClassVar[tuple[str, ...]] = ("distortion", "latent_norm", "regulariser")
-  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode"})
+  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "inpaint"})
   UNBOUNDED: ClassVar[str] = (
     "a deterministic encoder: the KL of a point to a density is infinite, which bounds no likelihood"
   )

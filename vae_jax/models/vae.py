@@ -2,21 +2,27 @@
 
 Where the batch carries a degraded image (noisy, low-resolution), the encoder sees that and the likelihood scores the
 clean one: log p(x) >= E_q(z|y)[log p(x|z)] - KL(q(z|y) || p(z)) holds for any q. The families `mlp_vae` and `conv_vae`
-are this module with different encoders and decoders.
+are this module with different encoders and decoders; `flexible_vae` has other densities of its latents.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from ml_collections import ConfigDict
 
 from vae_jax import distributions as dist
+from vae_jax.keys import Key as ConfigKey
+from vae_jax.keys import Keys, between, counted, one_of
 from vae_jax.models.contract import Family, Mode, Output
 from vae_jax.types import Array, Batch, Key, Spec, seen
+
+WEIGHTED = ("iwae", "miwae", "ciwae", "piwae")  # objectives of importance weights
 
 
 class GaussianLatents(Family):
@@ -63,6 +69,22 @@ class GaussianLatents(Family):
   ) -> Float[Array, "n h w c"]:
     return self.decode(self.latents(noise, condition, temperature), condition)
 
+  def log_prior(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b"]:
+    """log p(z) in nats."""
+    return dist.standard_normal_log_prob(z)
+
+
+class Drawn(NamedTuple):
+  """Draws from q(z | x) and their log densities in nats; what of them terms over a batch and scores look at.
+
+  posterior: q(z | x), where it is a Gaussian.
+  """
+
+  z: Float[Array, "s b d"]
+  log_q: Float[Array, "s b"]
+  latents: dict[str, Array]
+  posterior: dist.Gaussian | None
+
 
 class VAE(GaussianLatents):
   """Beside p(z) and q(z | x) of `GaussianLatents`: p(x | z) = likelihood(decoder(z)).
@@ -74,7 +96,7 @@ class VAE(GaussianLatents):
   likelihood: dist.Likelihood
 
   TERMS: ClassVar[tuple[str, ...]] = ("distortion", "rate")
-  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample", "bound"})
+  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample", "bound", "inpaint"})
   STANDARD_PRIOR: ClassVar[bool] = True
 
   def setup(self):
@@ -96,21 +118,126 @@ class VAE(GaussianLatents):
     """Images drawn from p(x | z), in [0, 1]."""
     return self.likelihood.sample(key, self.pixels(z, condition), self.log_scale)
 
+  def log_observed(
+    self, z: Float[Array, "n d"], batch: Batch, observed: Bool[Array, "n h w"]
+  ) -> Float[Array, " n"]:
+    """log p(observed pixels of an image | z) in nats."""
+    params = self.pixels(z, batch)
+    return dist.observed_log_prob(self.likelihood, params, batch["image"], self.log_scale, observed)
+
+  def all_pixels(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b h w p"]:
+    """`pixels` of several latents of each image."""
+    params = self.pixels(z.reshape(-1, self.latent_dim), batch)
+    return params.reshape(*z.shape[:2], *params.shape[1:])
+
+  def draw(self, batch: Batch, eps: Float[Array, "s b d"], path: bool = False) -> Drawn:
+    """Draws from q(z | x) by standard normal noise. path: as in `Mode`."""
+    posterior = self.encode(batch)
+    z = dist.sample(posterior, eps)
+    held = jax.lax.stop_gradient(posterior) if path else posterior
+    latents = {"z": z[0], "mean": posterior.mean, "logvar": posterior.logvar}
+    return Drawn(z, dist.log_prob(held, z), latents, posterior)
+
+  def kl_units(self, drawn: Drawn, batch: Batch) -> Float[Array, "b d"] | None:
+    """KL(q(z | x) || p(z)) of each latent, in nats; None where it has no closed form."""
+    assert drawn.posterior is not None
+    return dist.kl_standard_normal(drawn.posterior)
+
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     image, samples = jnp.asarray(batch["image"]), mode.samples
-    posterior = self.encode(batch)
     eps = jax.vmap(lambda key: jax.random.normal(key, (samples, self.latent_dim), jnp.float32))(keys)
-    z = dist.sample(posterior, eps.swapaxes(0, 1))  # [s, b, d]
-    params = self.pixels(z.reshape(-1, self.latent_dim), batch)
-    params = params.reshape(samples, image.shape[0], *params.shape[1:])
-    distortion = -self.likelihood.log_prob(params, image, self.log_scale)
-    kl_units = dist.kl_standard_normal(posterior)
-    rates = kl_units.sum(axis=-1, keepdims=True)
+    drawn = self.draw(batch, eps.swapaxes(0, 1), mode.path)
+
+    def joint(z: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+      params = self.all_pixels(z, batch)
+      distortion = -self.likelihood.log_prob(params, image, self.log_scale)
+      log_prior = self.log_prior(z, batch)
+      return log_prior - distortion, (log_prior, distortion, params[0])
+
+    log_weights: dict[str, Array] = {}
+    if mode.apart:
+      log_weights, (log_prior, distortion, params) = _apart(joint, drawn)
+    else:
+      _, (log_prior, distortion, params) = joint(drawn.z)
+    kl_units = self.kl_units(drawn, batch)
+    rate = (drawn.log_q - log_prior).mean(axis=0) if kl_units is None else kl_units.sum(axis=-1)
     return Output(
-      terms={"distortion": distortion.mean(axis=0), "rate": rates.sum(axis=-1)},
-      reconstruction=self.likelihood.mean(params[0], self.log_scale),
-      rates=rates,
+      terms={"distortion": distortion.mean(axis=0), "rate": rate},
+      reconstruction=self.likelihood.mean(params, self.log_scale),
+      rates=rate[:, None],
       kl_units=kl_units,
-      log_weight=dist.standard_normal_log_prob(z) - dist.log_prob(posterior, z) - distortion,
-      latents={"z": z[0], "mean": posterior.mean, "logvar": posterior.logvar},
+      log_weight=log_prior - drawn.log_q - distortion,
+      log_weights=log_weights,
+      latents=drawn.latents,
     )
+
+
+def _apart(joint: Callable[[Array], tuple[Array, Any]], drawn: Drawn) -> tuple[dict[str, Array], Any]:
+  """Importance weights with gradients to the posterior and to all else, and what `joint` gives beside log p(x, z).
+
+  By the slope of log p(x, z) in z, which is taken here: as a number, it leads a gradient to the posterior alone.
+  """
+  z = jax.lax.stop_gradient(drawn.z)
+  log_joint, pull, more = jax.vjp(joint, z, has_aux=True)
+  value, slope = jax.lax.stop_gradient((log_joint, pull(jnp.ones_like(log_joint))[0]))
+  through_z = value + ((drawn.z - z) * slope).sum(axis=-1)
+  log_weights = {
+    "posterior": through_z - drawn.log_q,
+    "model": log_joint - jax.lax.stop_gradient(drawn.log_q),
+  }
+  return log_weights, more
+
+
+# Config keys of the families that are a `VAE`: bounds of importance weights, and their gradients. In place of the key
+# objective.name that all families with a rate have.
+KEYS: Keys = {
+  "objective.name": ConfigKey(
+    "elbo",
+    "elbo: evidence bound; iwae: importance-weighted bound (Burda et al. 2016); miwae, ciwae, piwae: Rainforth et al. "
+    "2018",
+    one_of("elbo", *WEIGHTED),
+  ),
+  "objective.groups": ConfigKey(
+    1, "miwae, piwae: groups of samples; each has a bound of its own", counted(10**5)
+  ),
+  "objective.elbo_share": ConfigKey(
+    0.5, "ciwae: weight of the evidence bound; the importance-weighted one has the rest", between(0, 1)
+  ),
+  "objective.gradient": ConfigKey(
+    "standard",
+    "of importance weights; stl: sticking the landing (Roeder et al. 2017); dreg: doubly reparameterised (Tucker et "
+    "al. 2019)",
+    one_of("standard", "stl", "dreg"),
+  ),
+}
+# Terms on the reconstruction: with gradients apart they would not reach the encoder.
+IMAGE_TERMS = ("ssim", "ms_ssim", "total_variation")
+IMAGE_SECTIONS = ("perceptual", "style", "adversarial")
+
+
+def faults(config: ConfigDict) -> Iterator[str]:
+  """What the keys of `KEYS` contradict."""
+  o = config.objective
+  grouped = o.name in ("miwae", "piwae")
+  if grouped and not (o.groups > 1 and o.samples % o.groups == 0):
+    yield (
+      f"objective.groups={o.groups} must be above 1 and divide objective.samples={o.samples} for "
+      f"objective.name={o.name}, such as objective.samples=16 and objective.groups=4"
+    )
+  if o.groups != 1 and not grouped:
+    yield f"objective.groups={o.groups} is of objective.name=miwae and piwae, not {o.name}; leave it out"
+  if o.gradient != "standard" and o.name == "elbo":
+    yield (
+      f"objective.gradient={o.gradient} is one of importance weights, and objective.name=elbo has none; set "
+      "objective.name=iwae, which with objective.samples=1 is the evidence bound"
+    )
+  if o.name == "piwae" or o.gradient == "dreg":
+    why = f"objective.gradient={o.gradient}" if o.gradient == "dreg" else "objective.name=piwae"
+    terms = {name: o[name] for name in IMAGE_TERMS}
+    terms |= {f"{name}.weight": o[name].weight for name in IMAGE_SECTIONS}
+    for name, weight in terms.items():
+      if weight:
+        yield (
+          f"objective.{name}={weight} compares reconstructions, which lead no gradient to the encoder with {why}; "
+          "set it to 0"
+        )

@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from vae_jax import distributions as dist
@@ -50,6 +50,8 @@ from vae_jax.models.opponent import Guard, Look, Opponent
 from vae_jax.models.vae import GaussianLatents
 from vae_jax.types import Array, Batch, Key, Spec, image_shape
 
+STAND_IN = 0.1  # deviation of a pixel from the decoder's, where pixels are observed; the range is 1
+
 
 def pixels(x: Array) -> Array:
   """What a decoder gives -> values in [0, 1]."""
@@ -64,12 +66,20 @@ class VAEGAN(GaussianLatents):
   """
 
   TERMS: ClassVar[tuple[str, ...]] = ("rate",)
-  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample"})
+  CAN: ClassVar[frozenset[str]] = frozenset({"encode", "decode", "sample", "inpaint"})
   RATED: ClassVar[str] = "mse"
   UNBOUNDED: ClassVar[str] = "a likelihood of a discriminator's features, not of pixels, which bounds none"
 
   def decode(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w c"]:
     return pixels(self.decoder(z))
+
+  def log_observed(
+    self, z: Float[Array, "n d"], batch: Batch, observed: Bool[Array, "n h w"]
+  ) -> Float[Array, " n"]:
+    """log N(observed pixels; those of the image of z, STAND_IN^2) in nats: the model has no likelihood of pixels."""
+    shifted = self.decode(z, batch) - 0.5  # the Gaussian's mean is 0.5 + params
+    likelihood = dist.gaussian(shifted.shape[-1], STAND_IN)
+    return dist.observed_log_prob(likelihood, shifted, batch["image"], 0.0, observed)
 
   def views(self, z: Float[Array, "b d"], prior: Float[Array, "b d"]) -> dict[str, Array]:
     """`encoder`: the images of z with gradients to z alone; `decoder`: the same to the decoder alone; `prior`: those of

@@ -112,6 +112,10 @@ class VQVAE(Family):
     """The codes of images, row by row."""
     return self.quantiser.tokens(self.vectors(batch))
 
+  def code_vectors(self, batch: Batch) -> Float[Array, "b e"]:
+    """The vectors of the codes of images, as the decoder sees them, position by position."""
+    return self.quantiser.vectors(self.tokens(batch)).reshape(len(seen(batch)), -1)
+
   def from_tokens(self, codes: Int[Array, "b n"], condition: Batch) -> Float[Array, "b h w c"]:
     """The mean image of p(x | codes), in [0, 1]."""
     return self.likelihood.mean(self.pixels(self.quantiser.vectors(codes)), self.log_scale)

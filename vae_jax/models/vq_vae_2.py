@@ -198,6 +198,15 @@ class VQVAE2(Family):
 
     return jnp.concatenate(self.descend(self.encoder(seen(batch)), take)[1], axis=1)
 
+  def code_vectors(self, batch: Batch) -> Float[Array, "b e"]:
+    """The vectors of the codes of images, coarse maps first, each position by position."""
+
+    def take(number: int, level: Level, x: Array) -> tuple[Array, Array]:
+      vectors = level.of_codes(level.tokens(x))
+      return vectors, vectors.reshape(len(vectors), -1)
+
+    return jnp.concatenate(self.descend(self.encoder(seen(batch)), take)[1], axis=1)
+
   def from_tokens(self, codes: Int[Array, "b n"], condition: Batch) -> Float[Array, "b h w c"]:
     """The mean image of p(x | codes), in [0, 1]."""
     parts = jnp.split(codes, np.cumsum([math.prod(part) for part in self.layout])[:-1], axis=1)

@@ -17,6 +17,7 @@ import scipy.linalg
 import scipy.special
 from jaxtyping import Float
 
+from vae_jax.distributions.mixtures import component
 from vae_jax.errors import UserError
 from vae_jax.priors import MOST_COMPONENTS
 from vae_jax.priors.base import Fit, floor
@@ -63,10 +64,9 @@ class MixturePrior:
     """A component by its weight, then a draw from it. The temperature scales the deviation from the component's mean;
     the weights stay, so at 0 these are means of components."""
     choice, normal = noise
-    ends = jnp.cumsum(jnp.exp(self.log_weights))[:-1]
-    component = jnp.searchsorted(ends, choice, side="right")
-    deviation = jnp.einsum("nij,nj->ni", self.choleskys[component], normal, precision="highest")
-    return self.means[component] + temperature * deviation
+    chosen = component(self.log_weights, choice)
+    deviation = jnp.einsum("nij,nj->ni", self.choleskys[chosen], normal, precision="highest")
+    return self.means[chosen] + temperature * deviation
 
   def log_prob(self, z: ArrayLike) -> Float[Array, " n"]:
     """Log density in nats, [n, d] -> [n]."""

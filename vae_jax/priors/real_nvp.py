@@ -30,14 +30,17 @@ def masks(units: int, layers: int) -> Float[np.ndarray, "l d"]:
 
 
 class Coupling(nn.Module):
-  """Log scales (bounded by tanh) and shifts of all latents, [n, d] each, from the kept ones: a perceptron with two
-  hidden layers. At first both are 0."""
+  """Log scales (bounded by tanh) and shifts of all latents, [n, d] each, from the kept ones and the context: a
+  perceptron with two hidden layers. At first both are 0."""
 
   units: int
   hidden: int
 
   @nn.compact
-  def __call__(self, kept: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+  def __call__(
+    self, kept: Float[Array, "n d"], context: Float[Array, "n c"] | None = None
+  ) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+    kept = kept if context is None else jnp.concatenate([kept, context], axis=-1)
     # With fewer bits, as accelerators multiply by default, `inverse` would not undo `forward`.
     dense = partial(nn.Dense, precision="highest")
     x = nn.silu(dense(self.hidden, name="hidden_0")(kept))
@@ -53,6 +56,8 @@ class RealNVP(nn.Module):
   Each layer keeps the latents of a mask m, and changes the others by them:
   z' = m z + (1 - m) (z exp(s(m z)) + t(m z)), with log-determinant sum (1 - m) s(m z).
 
+  Methods take a context [n, c] too, which s and t then see: the flow is one for each row.
+
   Attributes:
     units: latents of a vector, d.
     layers: coupling layers.
@@ -66,28 +71,34 @@ class RealNVP(nn.Module):
   def setup(self):
     self.couplings = [Coupling(self.units, self.hidden, name=f"coupling_{i}") for i in range(self.layers)]
 
-  def forward(self, noise: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+  def forward(
+    self, noise: Float[Array, "n d"], context: Float[Array, "n c"] | None = None
+  ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
     """z of noise, and log |det dz / dnoise|."""
     z, total = noise, jnp.zeros(noise.shape[0], jnp.float32)
     for mask, coupling in zip(masks(self.units, self.layers)[:, None], self.couplings, strict=True):
-      scale, shift = coupling(mask * z)
+      scale, shift = coupling(mask * z, context)
       z = mask * z + (1 - mask) * (z * jnp.exp(scale) + shift)
       total = total + ((1 - mask) * scale).sum(axis=-1)
     return z, total
 
-  def inverse(self, z: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+  def inverse(
+    self, z: Float[Array, "n d"], context: Float[Array, "n c"] | None = None
+  ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
     """The noise of z, and log |det dnoise / dz|."""
     noise, total = z, jnp.zeros(z.shape[0], jnp.float32)
     both = list(zip(masks(self.units, self.layers)[:, None], self.couplings, strict=True))
     for mask, coupling in reversed(both):
-      scale, shift = coupling(mask * noise)
+      scale, shift = coupling(mask * noise, context)
       noise = mask * noise + (1 - mask) * (noise - shift) * jnp.exp(-scale)
       total = total - ((1 - mask) * scale).sum(axis=-1)
     return noise, total
 
-  def log_prob(self, z: Float[Array, "n d"]) -> Float[Array, " n"]:
+  def log_prob(
+    self, z: Float[Array, "n d"], context: Float[Array, "n c"] | None = None
+  ) -> Float[Array, " n"]:
     """Log density in nats."""
-    noise, log_det = self.inverse(z)
+    noise, log_det = self.inverse(z, context)
     return standard_normal_log_prob(noise) + log_det
 
   def __call__(self, z: Float[Array, "n d"]) -> Float[Array, " n"]:

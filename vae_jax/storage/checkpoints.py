@@ -244,20 +244,25 @@ class Checkpoints:
       remedy = "no other can be read; restore a backup, or train again in another workdir and keep this one"
     raise UserError(f"{reasons[0]}; {remedy}")
 
-  def wait(self) -> None:
-    """Returns when everything that was saved is on disk and superseded steps are gone."""
+  def finish(self) -> None:
+    """Returns when everything that was saved is on disk; superseded steps are still there."""
     if self._writer is None:
       return
     try:
       self._writer.wait_until_finished()
     except Exception as error:
       raise self._not_written(error) from error
-    self._prune()
 
-  def close(self) -> None:
-    """Waits, then frees the threads. Harmless if called twice."""
+  def wait(self) -> None:
+    """Returns when everything that was saved is on disk and superseded steps are gone."""
+    if self._writer is not None:
+      self.finish()
+      self._prune()
+
+  def close(self, tidy: bool = True) -> None:
+    """Waits, then frees the threads. Harmless if called twice. tidy: deletes superseded steps, as `wait` does."""
     try:
-      self.wait()
+      (self.wait if tidy else self.finish)()
     finally:
       self._close_writer()
 

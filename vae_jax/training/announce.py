@@ -9,13 +9,13 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vae_jax.configuration import varied
 from vae_jax.errors import UserError, printable
 from vae_jax.models.contract import codebooks
 from vae_jax.storage.capacity import host_memory
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
   from vae_jax.training.assemble import Parts
   from vae_jax.training.parallel import Placement
   from vae_jax.training.state import TrainState
+  from vae_jax.training.together import Team
 
 LARGE = 10**8  # parameters of a model that may be out of proportion ...
 SHARE = 0.75  # ... where two arrays, the layers between pixels and latents, have this share of them
@@ -37,16 +38,18 @@ def say(line: str) -> None:
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def begin(parts: Parts, workdir: Path) -> None:
-  """Says what a run trains on, on which devices, and where it writes; nothing where it has finished already.
+def begin(team: Team) -> None:
+  """Says what a run, or several in one program, train on, on which devices, and where they write; nothing where they
+  have finished already.
 
   Raises UserError: a model that does not fit into memory, or wandb asked for and not installed.
   """
-  c, devices = parts.config, parts.placement.mesh.devices.flatten()
-  if (parts.checkpoints.latest() or 0) >= c.training.steps:
+  parts, c = team.parts[0], team.config
+  devices = parts.placement.mesh.devices.flatten()
+  if min(p.checkpoints.latest() or 0 for p in team.parts) >= c.training.steps:
     return
   check_wandb(c.training.wandb)
-  check_size(c, parts.spec, parts.like, parts.placement)
+  check_size(c, parts.spec, parts.like, parts.placement, len(team.parts))
   if jax.process_index() != 0:
     return
   counts = [f"{len(split.source):,} in {name}" for split, name in _splits(parts)]
@@ -56,20 +59,23 @@ def begin(parts: Parts, workdir: Path) -> None:
   say(f"data: {c.data.name}{where}, images of {_size(shape)}{degraded}: {', '.join(counts)}")
   processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
   say(f"devices: {len(devices)} x {devices[0].device_kind}{processes}, {c.training.dtype}")
-  say(f"output: {workdir}")
+  say(f"output: {team.workdir}")
+  if team.several:
+    key, values = varied(c)
+    say(f"members: {len(values)} runs in one program, with {key} {', '.join(values)}")
 
 
-def compilation(parts: Parts, tell: Callable[[str], None], arguments: tuple[Any, ...]) -> None:
+def compilation(team: Team, tell: Callable[[str], None], arguments: tuple[Any, ...]) -> None:
   """Compiles the training call for these arguments, and reports the model and how long that took.
 
   A training call that cannot be compiled ahead (pmap) is compiled by its first call.
   """
 
   def lowered(flops: float | None) -> None:
-    tell(_model(parts, flops))
+    tell(_model(team.parts[0], None if team.several else flops))  # of several, XLA may count one or all
     tell("compiling the training step ...")
 
-  began, compile_ahead = time.monotonic(), getattr(parts.train_call, "compile", None)
+  began, compile_ahead = time.monotonic(), getattr(team.call, "compile", None)
   if compile_ahead is None:
     lowered(None)
   else:
@@ -113,16 +119,19 @@ def _short(number: float) -> str:
   return f"{number:.3g} P"
 
 
-def check_size(config: ConfigDict, spec: Spec, like: TrainState, placement: Placement) -> None:
+def check_size(
+  config: ConfigDict, spec: Spec, like: TrainState, placement: Placement, members: int = 1
+) -> None:
   """Warns of a model that is out of proportion to its images. Raises UserError where it cannot fit into memory.
 
-  like: the shapes of the state, and how they are divided over the devices.
+  like: the shapes of the state, and how they are divided over the devices. members: states that are held at a time.
   """
-  count, needed = count_parameters(like), _needed(like, placement)
+  count, needed = count_parameters(like), members * _needed(like, placement)
   memory = _memory(placement)
   facts = (
     f"model.name={config.model.name} for images of {_size(image_shape(spec))} has {_short(count).rstrip()} parameters "
     f"({_short(needed)}B with gradients, average and optimiser state"
+    f"{f', of {members} members' if members > 1 else ''}"
   )
   if memory is not None and needed > memory:
     raise UserError(f"{facts}; there are {_short(memory)}B of memory); {_remedy(config, spec)}")

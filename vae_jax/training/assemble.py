@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,21 +13,22 @@ from ml_collections import ConfigDict
 
 from vae_jax import models, runs
 from vae_jax.configuration.values import differences, show, to_values
-from vae_jax.data import pipeline
+from vae_jax.data import byte_pairs, pipeline
 from vae_jax.data.prepare import check_first_batch, check_likelihood, make_prepare
 from vae_jax.data.sources import Source, open_source, overlap, report
 from vae_jax.errors import UserError
 from vae_jax.generator import RECORD, new_key
 from vae_jax.models import build, family
 from vae_jax.models.contract import Family
-from vae_jax.objectives import Objective, load_frozen, make_objective
+from vae_jax.objectives import load_frozen, make_objective
 from vae_jax.progress import tell
 from vae_jax.storage.checkpoints import Checkpoints
-from vae_jax.training import parallel, scoring, state, steps
+from vae_jax.training import drawing, parallel, scoring, state, steps
 from vae_jax.training import workdir as workdirs
-from vae_jax.training.opponents import Opponent, pixel_opponent
-from vae_jax.types import MODELLED, Batch, Frozen, Key, Spec, Variables, input_shape, seen
+from vae_jax.training.opponents import Opponent, latent_opponent, pixel_opponent
+from vae_jax.types import MODELLED, Batch, Frozen, Key, Spec, input_shape, seen
 
+BEGIN = 1  # folded into the run's seed, for what is drawn of the images that parameters begin at
 FEW = 2000  # images of colour; from fewer, samples are fog
 
 
@@ -42,7 +43,8 @@ class Parts(NamedTuple):
   """A run before its first step.
 
   spec: of a prepared record. like: the state's shapes and where they lie. train_call, eval_step, draw: compiled
-  functions. rated: name of the score that chooses the best checkpoint. meta: what checkpoints keep beside the state.
+  functions. prepare: as evaluation prepares batches. rated: name of the score that chooses the best checkpoint. meta:
+  what checkpoints keep beside the state.
   """
 
   config: ConfigDict
@@ -59,8 +61,46 @@ class Parts(NamedTuple):
   eval_step: Any
   draw: Any
   frozen: Frozen
+  prepare: steps.Prepare
   rated: str
   meta: dict[str, Any]
+
+
+class Roots(NamedTuple):
+  """The keys of a run, by what is drawn from them."""
+
+  init: Key
+  train: Key
+  evaluation: Key
+  pictures: Key
+
+
+class Opened(NamedTuple):
+  """What runs that are trained together share.
+
+  prepares: of batches, by whether they are for training. shown: the images of pictures.
+  """
+
+  placement: parallel.Placement
+  train: Split
+  held_out: Split
+  eval_batch_size: int
+  prepares: dict[bool, steps.Prepare]
+  spec: Spec
+  frozen: Frozen
+  stage: runs.Run | None
+  shown: Batch
+
+
+class Functions(NamedTuple):
+  """What a run computes: pure functions, before they are compiled. rated: as in `Parts`."""
+
+  model: Family
+  init: Callable[[], state.TrainState]
+  train_call: steps.Step
+  eval_step: Callable[..., Any]
+  draw: Callable[..., Any]
+  rated: str
 
 
 def open_split(data: ConfigDict, name: str) -> Split:
@@ -152,78 +192,60 @@ def _few(config: ConfigDict, images: int, channels: int) -> list[str]:
   ]
 
 
-def _shown(config: ConfigDict, held_out: Split) -> Batch:
-  """The images of pictures, from all over the split."""
-  chosen = pipeline.spread(len(held_out.source), config.evaluation.pictures)
-  source = pipeline.Chosen(held_out.source, chosen)
-  return next(pipeline.batches(config.data, source, batch_size=len(chosen), training=False))
+def roots(seed: int) -> Roots:
+  """The keys of a run."""
+  init, train, evaluation = jax.random.split(new_key(seed), 3)
+  return Roots(init, train, evaluation, new_key(seed))
 
 
-def draw_pictures(
-  model: Family,
-  config: ConfigDict,
-  spec: Spec,
-  prepare: steps.Prepare,
-  first: Batch,
-  placement: parallel.Placement,
-  stage: runs.Run | None = None,
-) -> Any:
-  """Compiled (variables, frozen) -> rows by label, and samples: fixed images and fixed noise, to compare over time.
+def place(config: ConfigDict) -> parallel.Placement:
+  """The placement that `config.training` asks for, over all devices."""
+  t = config.training
+  return parallel.make_placement(t.batch_size, way=t.parallel, fsdp=t.fsdp)
 
-  Rows: input, reconstruction, and clean where the input is degraded; none of a model that gives no images back.
-  Samples: of the prior, decoded by the first stage where there is one; of a model that draws restorations, what the
-  inputs may have been; of others, None.
-  """
-  root, n = new_key(config.training.seed), config.evaluation.pictures
-  real = min(n, int(np.sum(first["mask"])))  # without the padding of a short batch
-  shown: Any = jax.tree.map(lambda values: values[:real], first)
 
-  @functools.partial(jax.jit, out_shardings=placement.replicated if placement.fsdp else None)
-  def draw(variables: Variables, batch: Any, frozen: Frozen):
-    ids = jnp.arange(batch["image"].shape[0])
-    batch = prepare(steps.example_keys(root, steps.PREPARE_STREAM, ids), batch, frozen)
-    rows: dict[str, Any] = {}
-    if model.reconstructs:
-      h, w = batch["image"].shape[1:3]  # a degraded image may stand for a larger one, of whole multiples
-      restored: Any = model.apply(variables, batch, method="reconstruct")
-      rows = {"input": seen(batch), "reconstruction": restored[:, :h, :w]}
-      if "degraded" in batch:
-        rows["clean"] = batch["image"]
-    samples = model.can & {"sample", "draw"}
-    if not samples:
-      return rows, None
-    condition = batch
-    if "sample" in samples:  # as many as asked for, whatever the number of images
-      ids = jnp.arange(n)
-      condition = {name: x[ids % len(x)] for name, x in batch.items() if name in model.conditions}
-      if "label" in condition:  # each in turn
-        condition["label"] = ids % config.model.classes
-    elif "degraded" not in batch:
-      condition = {**batch, "degraded": seen(batch)}
-    keys = steps.example_keys(root, steps.MODEL_STREAM, ids)
-    noise = jax.vmap(lambda key: model.noise(key, spec))(keys)
-    drawn: Any = model.apply(variables, noise, condition, method="generate")
-    return rows, drawn if stage is None else runs.decoded_by(stage)(drawn, frozen)
-
-  return lambda variables, frozen: jax.device_get(draw(variables, shown, frozen))
+def open_checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
+  """The checkpoints of a run in its folder, where `workdirs.check` accepts the config."""
+  checkpoints = Checkpoints(workdir / "checkpoints", keep=config.training.keep)
+  workdirs.check(config, workdir, checkpoints)
+  return checkpoints
 
 
 def assemble(config: ConfigDict, workdir: Path) -> Parts:
   """Opens the data, builds the model and compiled functions, and checks the workdir. Raises UserError."""
-  t, data = config.training, config.data
-  placement = parallel.make_placement(t.batch_size, way=t.parallel, fsdp=t.fsdp)
+  placement, stage = place(config), runs.open_first_stage(config)
+  checkpoints = open_checkpoints(config, workdir)  # before the data, which may take long to open
+  opened = open_data(config, placement, stage, checkpoints.latest() is None)
+  functions = make_functions(config, opened, roots(config.training.seed))
+  check_data(config, opened, functions.model)
+  like, where = state_like(functions, placement)
+  return make_parts(
+    config,
+    opened,
+    functions,
+    checkpoints,
+    like,
+    init=jax.jit(functions.init, out_shardings=where),
+    train_call=parallel.compile_train_call(functions.train_call, placement, like),
+    eval_step=parallel.compile_eval_step(functions.eval_step, placement, like.averaged),
+    draw=drawing.compile_draw(functions.draw, opened.shown, placement),
+  )
+
+
+def open_data(
+  config: ConfigDict, placement: parallel.Placement, stage: runs.Run | None, fresh: bool
+) -> Opened:
+  """Opens the splits and frozen networks, and fills in what the config says of them. fresh: a run begins."""
+  data = config.data
   eval_size = -(-config.evaluation.batch_size // placement.mesh.size) * placement.mesh.size
-  stage = runs.open_first_stage(config)
-  checkpoints = Checkpoints(workdir / "checkpoints", keep=t.keep)
-  workdirs.check(config, workdir, checkpoints)  # before the data, which may take long to open
   with parallel.first_alone():
+    if data.byte_pairs and not data.pairs:
+      data.pairs = byte_pairs.learned(data)
+    runs.fill_texts(config)
     train, held_out = open_split(data, data.train), open_split(data, data.validation)
-  first, remarks = _first_batch(config, train, held_out, eval_size, checkpoints.latest() is None)
+  first, remarks = _first_batch(config, train, held_out, eval_size, fresh)
   if jax.process_index() == 0:
     report([train.source, held_out.source], remarks)
-
-  # Model, optimiser, state.
-  init_key, train_key, eval_key = jax.random.split(new_key(t.seed), 3)
   frozen = load_frozen(config.objective, config.evaluation)
   prepares = {training: make_prepare(data, training=training) for training in (True, False)}
   spec = prepared_spec(prepares[False], first, frozen)
@@ -233,96 +255,97 @@ def assemble(config: ConfigDict, workdir: Path) -> Parts:
     frozen["first_stage"] = stage.variables
     prepares = {training: runs.with_first_stage(prepare, stage) for training, prepare in prepares.items()}
     spec = prepared_spec(prepares[False], first, frozen)
-  model: Family = build(config.model, spec, t.dtype)
+  shown = drawing.shown(config, held_out.source)
+  return Opened(placement, train, held_out, eval_size, prepares, spec, placement.put(frozen), stage, shown)
+
+
+def check_data(config: ConfigDict, opened: Opened, model: Family) -> None:
+  """Refuses splits without what the model needs, and sets data.classes."""
+  data, train = config.data, opened.train
   data.classes = _classes(config, train)
   if data.classes and jax.process_index() == 0:
     report([], [f"labels: {', '.join(f'{i} {name}' for i, name in enumerate(data.classes.split(',')))}"])
   check_fields(train, model, config, data.train)
-  check_fields(held_out, model, config, data.validation)
+  check_fields(opened.held_out, model, config, data.validation)
+
+
+def make_functions(config: ConfigDict, opened: Opened, roots: Roots) -> Functions:
+  """What a run computes. In a traced program the keys and a number of the config may be traced. Raises UserError."""
+  t, spec = config.training, opened.spec
+  model: Family = build(config.model, spec, t.dtype)
   tx = state.make_optimizer(t)
   opponents = make_opponents(config, spec)
-  objective = make_objective(config.objective, model.terms, len(train.source), model.bound_name)
+  images = len(opened.train.source)
+  objective = make_objective(config.objective, model.terms, images, model.bound_name)
   if not model.reconstructs:
     _refuse_image_terms(config, [*objective.extra, *opponents])
 
   def init() -> state.TrainState:
-    return state.init_state(model, tx, spec, init_key, ema=t.ema_decay > 0, opponents=opponents)
+    return state.init_state(model, tx, spec, roots.init, ema=t.ema_decay > 0, opponents=opponents)
 
-  like = jax.eval_shape(init)
-  where = placement.state(like)
-  like = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), like, where)
-
-  frozen = placement.put(frozen)
-  train_call, eval_step, rated = _compiled(
-    config, placement, model, objective, prepares, tx, opponents, like, (train_key, eval_key)
-  )
-  return Parts(
-    config=config,
-    placement=placement,
-    train=train,
-    held_out=held_out,
-    eval_batch_size=eval_size,
-    spec=spec,
-    model=model,
-    checkpoints=checkpoints,
-    init=jax.jit(init, out_shardings=where),
-    like=like,
-    train_call=train_call,
-    eval_step=eval_step,
-    draw=draw_pictures(model, config, spec, prepares[False], _shown(config, held_out), placement, stage),
-    frozen=frozen,
-    rated=rated,
-    meta={"config": config.to_dict(), "generator": RECORD, **runs.describe_spec(spec)},
-  )
-
-
-def _compiled(
-  config: ConfigDict,
-  placement: parallel.Placement,
-  model: Family,
-  objective: Objective,
-  prepares: dict[bool, steps.Prepare],
-  tx: Any,
-  opponents: dict[str, Opponent],
-  like: state.TrainState,
-  roots: tuple[Key, Key],
-) -> tuple[Any, Any, str]:
-  """train_call, eval_step and the score that chooses the best checkpoint. roots: keys of training and evaluation."""
-  t, o = config.training, config.objective
   train_step = steps.make_train_step(
     model,
     objective,
-    prepares[True],
+    opened.prepares[True],
     tx,
     state.make_learning_rate(t),
-    samples=o.get("samples", 1),
+    samples=config.objective.get("samples", 1),
     ema_decay=t.ema_decay,
-    root=roots[0],
+    root=roots.train,
     opponents=opponents,
     accumulate=t.accumulate,
-    axis_name=placement.axis_name,
+    axis_name=opened.placement.axis_name,
   )
-  iwae = o.get("name") == "iwae"
+  iwae = objective.bound is not None
   eval_step = scoring.make_eval_step(
     model,
-    prepares[False],
-    root=roots[1],
-    iwae_samples=o.samples if iwae else 0,
+    opened.prepares[False],
+    root=roots.evaluation,
+    iwae_samples=config.objective.samples if iwae else 0,
     objective=objective,
   )
-  return (
-    parallel.compile_train_call(steps.make_train_call(train_step), placement, like),
-    parallel.compile_eval_step(eval_step, placement, like.averaged),
-    "iwae_nll" if iwae else model.RATED,
+  draw = drawing.make_draw(model, config, spec, opened.prepares[False], roots.pictures, opened.stage)
+  rated = "iwae_nll" if iwae else model.RATED
+  return Functions(model, init, steps.make_train_call(train_step), eval_step, draw, rated)
+
+
+def state_like(functions: Functions, placement: parallel.Placement) -> tuple[state.TrainState, Any]:
+  """The shapes of the state with where its arrays lie, and where alone."""
+  like = jax.eval_shape(functions.init)
+  where = placement.state(like)
+  return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), like, where), where
+
+
+def make_parts(
+  config: ConfigDict,
+  opened: Opened,
+  functions: Functions,
+  checkpoints: Checkpoints,
+  like: state.TrainState,
+  **compiled: Any,
+) -> Parts:
+  """A run of what was opened and made, with its `compiled` functions by name."""
+  of_opened = ("placement", "train", "held_out", "eval_batch_size", "spec", "frozen")
+  return Parts(
+    config=config,
+    model=functions.model,
+    checkpoints=checkpoints,
+    like=like,
+    prepare=opened.prepares[False],
+    rated=functions.rated,
+    meta={"config": config.to_dict(), "generator": RECORD, **runs.describe_spec(opened.spec)},
+    **{name: getattr(opened, name) for name in of_opened},
+    **compiled,
   )
 
 
 def make_opponents(config: ConfigDict, spec: Spec) -> dict[str, Opponent]:
-  """The discriminators of a run: that of pixels, where the config weighs it, and those that the family brings.
+  """The discriminators of a run: those of pixels and of latents, where the config weighs them, and the family's own.
 
   Raises UserError where parts of a batch cannot make their terms.
   """
   found = pixel_opponent(config.objective.adversarial, config.training.dtype)
+  found |= latent_opponent(config.objective.factor_vae) if "factor_vae" in config.objective else {}
   own = getattr(family(config.model.name), "opponents", None)
   found |= own(config, spec) if own else {}
   if found and config.training.accumulate > 1:
@@ -371,15 +394,23 @@ def _refuse_image_terms(config: ConfigDict, names: list[str]) -> None:
 
 def start(parts: Parts) -> tuple[state.TrainState, list[Any]]:
   """The state of the newest checkpoint, or a fresh one; and the steps since the last row of training."""
-  if parts.checkpoints.latest() is not None:
-    train_state, restored = parts.checkpoints.restore(like=parts.like)
-    if (drawn := restored.get("generator", RECORD)) != RECORD:
-      raise UserError(
-        f"checkpoint {parts.checkpoints.folder / str(restored['step'])} is of a run with the generator {drawn!r}, and "
-        f"this vae_jax draws by {RECORD!r}; continue with the version that began the run, or give another --workdir"
-      )
-    return train_state, _unpacked(restored.get("window", {}))
-  train_state = parts.init()
+  return begin(parts) if parts.checkpoints.latest() is None else resume(parts)
+
+
+def resume(parts: Parts, step: int | None = None) -> tuple[state.TrainState, list[Any]]:
+  """As `start`, of a checkpoint; step: None for the newest."""
+  train_state, restored = parts.checkpoints.restore(step, like=parts.like)
+  if (drawn := restored.get("generator", RECORD)) != RECORD:
+    raise UserError(
+      f"checkpoint {parts.checkpoints.folder / str(restored['step'])} is of a run with the generator {drawn!r}, and "
+      f"this vae_jax draws by {RECORD!r}; continue with the version that began the run, or give another --workdir"
+    )
+  return train_state, _unpacked(restored.get("window", {}))
+
+
+def begin(parts: Parts) -> tuple[state.TrainState, list[Any]]:
+  """As `start`, before the first step."""
+  train_state = _begun(parts, parts.init())
   if name := parts.config.training.init_from:
     train_state, new, left = state.start_from(parts.model, train_state, runs.open_run(name).variables, name)
     train_state = jax.device_put(train_state, jax.tree.map(lambda x: x.sharding, parts.like))
@@ -389,6 +420,24 @@ def start(parts: Parts) -> tuple[state.TrainState, list[Any]]:
       ]
       tell(f"training.init_from={name}: {'; '.join(words)}")
   return train_state, []
+
+
+def _begun(parts: Parts, train_state: state.TrainState) -> state.TrainState:
+  """A fresh state whose parameters begin at training images, from all over the split, where the model wants some."""
+  if not (count := parts.model.begins_at):
+    return train_state
+  source, key = parts.train.source, jax.random.fold_in(new_key(parts.config.training.seed), BEGIN)
+  chosen = np.resize(
+    pipeline.spread(len(source), count), count
+  )  # again from the first, where there are fewer
+  images = pipeline.Chosen(source, chosen.tolist())
+  batch = next(pipeline.batches(parts.config.data, images, batch_size=count, training=False))
+  keys = steps.example_keys(key, steps.PREPARE_STREAM, jnp.arange(count))
+  ready = parts.prepare(keys, {name: x for name, x in batch.items() if name != "mask"})
+  params = parts.model.begin(train_state.params, seen(ready), jax.random.fold_in(key, steps.MODEL_STREAM))
+  ema = None if train_state.ema is None else jax.tree.map(jnp.copy, params)
+  begun = train_state.replace(params=params, ema=ema)  # type: ignore[attr-defined]
+  return jax.device_put(begun, jax.tree.map(lambda x: x.sharding, parts.like))
 
 
 def _unpacked(stored: Any) -> list[Any]:

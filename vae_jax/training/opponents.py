@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from vae_jax import losses
 from vae_jax.models.contract import Output, Whole
-from vae_jax.models.discriminator import PatchDiscriminator
+from vae_jax.models.discriminator import LatentDiscriminator, PatchDiscriminator
 from vae_jax.models.opponent import Opponent, OpponentState, Parts
 from vae_jax.types import Array, ArrayLike, Batch, Key, Params
 
-__all__ = ["Opponent", "OpponentState", "adaptive_weight", "gradients", "pixel_opponent"]
+__all__ = ["Opponent", "OpponentState", "adaptive_weight", "gradients", "latent_opponent", "pixel_opponent"]
 
 
 def gradients(
@@ -154,5 +155,43 @@ def pixel_opponent(config: ConfigDict, dtype: str = "float32") -> dict[str, Oppo
       weight=config.weight,
       start=config.start,
       max_weight=config.max_weight,
+    )
+  }
+
+
+def permuted_and_drawn(output: Output, batch: Batch, key: Key, whole: Whole) -> tuple[Array, Array]:
+  """What a FactorVAE's discriminator sees: latents of which each was permuted over the whole batch, and as drawn.
+
+  The first are draws from the product of the marginals q(z_j), the second from q(z); [b, d] each.
+  """
+  z = output.latents["z"]
+  permute = jax.vmap(jax.random.permutation, in_axes=(0, 1), out_axes=1)
+  return permute(jax.random.split(key, z.shape[1]), whole(z))[jnp.asarray(batch["place"])], z
+
+
+def latent_opponent(config: ConfigDict) -> dict[str, Opponent]:
+  """The discriminator of latents that `config` = `objective.factor_vae` asks for, as {"factor_vae": ...}; {} where its
+  weight is 0 (Kim & Mnih 2018, arXiv:1802.05983, eq. 2-3 and algorithm 2).
+
+  Its logit is log(prod_j q(z_j) / q(z)) where it is best, so that minus its mean over latents as drawn, the part
+  `factor_vae`, estimates their total correlation in nats. It is trained by Adam with beta1 = 0.5 and beta2 = 0.9, on
+  the batch that the model is trained on, where the paper takes a second one for the permuted latents.
+  """
+  if not config.weight:
+    return {}
+
+  def told_apart(real: Array, fake: Array) -> Array:
+    both = losses.verdict_cross_entropy(real, True) + losses.verdict_cross_entropy(fake, False)
+    return 0.5 * both
+
+  return {
+    "factor_vae": Opponent(
+      module=LatentDiscriminator(tuple(config.hidden), slope=0.2),
+      sees=permuted_and_drawn,
+      tx=optax.scale_by_adam(b1=0.5, b2=0.9),
+      learning_rate=config.learning_rate,
+      weight=config.weight,
+      loss=told_apart,
+      taken=lambda fake: -fake,
     )
   }

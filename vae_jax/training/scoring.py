@@ -65,7 +65,7 @@ def make_eval_step(
       scores[model.bound_name] = output.terms["distortion"] + output.terms["rate"]
     if output.reconstruction is not None:
       scores |= _image_scores(output.reconstruction, jnp.asarray(batch["image"]), frozen)
-    looked_at = [name for name in LOOKED_AT if name != "logvar" or model.STANDARD_PRIOR]
+    looked_at = [name for name in LOOKED_AT if name != "logvar" or model.standard_prior]
     scores["latents"] = {name: output.latents[name] for name in looked_at if name in output.latents}
     if "mask" in batch:
       scores["mask"] = jnp.asarray(batch["mask"])

@@ -52,15 +52,19 @@ class TrainState:
     return {"params": self.params if self.ema is None else self.ema, **self.rest}
 
 
+ADAMS = ("head", "filters", "means", "logvars", "inputs")
+
+
 def _matrices(params: Params) -> Params:
   """How Muon sees each parameter: kernels as matrices (inputs and window, outputs); None: Adam's.
 
   Adam's are biases and scales, and kernels of modules whose name ends in "head", which make the outputs, or "filters",
-  which see the image and should stay what they have become.
+  which see the image and should stay what they have become. A learned prior's rows are no matrix either: those of a
+  mixture, and pseudo-inputs.
   """
 
   def axes(path: Any, p: Array) -> optax.contrib.MuonDimensionNumbers | None:
-    by_adam = any(str(getattr(part, "key", "")).endswith(("head", "filters")) for part in path)
+    by_adam = any(str(getattr(part, "key", "")).endswith(ADAMS) for part in path)
     matrix = optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1)
     return matrix if p.ndim > 1 and not by_adam else None
 
@@ -107,14 +111,13 @@ def _kernels(params: Params) -> Params:
 
 def make_learning_rate(config: ConfigDict) -> Callable[[ArrayLike], Array]:
   """Linear warm-up, then a cosine to `final_learning_rate` times the peak at the last step."""
-  warmup = min(config.warmup_steps, max(config.steps - 1, 0))
-  return optax.warmup_cosine_decay_schedule(
-    init_value=config.learning_rate / max(warmup, 1),
-    peak_value=config.learning_rate,
-    warmup_steps=warmup,
-    decay_steps=max(config.steps, 1),
-    end_value=config.learning_rate * config.final_learning_rate,
+  warmup, peak = min(config.warmup_steps, max(config.steps - 1, 0)), config.learning_rate
+  # As optax.warmup_cosine_decay_schedule, which asks whether the peak is 0, for one that may vary in a program.
+  rise = optax.linear_schedule(peak / max(warmup, 1), peak, warmup)
+  fall = optax.cosine_decay_schedule(
+    peak, max(config.steps, 1) - warmup, peak * config.final_learning_rate / peak
   )
+  return optax.join_schedules([rise, fall], [warmup])
 
 
 def init_state(

@@ -91,7 +91,7 @@ def make_descent(
   def descend(
     state: TrainState, batch: Batch, keys: Key, key: Key, frozen: Frozen, batch_size: int
   ) -> Descent:
-    mode = Mode(state.step, key, training=True, samples=samples, batch_size=batch_size)
+    mode = Mode(state.step, key, True, samples, batch_size, path=objective.path, apart=objective.apart)
 
     def forward(params: Params) -> Any:
       return model.apply({"params": params, **state.rest}, batch, keys, mode)

@@ -7,16 +7,18 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vae_jax.configuration import differences, from_json, show
+from vae_jax.configuration import MEMBERS, differences, from_json, member_folders, show
+from vae_jax.configuration.members import KEYS as MEMBER_KEYS
 from vae_jax.errors import UserError, printable
 from vae_jax.progress import tell
+from vae_jax.runs import fill_texts
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training.state import make_learning_rate
 
@@ -31,6 +33,7 @@ WRITTEN = (
   "tensorboard",
   "metrics.csv",
   "wandb",
+  MEMBERS,
 )
 SHOWN = 5  # keys that differ, in a message
 
@@ -68,6 +71,11 @@ def check(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> None:
   More `training.steps` than the run has are accepted, and reported: its steps so far are kept as they are. Sets what a
   run keeps from its beginning: `training.extended_at`, and `training.decayed` of older runs.
   """
+  if members := member_folders(workdir):
+    raise UserError(
+      f"{workdir} holds {len(members)} runs that were trained together; go on with one of them by --workdir "
+      f"{members[0]}, or give another --workdir"
+    )
   t = config.training
   t.extended_at = ""
   latest = checkpoints.latest()
@@ -75,6 +83,9 @@ def check(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> None:
     return
   there = _config_there(workdir, checkpoints)
   config.data.classes = config.data.classes or there.data.classes  # filled in at the first start
+  if config.data.byte_pairs == there.data.byte_pairs:
+    config.data.pairs = config.data.pairs or there.data.pairs
+    fill_texts(config)
   t.extended_at = there.training.extended_at
   if there.training.decayed == "all":
     t.decayed = "all"
@@ -96,6 +107,21 @@ def check(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> None:
     tell(
       f"note: {printable(str(workdir))} was trained on data.dir={there.data.dir} and continues on {config.data.dir}; "
       "if these are other images, give another --workdir"
+    )
+
+
+def check_together(config: ConfigDict, workdir: Path) -> None:
+  """Refuses a workdir of one run, or of other members, for a config of several; `check` looks at each member."""
+  if Checkpoints(workdir / "checkpoints").latest() is not None:
+    raise UserError(f"{workdir} holds one run, and this config is of several; give another --workdir")
+  path = workdir / "config.json"
+  if not member_folders(workdir) or not path.is_file():
+    return
+  there = from_json(path.read_text(errors="replace"), str(path))
+  if keys := [key for key in differences(there, config) if key in MEMBER_KEYS]:
+    raise UserError(
+      f"{workdir} holds runs with another config: {_compare(there, config, keys)}; give the values of these runs to "
+      "continue them, or another --workdir"
     )
 
 
@@ -148,6 +174,15 @@ def _first_stages(there: ConfigDict, given: ConfigDict) -> str:
     f"{holds}, and training.first_stage={given.first_stage} has the digest {given.first_stage_digest[:12]}; give the "
     "one that it was trained on, wherever it lies now"
   )
+
+
+@contextlib.contextmanager
+def all_alone(workdirs: Iterable[Path]) -> Iterator[None]:
+  """As `alone`, of several folders, those that hold others first."""
+  with contextlib.ExitStack() as held:
+    for workdir in workdirs:
+      held.enter_context(alone(workdir))
+    yield
 
 
 @contextlib.contextmanager

@@ -140,6 +140,7 @@ class Writers:
     enabled: bool | None = None,
     config: ConfigDict | None = None,
     parameters: int = 0,
+    progress: TrainingProgress | None = None,
   ):
     """
     Args:
@@ -149,6 +150,7 @@ class Writers:
       enabled: None: on the first process only.
       config: that of the run, which names further logs, and is kept in TensorBoard and wandb; with `parameters`, the
         number of the model's.
+      progress: shared with other runs; None: its own.
 
     Raises UserError: metrics.jsonl cannot be written, or wandb cannot start.
     """
@@ -170,12 +172,19 @@ class Writers:
     self._csv: CsvLog | None = None
     self._with_csv = config is not None and config.training.csv
     self._warned: set[str] = set()
-    self._progress = TrainingProgress(resume_step, total_steps, batch_size)
+    self._progress = progress or TrainingProgress(resume_step, total_steps, batch_size)
 
   def scalars(
-    self, step: int, split: str, metrics: Mapping[str, Any], seconds: float, waiting: float | None = None
+    self,
+    step: int,
+    split: str,
+    metrics: Mapping[str, Any],
+    seconds: float,
+    waiting: float | None = None,
+    speed: float | None = None,
   ) -> None:
-    """A row of metrics.jsonl, and `split/name` elsewhere (finite values). waiting: in rows of training.
+    """A row of metrics.jsonl, and `split/name` elsewhere (finite values). waiting: in rows of training. speed: images a
+    second, None: as the progress measures them.
 
     Raises UserError where the row cannot be written; without the other logs the run goes on, with a warning.
     """
@@ -183,7 +192,8 @@ class Writers:
       return
     times: dict[str, float] = {}
     if waiting is not None:
-      times = {"waiting": waiting, "images_per_second": self._progress.images_per_second(step)}
+      speed = self._progress.images_per_second(step) if speed is None else speed
+      times = {"waiting": waiting, "images_per_second": speed}
     if self._with_csv and self._csv is None:
       with self._dispensable("metrics.csv"):  # before the row, which it would find there
         self._csv = CsvLog(self._workdir / "metrics.csv", self._log.path)
