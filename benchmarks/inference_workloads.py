@@ -21,7 +21,7 @@ from workloads import DEVICE, DTYPES, THREADS, Workload, modes
 from vae_jax.data.prepare import make_prepare
 from vae_jax.inference import TILE, TrainedVAE
 from vae_jax.models import build
-from vae_jax.photos.tiling import tiled
+from vae_jax.photos.tiling import assembled, tiled_bands
 from vae_jax.runs import Run as TrainedRun
 from vae_jax.training import parallel
 from vae_jax.training.scoring import make_eval_step
@@ -288,7 +288,11 @@ def restore(args: Any) -> Workload:
       return forward_only(lambda: window(photograph), threads)
     where = library().module
     sizes = {"factor": 2, "tile": tile, "halo": where.radius, "multiple": where.multiple}
-    return forward_only(lambda: tiled(window, photograph, **sizes), threads)
+
+    def tiled() -> np.ndarray:
+      return assembled(tiled_bands(window, photograph, **sizes), 2 * len(photograph))
+
+    return forward_only(tiled, threads)
 
   runners, ours = [], {}
   for dtype in DTYPES:

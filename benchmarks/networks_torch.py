@@ -148,7 +148,16 @@ class MLPVAE(VAE):
 
 
 class ConvEncoder(nn.Module):
-  def __init__(self, channels: tuple[int, ...], blocks: int, dense: int, latent: int, size: int, inputs: int):
+  def __init__(
+    self,
+    channels: tuple[int, ...],
+    blocks: int,
+    dense: int,
+    latent: int,
+    size: int,
+    inputs: int,
+    moments: int = 2,
+  ):
     super().__init__()
     self.path, before = [], inputs
     for level, width in enumerate(channels):
@@ -162,7 +171,7 @@ class ConvEncoder(nn.Module):
     self.Norm_0 = norm(before)
     self.Dense_0 = nn.Linear(side * side * before, dense)
     self.Dense_0.in_order = _order(side, side, before)
-    self.posterior = nn.Linear(dense, 2 * latent)
+    self.posterior = nn.Linear(dense, moments * latent)
 
   def forward(self, x: Tensor) -> Tensor:
     for name in self.path:
@@ -171,28 +180,36 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
+  """dense=0: the latents are a map of the lowest size."""
+
   def __init__(
     self, channels: tuple[int, ...], blocks: int, dense: int, latent: int, size: int, outputs: int
   ):
     super().__init__()
     self.side, self.levels, self.blocks = size >> len(channels), len(channels), blocks
-    self.Dense_0, self.Dense_1 = nn.Linear(latent, dense), nn.Linear(dense, self.side**2 * channels[-1])
-    self.Dense_1.out_order = _order(self.side, self.side, channels[-1])
+    if dense:
+      self.Dense_0, self.Dense_1 = nn.Linear(latent, dense), nn.Linear(dense, self.side**2 * channels[-1])
+      self.Dense_1.out_order = _order(self.side, self.side, channels[-1])
+    else:
+      self.Conv_0 = conv(latent, channels[-1])
     widths = [max(channels[0] // 2, 8), *channels]
     for i, level in enumerate(range(self.levels, 0, -1)):
       for j in range(blocks):
         self.add_module(f"ResidualBlock_{i * blocks + j}", NormResidual(widths[level]))
       self.add_module(f"Norm_{i}", norm(widths[level]))
       self.add_module(f"Upsample_{i}", Upsample(widths[level], widths[level - 1]))
-    self.Dense_2 = conv(widths[0], outputs, 1)
+    self.head = conv(widths[0], outputs)
 
   def forward(self, z: Tensor) -> Tensor:
-    x = self.Dense_1(F.relu(self.Dense_0(z))).unflatten(1, (-1, self.side, self.side))
+    if hasattr(self, "Conv_0"):
+      x = self.Conv_0(z)
+    else:
+      x = self.Dense_1(F.relu(self.Dense_0(z))).unflatten(1, (-1, self.side, self.side))
     for i in range(self.levels):
       for j in range(self.blocks):
         x = getattr(self, f"ResidualBlock_{i * self.blocks + j}")(x)
       x = getattr(self, f"Upsample_{i}")(F.relu(getattr(self, f"Norm_{i}")(x)))
-    return self.Dense_2(F.relu(x))
+    return self.head(F.relu(x))
 
 
 class ConvVAE(VAE):

@@ -39,6 +39,7 @@ GROUP = (scenes.COUNTS, scenes.SIZES, scenes.COLOURS, scenes.SHAPES)
 SIZES = tuple(1 + len(words) for words in (*GROUP, scenes.RELATIONS, *GROUP))
 ENDS = tuple(int(n) for n in np.cumsum(SIZES)[:-1])
 STREAM = 100  # of the classifier's scenes: those of no split
+HOW = {"--temperature": float, "--top_k": int, "--top_p": float, "--guidance": float, "--candidates": int}
 NOISE = 0.05  # deviation of noise on its pictures, so that it does not read the faintest traces
 
 
@@ -127,14 +128,16 @@ def score(found: np.ndarray, wanted: np.ndarray) -> dict[str, Any]:
   }
 
 
-def made(model: Any, arrays: dict[str, np.ndarray], seed: int, batch_size: int) -> tuple[str, np.ndarray]:
-  """What a run makes of a split: samples for its captions or reconstructions, and their pictures."""
+def made(
+  model: Any, arrays: dict[str, np.ndarray], seed: int, batch_size: int, how: dict[str, float]
+) -> tuple[str, np.ndarray]:
+  """What a run makes of a split: samples for its captions or reconstructions, and their pictures. how: of `sample`."""
   texts = [text.decode(tokens) for tokens in arrays["text"]]
   parts, with_text = [], "text" in model.module.conditions
   for start in range(0, len(texts), batch_size):
     some = slice(start, start + batch_size)
     if with_text:
-      parts.append(model.sample(seed, len(texts[some]), start=start, text=texts[some]))
+      parts.append(model.sample(seed, len(texts[some]), start=start, text=texts[some], **how))
     else:
       parts.append(model.reconstruct(arrays["image"][some]))
   return "samples" if with_text else "reconstructions", np.concatenate([np.asarray(x) for x in parts])
@@ -154,6 +157,8 @@ def main() -> None:
   parser.add_argument("--scenes", type=int, default=20_000, help="that the classifier is trained on")
   parser.add_argument("--batch_size", type=int, default=64)
   parser.add_argument("--seed", type=int, default=0, help="of the samples")
+  for flag, kind in HOW.items():
+    parser.add_argument(flag, type=kind, help="of the samples, as for evaluate.py --mode sample")
   parser.add_argument("--output", help="a JSON file for the figures")
   args = parser.parse_args()
   model = None if args.workdir is None else vae_jax.load(args.workdir)
@@ -161,6 +166,8 @@ def main() -> None:
     parser.error(
       f"--workdir {args.workdir}: a run of {model.image_shape}; the classifier looks at 32 x 32 x 3"
     )
+  chosen = {flag[2:]: getattr(args, flag[2:]) for flag in HOW}
+  how = {name: value for name, value in chosen.items() if value is not None}
   find, facts = classifier(args.classifier, args.steps, args.scenes, args.batch_size)
   data = apply_overrides(base_config(), ["data.name=scenes"]).data
   figures: dict[str, Any] = {"classifier": facts}
@@ -168,9 +175,9 @@ def main() -> None:
     arrays = open_source(data, f"{split}[:{args.num}]").load_all()
     figures[split] = {"real": score(find(arrays["image"].astype(np.float32) / 255), arrays["factors"])}
     if model is not None:
-      kind, pictures = made(model, arrays, args.seed, args.batch_size)
+      kind, pictures = made(model, arrays, args.seed, args.batch_size, how)
       figures[split][kind] = score(find(pictures), arrays["factors"])
-  figures |= {} if model is None else {"step": model.step, "seed": args.seed}
+  figures |= {} if model is None else {"step": model.step, "seed": args.seed, **how}
   print(json.dumps(figures, indent=2))
   if args.output:
     Path(args.output).write_text(json.dumps(figures, indent=2) + "\n")
