@@ -51,6 +51,8 @@ REASONS = {
   r"^python tests/doc_commands.py": "is this program",
   r"^python tests/flipped_bits.py": "takes minutes",
   r"^sphinx-build ": "is run by .ci/run after this program",
+  r"probe --pretrained digits": "its training split leaves out 1,000 images; the stand-in has 80; a run otherwise",
+  r"inpaint --pretrained emoji": "takes minutes without the optimisations of XLA; the digits otherwise",
   r"--coordinator": "needs several machines; tests/training/test_processes.py runs two processes",
   r"^python train.py --config configs/superres_pets.py$": "downloads Oxford-IIIT Pet",
   r"configs/(superres_x4|denoise)_real.py|runs/(superres_x4|denoise)_real": "superres_x2_real or dejpeg otherwise",
@@ -151,15 +153,25 @@ def smaller(words: tuple[str, ...], config=None) -> list[str]:
     small += ["--config.evaluation.batch_size=4"]
     if config.data.name == "scenes":  # drawn, 50,000 of them
       small += ["--config.data.train=train[:16]", "--config.data.validation=validation[:16]"]
+      small += ["--config.data.text_length=72"]  # words of so few captions are pieces
+    elif config.data.name == "sprites":  # drawn, 737,280 of them
+      parts = {"train": ":16", "validation": "16:32", "test": "32:432"}
+      small += [f"--config.data.{name}=train[{part}]" for name, part in parts.items()]
     elif "[" in config.data.train:
       small += ["--config.data.train=train[:50%]", "--config.data.validation=train[50%:]"]
+    if config.objective.adversarial.start >= steps:
+      small += ["--config.objective.adversarial.start=1"]
     return small
   for flag, most in (("--num", 4), ("--samples", 2), ("--components", 2)):
     if flag in small:
       place = small.index(flag) + 1
       small[place] = str(min(int(small[place]), most))
+  if "inpaint" in small:
+    small += ["--steps", "20"]
   if "frechet" in small:
     small += ["--split", "test[:16]"]
+  if "probe" in small and "--num" not in small:
+    small += ["--num", "40"]
   return small
 
 
@@ -182,6 +194,15 @@ def prepare(folder: Path) -> None:
         header = np.array([magic, *array[some].shape], ">i4").tobytes()
         path = folder / "data" / name / f"{part}-{what}-idx{array.ndim}-ubyte"
         path.write_bytes(header + array[some].tobytes())
+  binary = folder / "data" / "binarized_mnist"
+  binary.mkdir()
+  for part, split, some in (
+    ("train", "train", slice(0, 60)),
+    ("valid", "validation", slice(60, 80)),
+    ("test",) * 2 + (slice(80, 100),),
+  ):
+    np.savetxt(binary / f"binarized_mnist_{part}.amat", digits[some].reshape(-1, 784) > 127, "%d")
+    np.savez(binary / f"{split}.npz", image=np.where(digits[some] > 127, 255, 0).astype(np.uint8))
   photo = data.astronaut()
   corners = [(y, x) for y in range(0, 300, 60) for x in range(0, 300, 30)]
   tiles = np.stack([photo[y : y + 200, x : x + 200] for y, x in corners])
@@ -196,6 +217,7 @@ def prepare(folder: Path) -> None:
     "smiling",
     "serious",
     "emoji",
+    "named_emoji",
   )
   folders += tuple(
     f"classes/{split}/{name}"
@@ -208,6 +230,9 @@ def prepare(folder: Path) -> None:
     few = tiles[:8] if name == "serious" else few  # an attribute is the difference from "smiling"
     for number, tile in enumerate(few):
       Image.fromarray(tile).save(folder / "data" / name / f"{number:02}.png")
+      if name == "named_emoji":
+        text = f"woman astronaut, medium-light skin tone, blue heart {number}"  # words of the pages, for byte pairs
+        (folder / "data" / name / f"{number:02}.txt").write_text(text)
   (folder / "data" / "polyu").mkdir()
   for kind, tile in (("LR", tiles[0]), ("HR", tiles[0])):
     Image.fromarray(tile[:48, :40]).save(folder / "data" / "polyu" / f"shot_{kind}.png")
@@ -314,7 +339,7 @@ def quick(folder: Path) -> dict[str, str]:
 
 
 def execute(folder: Path, page: str, words: list[str]) -> list[str]:
-  """Runs a command in the folder, and returns it if it failed."""
+  """Runs a command in the folder. Returns it, and why, if it failed."""
   start = time.monotonic()
   start_of = {"python": [sys.executable], "vae-jax": [sys.executable, "-m", "vae_jax"]}
   real = [*start_of.get(words[0], words[:1]), *words[1:]]
@@ -325,7 +350,8 @@ def execute(folder: Path, page: str, words: list[str]) -> list[str]:
     print(report, flush=True)
     return []
   print(report, result.stdout[-2000:], result.stderr[-2000:], sep="\n", flush=True)
-  return [f"{page}: {shown}"]
+  why = " | ".join(result.stderr.splitlines()[-3:])[-1000:]
+  return [f"{page}: {shown}\n  status {result.returncode}: {why}"]
 
 
 if __name__ == "__main__":

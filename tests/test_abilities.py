@@ -79,6 +79,7 @@ def test_a_mode_that_the_family_cannot_do_is_one_line_that_names_what_can(models
   if mode == "fit_prior":  # it writes beside the run
     words += ["--prior", "gaussian"]
   else:
+    words += ["--box", "0,0,2,2"] if mode == "inpaint" else []
     words += ["--output", models / f"x{(*commands.command(mode).OUTPUT, '')[0]}"]
   line = refused(capsys, *words, *(["--input", models / "photos"] if mode in INPUT else []))
   needs = commands.command(mode).NEEDS
@@ -95,6 +96,13 @@ def test_what_families_cannot_do_is_what_was_meant():
     ("sample", "rae"),
     ("fit_prior", "restoration_vae"),
     ("fit_prior", "transformation_net"),
+    ("complete", "mlp_vae"),
+    ("complete", "conv_vae"),
+    ("complete", "restoration_vae"),
+    ("complete", "transformation_net"),
+    ("complete", "rae"),
+    ("inpaint", "restoration_vae"),
+    ("inpaint", "transformation_net"),
     ("interpolate", "restoration_vae"),
     ("interpolate", "transformation_net"),
     ("walk", "restoration_vae"),
@@ -104,6 +112,8 @@ def test_what_families_cannot_do_is_what_was_meant():
     ("traverse", "transformation_net"),
     ("attribute", "restoration_vae"),
     ("attribute", "transformation_net"),
+    ("disentangle", "restoration_vae"),
+    ("disentangle", "transformation_net"),
     ("neighbours", "restoration_vae"),
     ("neighbours", "transformation_net"),
     ("neighbours", "rae"),

@@ -19,8 +19,11 @@ import vae_jax
 from vae_jax import inference
 from vae_jax.configuration import apply_overrides, differences
 from vae_jax.errors import UserError
+from vae_jax.models.code_priors import CodePrior
 from vae_jax.models.contract import Family
+from vae_jax.models.latent_priors import LatentPrior, MixturePrior
 from vae_jax.models.quantiser import Quantiser
+from vae_jax.models.vae import VAE
 from vae_jax.models.vq_vae import VQVAE
 
 ROOT = Path(__file__).parents[1]
@@ -191,7 +194,15 @@ def test_every_function_of_the_front_door_says_what_it_does():
   }
   assert len(public) > 40
   methods = {"merge", "setup", "__call__", "update"}  # a line each beside their class, or Linen's
-  for base in (Family, Quantiser, VQVAE):  # of their kind: said once, in the base
+  for base in (
+    Family,
+    Quantiser,
+    VQVAE,
+    VAE,
+    CodePrior,
+    MixturePrior,
+    LatentPrior,
+  ):  # of their kind: said once, in the base
     methods |= {n for n, f in vars(base).items() if inspect.getdoc(f)}
   assert not [n for n, f in public.items() if not inspect.getdoc(f) and n.rpartition(".")[2] not in methods]
 

@@ -586,6 +586,54 @@ def test_iwae_bound_against_scipy_and_its_limits():
   assert gradient[0, 0] == 0.0
 
 
+def test_bounds_of_groups_and_mixes_against_scipy():
+  """MIWAE, CIWAE (Rainforth et al. 2018), and the squared weights of DReG, in float64; at the ends IWAE and ELBO."""
+  weights = (np.random.default_rng(0).normal(size=(6, 3)) * 5 - 90).astype(np.float32)
+  full = weights.astype(np.float64)
+  log_mean = lambda w, axis=0: scipy.special.logsumexp(w, axis=axis) - np.log(w.shape[axis])  # noqa: E731
+  grouped = log_mean(full.reshape(2, 3, 3), 1).mean(0)
+  np.testing.assert_allclose(dist.miwae_bound(weights, 2), grouped, rtol=1e-6)
+  np.testing.assert_allclose(dist.miwae_bound(weights, 1), log_mean(full), rtol=1e-6)
+  np.testing.assert_allclose(dist.miwae_bound(weights, 6), full.mean(0), rtol=1e-6)
+  mixed = 0.2 * full.mean(0) + 0.8 * log_mean(full)
+  np.testing.assert_allclose(dist.ciwae_bound(weights, 0.2), mixed, rtol=1e-6)
+  np.testing.assert_allclose(dist.dreg_bound(weights.T, axis=1), log_mean(full), rtol=1e-6)
+  weights[0, 0] = -np.inf
+  slope = jax.grad(lambda w: dist.miwae_bound(w, 2, dist.dreg_bound).sum())(jnp.asarray(weights))
+  expected = scipy.special.softmax(weights.astype(np.float64).reshape(2, 3, 3), axis=1) ** 2 / 2
+  np.testing.assert_allclose(slope, expected.reshape(6, 3), rtol=1e-4, atol=1e-9)
+  for groups in (0, 4, 7):
+    with pytest.raises(ValueError, match="must divide the samples"):
+      dist.miwae_bound(weights, groups)
+  for share in (-0.1, 1.1, np.nan):
+    with pytest.raises(ValueError, match="elbo_share"):
+      dist.ciwae_bound(weights, share)
+  with pytest.raises(ValueError, match="no samples"):
+    dist.dreg_bound(weights[:0])
+
+
+def test_mixtures_of_diagonal_gaussians_against_scipy():
+  """Densities, also far from 0, and draws by their component, share and deviation."""
+  random = np.random.default_rng(0)
+  shares = np.array([0.5, 0.2, 0.3])
+  means, sigmas = 3 * random.normal(size=(3, 4)) + 7, random.uniform(0.1, 2, size=(3, 4))
+  mixture = dist.Mixture(*(x.astype(np.float32) for x in (np.log(shares), means, 2 * np.log(sigmas))))
+  z = (means[random.integers(3, size=(5, 2))] + random.normal(size=(5, 2, 4))).astype(np.float32)
+  each = scipy.stats.norm.logpdf(z[..., None, :].astype(np.float64), means, sigmas).sum(-1)
+  expected = scipy.special.logsumexp(each + np.log(shares), axis=-1)
+  np.testing.assert_allclose(dist.mixture_log_prob(mixture, z), expected, rtol=1e-4, atol=1e-3)
+  choice = np.array([0.0, 0.49, 0.51, 0.69, 0.71, 0.9999], np.float32)
+  eps = random.normal(size=(6, 4)).astype(np.float32)
+  component = [0, 0, 1, 1, 2, 2]
+  for temperature in (0.0, 1.0, 0.5):
+    drawn = dist.mixture_sample(mixture, choice, eps, temperature)
+    np.testing.assert_allclose(drawn, means[component] + temperature * sigmas[component] * eps, rtol=1e-5)
+  with pytest.raises(ValueError, match=r"means \(3, 4\) does not fit values \(5, 3\)"):
+    dist.mixture_log_prob(mixture, z[:, 0, :3])
+  with pytest.raises(ValueError, match=r"logvars \(3, 3\)"):
+    dist.mixture_log_prob(mixture._replace(logvars=mixture.logvars[:, :3]), z)
+
+
 def test_iwae_bound_of_a_linear_model_approaches_the_marginal():
   # z ~ N(0, 1), x | z ~ N(z, 1), so x ~ N(0, 2); q is the prior. The bound is tight for many samples.
   x, z = 0.7, normal(0, 200_000)
@@ -643,3 +691,37 @@ def test_a_mean_image_that_left_the_range_comes_back(name):
     assert np.sign(slope[0, 0, location]) == np.sign(start)
     outwards = jax.grad(lambda params, start=start: -np.sign(start) * p.mean(params, 0.0).sum())(params)
     assert (outwards == 0).all()
+
+
+# --- observed_log_prob ---
+
+
+@pytest.mark.parametrize("sigma", ["learned", "optimal", 0.2])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_log_density_of_observed_pixels_is_that_of_an_image_of_them_alone(name, sigma):
+  if name != "gaussian" and sigma != 0.2:
+    return
+  likelihood = dist.make_likelihood(name, 2, sigma, 2)
+  params, image = normal(0, 3, 4, 5, likelihood.channels), grey_levels(1, 3, 4, 5, 2)
+  observed = np.random.default_rng(2).random((3, 4, 5)) < 0.6
+  found = dist.observed_log_prob(likelihood, params, image, -1.0, observed)
+  for i, seen in enumerate(observed):
+    alone = [x[i][seen][None] for x in (params, image)]
+    np.testing.assert_allclose(found[i], likelihood.log_prob(*alone, -1.0), rtol=2e-5)
+  shared = dist.observed_log_prob(likelihood, params, image, -1.0, observed[0])
+  np.testing.assert_allclose(shared[0], found[0], rtol=2e-5)
+  assert (dist.observed_log_prob(likelihood, params, image, -1.0, observed & False) == 0).all()
+  other = np.where(observed[..., None], image, 1 - image)
+  np.testing.assert_array_equal(dist.observed_log_prob(likelihood, params, other, -1.0, observed), found)
+
+
+def test_the_gradient_of_observed_pixels_is_that_of_their_log_density():
+  """Also where the likelihood's own gradient is another one."""
+  likelihood, image = dist.gaussian(1, "optimal"), grey_levels(1, 4, 5, 1)
+  observed = np.random.default_rng(2).random((4, 5)) < 0.6
+
+  def scored(params):
+    return dist.observed_log_prob(likelihood, params, image, -1.0, observed)
+
+  analytic, numeric = directional(scored, normal(0, 4, 5, 1, scale=0.3))
+  np.testing.assert_allclose(analytic, numeric, rtol=2e-2)

@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp("docs")
   for name in ("configs", "pretrained"):
     (folder / name).symlink_to(ROOT / name)
-  for name in ("photo.jpg", "my_digit.png", "portrait1.png", "portrait2.png"):
+  for name in ("photo.jpg", "my_digit.png", "portrait1.png", "portrait2.png", "digits.bb"):
     (folder / name).touch()
   for name in ("holiday", "data/bsds/test", "data/polyu", "data/smiling", "data/serious"):
     (folder / name).mkdir(parents=True)
@@ -66,7 +66,8 @@ def test_every_command_parses(folder, monkeypatch, capsys):
     elif program == "sphinx-build":
       assert (ROOT / words[words.index("-W") + 1] / "conf.py").is_file(), where
     elif command.text.startswith("python benchmarks/"):
-      source = (ROOT / words[0]).read_text() + (ROOT / "benchmarks/timing.py").read_text()
+      shared = ("benchmarks/timing.py", "benchmarks/studies.py")
+      source = "".join((ROOT / path).read_text() for path in (words[0], *shared))
       for flag in re.findall(r"--\w+", command.text):
         assert f'"{flag}"' in source, f"{where}: {flag}"
     elif doc_commands.arguments(command.words)[0]:

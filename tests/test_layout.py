@@ -1,6 +1,7 @@
 """The package is laid out as docs/architecture.md says: imports go one way, files and functions are short."""
 
 import ast
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ FILES = sorted(ROOT.glob("vae_jax/**/*.py"))
 # Floors, lowest first: a module imports from its own floor and from lower ones. A longer name counts first.
 FLOORS = [
   ("errors", "types", "checks", "keys", "resources", "generator", "compiling", "progress", "storage.files"),
-  ("distributions", "metrics", "losses"),
+  ("distributions", "metrics", "losses", "compression"),
   ("priors",),
   ("models.__init__",),
   ("configuration", "data", "storage", "pictures"),
@@ -75,3 +76,19 @@ def test_files_and_functions_are_short(path):
   for node in ast.walk(ast.parse(text)):
     if isinstance(node, ast.FunctionDef):
       assert node.end_lineno - node.lineno + 1 <= LONGEST_FUNCTION, f"{path.name}: {node.name}"
+
+
+def has(module, name):
+  """Whether a module has a name, or a package a module of that name."""
+  inside = hasattr(module, "__path__") and importlib.util.find_spec(f"{module.__name__}.{name}")
+  return hasattr(module, name) or bool(inside)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/*.py")), ids=lambda path: path.stem)
+def test_what_benchmarks_import_is_there(path):
+  # Some need PyTorch and run by hand alone, so nothing else sees that a name has gone.
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vae_jax":
+      module = importlib.import_module(node.module)
+      missing = [name.name for name in node.names if not has(module, name.name)]
+      assert not missing, f"{path.name}: {node.module} has no {missing}"

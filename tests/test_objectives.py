@@ -147,6 +147,27 @@ def test_free_bits_of_means_are_added_to_the_rate(over, nats, key):
   )
 
 
+@pytest.mark.parametrize(("steps", "step", "capacity"), [(0, 0, 20.0), (8, 2, 5.0), (8, 9, 20.0)])
+def test_the_rate_is_held_at_a_capacity(steps, step, capacity, key):
+  """Burgess et al. 2018, eq. 8: gamma |KL - C| in place of the KL, with C on its way to its end."""
+  o = output()
+  made = objective("beta=30", "capacity=20", f"capacity_steps={steps}", "vae_weight=2")
+  distortion, rate = terms_of(o)
+
+  def total(scale):
+    loss, parts = made(o._replace(terms=o.terms | {"rate": scale * o.terms["rate"]}), {}, step)
+    more, scalars = made.over_batch(o._replace(terms=o.terms | {"rate": scale * o.terms["rate"]}), key, step)
+    return loss.mean() + more, parts | scalars
+
+  (loss, parts), slope = jax.value_and_grad(total, has_aux=True)(1.0)
+  assert 5 < rate.mean() < 20  # one case presses it down, the others up
+  np.testing.assert_allclose(loss, 2 * (distortion.mean() + 30 * abs(rate.mean() - capacity)), rtol=1e-6)
+  np.testing.assert_allclose(slope, 2 * 30 * np.sign(rate.mean() - capacity) * rate.mean(), rtol=1e-5)
+  np.testing.assert_allclose(parts["capacity"], abs(rate.mean() - capacity), rtol=1e-6)
+  np.testing.assert_allclose(parts["rate"], rate, rtol=1e-6)
+  np.testing.assert_allclose(made.at_the_end()(o, {}, 0)[0], 2 * distortion, rtol=1e-6)
+
+
 def test_scores_use_the_weights_at_which_schedules_end():
   """At step 0 a linear schedule would leave the rate out."""
   o, made = output(), objective("beta=4", "beta_schedule=linear", "beta_steps=10")

@@ -1,8 +1,5 @@
 """benchmarks/scene_factors.py: what its classifier is trained on and gives, its file, and the score."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scripts
@@ -12,11 +9,7 @@ from vae_jax.data import scenes
 
 @pytest.fixture(scope="module")
 def benchmark():
-  sys.path.append(str(Path(scripts.__file__).parents[1] / "benchmarks"))
-  try:
-    yield scripts.script("benchmarks/scene_factors")
-  finally:
-    sys.path.pop()
+  return scripts.script("benchmarks/scene_factors")
 
 
 def test_scenes_of_the_classifier_have_all_pairs_and_are_in_no_split(benchmark):

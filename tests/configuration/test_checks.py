@@ -27,6 +27,14 @@ def _set(*overrides, family="mlp_vae"):
     (["data.size=1,2,3"], "data.size=1,2,3 must be"),
     (["data.fit=stretch"], "data.fit=stretch must be crop | resize"),
     (["data.channels=2"], "data.channels=2 must be 0 | 1 | 3"),
+    (["data.without=-1"], "data.without=-1 must be labels >= 0"),
+    (["data.without=1", "data.name=scenes"], "data.without=1 needs labels, and data.name=scenes has none"),
+    (["data.without=1,2", "data.test=train"], "data.without=1,2 leaves images out of data.train and"),
+    (["data.mutate=1"], "data.mutate=1.0 must be >= 0 and < 1"),
+    (
+      ["data.mutate=0.1", "data.name=paired_folder", "data.dir=x"],
+      "data.mutate=0.1 changes clean images, and those of data.name=paired_folder",
+    ),
     (["data.binarize=static"], "data.binarize=static must be none | dynamic | threshold"),
     (["data.resident_mb=-1"], "data.resident_mb=-1 must be >= 0"),
     (["data.workers=0"], "data.workers=0 must be > 0"),
@@ -83,6 +91,31 @@ def _set(*overrides, family="mlp_vae"):
     (
       ["objective.free_bits_over=group", "objective.free_bits=1", "training.accumulate=2"],
       "training.accumulate=2 must be 1 with objective.free_bits_over=group",
+    ),
+    (
+      ["objective.capacity=5", "training.accumulate=2"],
+      "training.accumulate=2 must be 1 with objective.capacity, a term over the whole batch",
+    ),
+    (
+      ["objective.factor_vae.weight=5", "training.accumulate=2"],
+      "training.accumulate=2 must be 1 with objective.factor_vae.weight, a term over the whole batch",
+    ),
+    (
+      ["objective.factor_vae.weight=5", "training.batch_size=1"],
+      "training.batch_size=1 must be at least 2 with objective.factor_vae.weight",
+    ),
+    (
+      ["objective.capacity=5", "objective.free_bits=1"],
+      "objective.capacity=5.0 contradicts objective.free_bits=1.0",
+    ),
+    (
+      ["objective.capacity=5", "objective.name=iwae"],
+      "objective.capacity=5.0 must be 0.0 for objective.name=iwae",
+    ),
+    (["objective.capacity_steps=5"], "objective.capacity_steps=5 needs objective.capacity > 0"),
+    (
+      ["data.name=sprites", "data.flip=true"],
+      "data.flip=true moves the images of data.name=sprites, and their factors",
     ),
     (["objective.beta_steps=-5"], "objective.beta_steps=-5 must be >= 0"),
     (["objective.free_bits=-1"], "objective.free_bits=-1.0 must be >= 0"),

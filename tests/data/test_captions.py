@@ -161,7 +161,7 @@ def test_digits_are_numbers():
 @pytest.mark.parametrize(
   ("name", "kind", "words"),
   [
-    ("digits", "files", r"data\.captions=files needs data\.name=folder, not digits"),
+    ("digits", "files", r"data\.captions=files needs data\.name=folder, and data\.name=digits"),
     ("photos", "words", r"data\.captions=words needs labels, and data\.name=photos has none"),
     ("folder", "sounds", r"data\.captions='?sounds'? must be none \| files \| words"),
   ],

@@ -421,3 +421,32 @@ def test_photographs_are_not_drawn_black_and_white():
   assert "are in colour: its nats are no likelihood" in line
   for likelihood in ("gaussian", "logistic_mixture", None):
     assert prepare.check_likelihood(colour, config(), likelihood) == []
+
+
+def test_mutated_values_are_uniform_levels_at_that_rate_in_training_alone():
+  image = np.full((200, 16, 16, 3), 77, np.uint8)
+  found = np.asarray(run(config(mutate=0.3), {"image": image})["image"]) * 255
+  levels = np.round(found)
+  np.testing.assert_allclose(found, levels, atol=1e-3)
+  changed = levels != 77
+  assert abs(changed.mean() - 0.3 * 255 / 256) < 5 * math.sqrt(0.3 * 0.7 / changed.size)
+  assert levels[changed].min() == 0 and levels[changed].max() == 255
+  assert abs(levels[changed].mean() - 127.5) < 5 * 73.9 / math.sqrt(
+    changed.sum()
+  )  # a uniform level deviates by 73.9
+  apart = changed[..., 0] & ~changed[..., 1]
+  assert abs(apart.mean() - 0.3 * 0.7) < 0.01  # channels are drawn apart
+  np.testing.assert_array_equal(
+    run(config(mutate=0.3), {"image": image[:2]}, training=False)["image"], image[:2].astype(np.float32) / 255
+  )
+  as_floats = run(config(mutate=0.3), {"image": np.asarray(image, np.float32) / 255})["image"]
+  np.testing.assert_allclose(np.asarray(as_floats) * 255, found, atol=1e-3)
+  with pytest.raises(UserError, match=r"data\.mutate changes clean images.*set data\.mutate=0"):
+    run(config(mutate=0.3), {"image": image[:2], "degraded": image[:2]})
+
+
+def test_what_is_mutated_is_binarised_then():
+  black = np.zeros((300, 8, 8, 1), np.uint8)
+  found = np.asarray(run(config(mutate=0.4, binarize="dynamic"), {"image": black})["image"])
+  assert set(np.unique(found)) == {0, 1}
+  assert abs(found.mean() - 0.4 * 127.5 / 255) < 5 * math.sqrt(0.16 / found.size)

@@ -13,10 +13,9 @@ from vae_jax.data.sources import (
   move,
   open_source,
   overlap,
-  parse_split,
   report,
-  slice_bounds,
 )
+from vae_jax.data.splits import parse_split, slice_bounds
 from vae_jax.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 4, 5, 3), np.uint8)
@@ -302,3 +301,51 @@ def test_incomplete_tfds_folder(tmp_path):
   (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
   with pytest.raises(UserError, match="incomplete; delete"):
     open_source(config("mnist:3.0.1", tmp_path), "train")
+
+
+def split_files(folder):
+  """20 images and labels for training and validation, the first 7 for a test."""
+  for split, some in (("train", slice(None)), ("validation", slice(4, 9)), ("test", slice(0, 7))):
+    np.savez(folder / f"{split}.npz", image=IMAGES[some], label=LABELS[some])
+
+
+def test_labels_are_left_out_of_training_and_validation_alone(tmp_path):
+  split_files(tmp_path)
+  data = config("npz", tmp_path, without=(2, 5), train="train[3:]")
+  source, kept = (
+    open_source(data, "train[3:]"),
+    np.flatnonzero(~np.isin(LABELS, [2, 5]) & (np.arange(20) >= 3)),
+  )
+  got = source.load_all()
+  np.testing.assert_array_equal(got["image"], IMAGES[kept])
+  np.testing.assert_array_equal(got["label"], LABELS[kept])
+  assert len(source) == len(kept) and source.read_labels() == LABELS[kept].tolist()
+  np.testing.assert_array_equal(source[len(kept) - 1]["image"], IMAGES[kept[-1]])
+  with pytest.raises(IndexError):
+    source[len(kept)]
+  assert source.remarks == ("data.without=2,5: 5 of the 17 images of train[3:] are left out",)
+  assert open_source(data, "validation").read_labels() == [4, 6, 0, 1]
+  assert open_source(data, "test").read_labels() == list(range(7))  # not touched
+  assert len(open_source(data, "train")) == 20  # not the split that is trained on
+
+
+def test_labels_are_left_out_of_prepared_sets_too():
+  data = config("digits", without=(7,))
+  found, whole = (open_source(each, "validation") for each in (data, config("digits")))
+  kept = [i for i, label in enumerate(whole.read_labels()) if label != 7]
+  assert 0 < len(kept) < len(whole) and 7 not in found.read_labels()
+  np.testing.assert_array_equal(found.load_all()["image"], whole.load_all()["image"][kept])
+
+
+def test_labels_that_cannot_be_left_out(tmp_path):
+  split_files(tmp_path)
+  with pytest.raises(
+    UserError, match=r"data\.without=9: train of npz has no image of label 9, only of 0, 1, 2"
+  ):
+    open_source(config("npz", tmp_path, without=(9,)), "train")
+  assert len(open_source(config("npz", tmp_path, without=(3,)), "validation")) == 5  # has none of it
+  with pytest.raises(UserError, match=r"data\.without=4,5,6,0,1 leaves no image of validation"):
+    open_source(config("npz", tmp_path, without=(4, 5, 6, 0, 1)), "validation")
+  np.savez(tmp_path / "train.npz", image=IMAGES)
+  with pytest.raises(UserError, match=r"the records of data\.name=npz have no labels"):
+    open_source(config("npz", tmp_path, without=(1,)), "train")

@@ -118,6 +118,49 @@ def test_a_traversal_passes_through_its_start(folder):
   assert not np.array_equal(*rows)
 
 
+def test_single_latents_are_set_whatever_the_start(folder):
+  means = np.random.default_rng(1).normal(size=(30, 3)) * [0.5, 2.0, 1.0] + 1
+  known = latent_space.unit_directions(means, num=2)
+  np.testing.assert_array_equal(known.axes, np.eye(3)[[1, 2]])
+  np.testing.assert_allclose(known.deviations, means.std(axis=0, ddof=1)[[1, 2]])
+  start = latent_space.centred(known, np.array([5.0, 6.0, 7.0]))
+  np.testing.assert_allclose(start, [[5, means[:, 1].mean(), 7], [5, 6, means[:, 2].mean()]])
+  assert [label.split(":")[0] for label in latent_space.labels(known)] == ["z1", "z2"]
+  named = latent_space.unit_directions(means, [2, 0])
+  np.testing.assert_array_equal(named.axes, np.eye(3)[[2, 0]])
+  with pytest.raises(UserError, match="unit 3: the model has the units 0 to 2; give some of them"):
+    latent_space.unit_directions(means, [0, 3])
+  model = model_of("mlp_vae", folder)
+  rows = latent_space.traversed(model, known, start, {}, np.array([0.0, 2.0]))
+  z = np.stack([start[1], start[1] + [0, 0, 2 * known.deviations[1]]]).astype(np.float32)
+  np.testing.assert_allclose(rows[1], model.decode(z), atol=1e-6)
+  frames = list(latent_space.swings(model, known, start, {}, steps=4))
+  ends = latent_space.traversed(model, known, start, {}, np.array([-3.0, 3.0]))
+  assert len(frames) == 8
+  for frame, end in ((frames[0], 0), (frames[4], 1)):
+    shown = pictures.compare(*ends[:, end : end + 1], labels=latent_space.labels(known))
+    np.testing.assert_allclose(frame.astype(int), shown, atol=1)
+
+
+def test_units_by_command(folder, tmp_path, capsys):
+  model, place = model_of("mlp_vae", folder), tmp_path / "u"
+  command(model, place, "--mode", "traverse", "--units", "2,0", "--output", tmp_path / "u.png")
+  means = latent_space.encoded(model, evaluation.prepared(model, "test", 12), 12)
+  expected = latent_space.traversals(model, latent_space.unit_directions(means, [2, 0]), None, {})
+  np.testing.assert_allclose(np.asarray(Image.open(tmp_path / "u.png")).astype(int), expected[..., 0], atol=1)
+  run = ["--workdir", str(place / "model"), "--mode", "traverse"]
+  main([*run, "--units", "most", "--num", "2", "--output", str(tmp_path / "u.gif")])
+  with Image.open(tmp_path / "u.gif") as opened:
+    assert opened.n_frames == 24
+  main([*run, "--units", " 1, 0"])
+  assert len(list((place / "model" / "evaluation").glob("traverse_units-1-0-*.png"))) == 1
+  with pytest.raises(UserError, match="--num 3 has no effect on the units that --units names"):
+    main([*run, "--units", "0", "--num", "3"])
+  for units in ("", "-1", "1,", "x", "1;2", "9" * 12):
+    with pytest.raises(UserError, match="must be most, or whole numbers such as 3,0,7"):
+      main([*run, f"--units={units}"])
+
+
 def test_traverse_by_command(folder, tmp_path, capsys):
   command(model_of("mlp_vae", folder), tmp_path, "--mode", "traverse", "--output", tmp_path / "t.png")
   assert (tmp_path / "t.png").exists()

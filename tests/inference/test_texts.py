@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from trained import spec_of, trained
 
-from vae_jax import evaluation, image_sets, inference
+from vae_jax import evaluation, image_sets, inference, pictures
 from vae_jax.cli.evaluate import main
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.data import text
@@ -65,6 +65,30 @@ def test_texts_that_are_none(model, given, words):
   assert "\n" not in str(error.value)
 
 
+def test_several_texts_make_a_row_each(model, tmp_path):
+  inference.export(model, tmp_path / "model")
+  asked = [
+    "--workdir",
+    str(tmp_path / "model"),
+    "--mode",
+    "sample",
+    "--num",
+    "3",
+    "--text",
+    "ab",
+    "--text",
+    "bb",
+  ]
+  main([*asked, "--output", str(tmp_path / "rows.png")])
+  rows = [sampled(model, one) for one in ("ab", "bb")]
+  with Image.open(tmp_path / "rows.png") as image:
+    found = np.squeeze(pictures.compare(*rows, columns=3, labels=("ab", "bb")))
+    np.testing.assert_array_equal(found, np.asarray(image))
+  for more in (["--output", f"{tmp_path}/files/"], ["--label", "1"]):
+    with pytest.raises(UserError, match=r"^--text is given 2 times; give it once, or |knows no label"):
+      main([*asked, *more])
+
+
 def test_the_command_draws_images_of_a_text(model, tmp_path):
   inference.export(model, tmp_path / "model")
   asked = ["--workdir", str(tmp_path / "model"), "--mode", "sample", "--num", "4", "--text", "ab"]
@@ -99,13 +123,13 @@ def test_sets_of_samples_have_the_texts_of_the_split_in_turn(model, tmp_path):
   tokens = np.stack([text.encode(one, LENGTH) for one in some])
   np.savez(tmp_path / "train.npz", image=np.zeros((3, *SHAPE), np.uint8), text=tokens)
   data = apply_overrides(base_config("text_toy"), ["data.name=npz", f"data.dir={tmp_path}"]).data
-  parts, num = image_sets._made(model, open_source(data, "train"), "samples", 5, 2, 0, 1.0, None, None)
+  parts, num = image_sets._made(model, open_source(data, "train"), "samples", 5, 2, 0, 1.0, None, None, {})
   images = np.concatenate([images[:n] for images, n in parts])
   assert num == 5
   np.testing.assert_array_equal(images, sampled(model, [*some, *some[:2]], 5))
   np.savez(tmp_path / "train.npz", image=np.zeros((3, *SHAPE), np.uint8))
   with pytest.raises(UserError, match=r"needs a text for each image, and data\.name=npz has none"):
-    image_sets._made(model, open_source(data, "train"), "samples", 5, 2, 0, 1.0, None, None)
+    image_sets._made(model, open_source(data, "train"), "samples", 5, 2, 0, 1.0, None, None, {})
 
 
 def test_images_of_ones_own_have_no_texts(model, tmp_path):

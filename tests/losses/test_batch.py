@@ -1,5 +1,6 @@
 """Terms on a batch of latents: against loops in float64, closed forms and finite differences."""
 
+import itertools
 import math
 import typing
 
@@ -203,6 +204,50 @@ def test_examples_shift_the_terms_and_no_gradient():
     jax.grad(lambda z, n=n: losses.total_correlation(z, *arrays[1:], n))(arrays[0]) for n in (1, 1000)
   ]
   np.testing.assert_allclose(*slopes, rtol=1e-5, atol=1e-7)
+
+
+def test_stratified_densities_are_unbiased():
+  """Over all batches that hold an example, with the others in any order: the mean over the data set, exactly."""
+  f, b = np.random.default_rng(0).normal(size=5), 3
+  weights = module.stratified_weights(b, len(f))
+  np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
+  for row in range(b):  # the place of the example in the batch
+    for own in range(len(f)):
+      found = []
+      for others in itertools.permutations([i for i in range(len(f)) if i != own], b - 1):
+        batch = [*others[:row], own, *others[row:]]
+        found.append(weights[row] @ f[batch])
+      np.testing.assert_allclose(np.mean(found), f.mean(), rtol=1e-6)
+
+
+def test_stratified_terms_are_those_of_the_weighted_densities():
+  z, mean, logvar = doubles(posteriors(5))
+  b, n = len(z), N
+  weights = [
+    [1 / n if j == i else (n - b + 1) / (n * (b - 1)) if j == (i + 1) % b else 1 / (b - 1) for j in range(b)]
+    for i in range(b)
+  ]
+  density = np.array([scipy.stats.norm(mean, np.exp(0.5 * logvar)).pdf(row) for row in z])  # [i, j, d]
+  joint = np.log((weights * density.prod(-1)).sum(1))
+  product = np.log((np.array(weights)[..., None] * density).sum(1)).sum(1)
+  own = np.log(density.prod(-1).diagonal())
+  expected = [
+    (own - joint).mean(),
+    (joint - product).mean(),
+    (product - scipy.stats.norm.logpdf(z).sum(1)).mean(),
+  ]
+  terms = losses.decompose_kl(*posteriors(5), n, "stratified")
+  np.testing.assert_allclose(terms, expected, rtol=1e-5)
+  slopes = jax.grad(lambda z: losses.total_correlation(z, *posteriors(5)[1:], n, "stratified"))(
+    posteriors(5)[0]
+  )
+  assert np.isfinite(slopes).all() and np.abs(slopes).max() > 0
+  with pytest.raises(
+    UserError, match="5 examples by batches of 6: give batches of at most 5, or the estimate"
+  ):
+    losses.decompose_kl(*posteriors(5), 5, "stratified")
+  with pytest.raises(UserError, match="estimate 'statified' is unknown; did you mean 'stratified'"):
+    losses.total_correlation(*posteriors(5), n, "statified")
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.8, -0.95])

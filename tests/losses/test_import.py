@@ -42,6 +42,7 @@ def test_losses_need_only_jax():
     "checks",
     "distributions",
     "errors",
+    "generator",  # keys and types of JAX alone
     "keys",
     "losses",
     "metrics",

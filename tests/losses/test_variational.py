@@ -92,6 +92,22 @@ def test_iwae_loss():
       losses.iwae_loss(np.zeros(shape, np.float32))
 
 
+def test_miwae_and_ciwae_losses():
+  """Means over groups of log-means, and a mix of both ends, in float64 (Rainforth et al. 2018)."""
+  weights = normal(0, 6, 3, scale=5) - 300
+  full = weights.astype(np.float64)
+  groups = scipy.special.logsumexp(full.reshape(3, 2, 3), axis=1) - np.log(2)
+  np.testing.assert_allclose(losses.miwae_loss(weights, 3), -groups.mean(0), rtol=1e-6)
+  whole = scipy.special.logsumexp(full, axis=0) - np.log(6)
+  np.testing.assert_allclose(
+    losses.ciwae_loss(weights, 0.25), -(0.25 * full.mean(0) + 0.75 * whole), rtol=1e-6
+  )
+  for loss, argument in ((losses.miwae_loss, 1), (losses.ciwae_loss, 0.5)):
+    for shape in ((), (0, 3)):
+      with pytest.raises(ValueError, match="no samples"):
+        loss(np.zeros(shape, np.float32), argument)
+
+
 def test_results_are_float32():
   half = jnp.ones((2, 3), jnp.bfloat16)
   results = [

@@ -183,10 +183,27 @@ def test_guidance(condition):
   np.testing.assert_array_equal(*free)
 
 
+@conditions
+def test_log_prob(condition):
+  """Sums of each code's logits, in float64, with the condition where there is one."""
+  model, variables, batch = made(condition)
+  fields = {name: batch[name] for name in model.conditions}
+  found = compiled(model, "log_prob")(variables, batch["codes"], fields)
+  logits, _ = logits_of(model, variables, batch)
+  np.testing.assert_allclose(found, -nll(logits, batch["codes"]).sum(-1), rtol=1e-4)
+
+
+def nll(logits, index):
+  """-log softmax(logits)[index], in float64."""
+  logits = np.asarray(logits, np.float64)
+  logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  return -np.take_along_axis(logits, np.asarray(index)[..., None], -1)[..., 0]
+
+
 def test_options_are_those_of_the_model():
-  assert model_of().options == {"top_k", "top_p"}
-  assert model_of("label").options == {"top_k", "top_p", "guidance"}
-  assert model_of("label", "model.condition_drop=0").options == {"top_k", "top_p"}
+  assert model_of().options == {"top_k", "top_p", "candidates"}
+  assert model_of("label").options == {"top_k", "top_p", "guidance", "candidates"}
+  assert model_of("label", "model.condition_drop=0").options == {"top_k", "top_p", "candidates"}
 
 
 @conditions
@@ -195,12 +212,6 @@ def test_the_terms(condition):
   model, variables, batch = made(condition)
   terms = scored(model)(variables, batch, keys_of(B))
   logits, texts = logits_of(model, variables, batch)
-
-  def nll(logits, index):
-    logits = np.asarray(logits, np.float64)
-    logits = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    return -np.take_along_axis(logits, np.asarray(index)[..., None], -1)[..., 0]
-
   np.testing.assert_allclose(terms["code_nll"], nll(logits, batch["codes"]).sum(-1), rtol=1e-5)
   assert set(terms) == set(model.terms)
   if condition == "text":

@@ -626,6 +626,11 @@ HOSTILE_MODELS = {
     "image_shape": [13056, 13056, 1], "input_shape": [204, 204, 1],
     "weights": lambda flat: flat | {f"x{n}": np.zeros(1, np.float32) for n in range(20)},
   },
+  "wide flows": {
+    "config__model__latent_dim": 2**16, "config__model__posterior": "iaf", "config__model__flow_layers": 32,
+    "config__model__flow_hidden": 2**16,
+  },
+  "pseudo-inputs": {"config__model__prior": "vamp", "config__model__components": 10**5},
   "another family": {"config__model__name": "conv_vae"},
   "images of 10^9": {"image_shape": [10**9, 10**9, 3], "input_shape": [10**9, 10**9, 3]},
   "long images": {"image_shape": [2**40, 1, 1]},

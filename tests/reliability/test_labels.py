@@ -12,7 +12,7 @@ from vae_jax.data import pipeline
 from vae_jax.data.images import encode_png
 from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
-from vae_jax.training import assemble, loop
+from vae_jax.training import assemble, batches
 
 SHAPE, CLASSES = (4, 4, 1), 4
 
@@ -78,7 +78,9 @@ def test_a_training_split_without_labels(save, tmp_path):
 def test_a_streamed_split_is_checked_batch_by_batch(save):
   config = config_of(save(validation=[0, 1, 2, 7]), "data.resident_mb=0")
   source = assemble.open_split(config.data, "validation").source
-  stream = loop.with_known_labels(config, pipeline.batches(config.data, source, batch_size=2, training=False))
+  stream = batches.with_known_labels(
+    config, pipeline.batches(config.data, source, batch_size=2, training=False)
+  )
   next(stream)
   with pytest.raises(UserError, match=r"^data\.name=npz: labels go from 2 to 7, .*set model\.classes=8$"):
     next(stream)

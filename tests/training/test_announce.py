@@ -26,6 +26,8 @@ def check(config, shape, given=None, fsdp=False):
     spec["label"] = jax.ShapeDtypeStruct((), np.int32)
   if "latents" in family(config.model.name).FAMILY.NEEDS:  # of a first stage
     spec["latents"] = jax.ShapeDtypeStruct((64,), np.float32)
+  if config.model.get("condition") == "text":
+    spec["text"] = jax.ShapeDtypeStruct((config.data.text_length,), np.int32)
   if "codes" in family(config.model.name).FAMILY.NEEDS:
     spec["codes"], config.model.codes, config.model.layout = (
       jax.ShapeDtypeStruct((49,), np.int32),

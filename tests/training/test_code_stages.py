@@ -10,7 +10,8 @@ from PIL import Image
 from scripts import script
 
 from vae_jax import evaluation
-from vae_jax.configuration import apply_overrides, base_config, from_json
+from vae_jax.configuration import apply_overrides, base_config, from_json, validate
+from vae_jax.data import text
 from vae_jax.errors import UserError
 from vae_jax.inference import export, load
 from vae_jax.models.contract import Mode
@@ -126,6 +127,8 @@ def test_samples_are_images_of_the_first_stage(run, first):
     ({"top_p": 0.0}, r"^top_p=0\.0 must be a number > 0 and <= 1$"),
     ({"top_p": float("nan")}, r"^top_p=nan must be a number > 0 and <= 1$"),
     ({"guidance": -1.0}, r"^guidance=-1\.0 must be a number >= 0$"),
+    ({"candidates": 0}, r"^candidates=0 must be an integer from 1 to 1000$"),
+    ({"candidates": 1.5}, r"^candidates=1\.5 must be an integer from 1 to 1000$"),
     ({"guidance": float("inf")}, r"^guidance=inf must be a number >= 0$"),
     ({"label": 3}, r"^label=3 must be one of 0 to 2$"),
   ],
@@ -135,6 +138,29 @@ def test_options_out_of_range_are_refused(run, options, said):
     load(run).sample(0, 2, **{"label": 0, **options})
 
 
+def test_the_best_of_candidates(run):
+  """It is the most probable one given its label, of draws that do not depend on the number of images."""
+  model = load(run)
+  seen, log_prob = [], model._log_prob
+
+  def recorded(variables, codes, fields):
+    seen.append((np.asarray(codes), np.asarray(log_prob(variables, codes, fields))))
+    return seen[-1][1]
+
+  model._log_prob = recorded
+  labels = [0, 1, 2, 0, 1]
+  images = model.sample(3, 5, label=labels, candidates=4)
+  codes, found = (np.stack(x) for x in zip(*seen, strict=True))
+  assert codes.shape == (4, 5, 4) and len(np.unique(codes.reshape(20, 4), axis=0)) > 10
+  best = found.argmax(axis=0)
+  assert len(set(best)) > 1
+  np.testing.assert_array_equal(images, model.first.from_stage(jnp.asarray(codes[best, range(5)])))
+  np.testing.assert_array_equal(model.sample(3, 2, label=labels[:2], candidates=4), images[:2])
+  plain = model.sample(3, 5, label=labels)
+  np.testing.assert_array_equal(plain, model.first.from_stage(jnp.asarray(codes[0])))
+  np.testing.assert_array_equal(plain, model.sample(3, 5, label=labels, candidates=1))
+
+
 def test_a_model_without_such_options_refuses_them(first, run):
   with pytest.raises(UserError, match=r"^this run \(vq_vae.*cannot sample"):
     load(first).sample(0, 2, top_k=3)
@@ -142,7 +168,7 @@ def test_a_model_without_such_options_refuses_them(first, run):
 
 def test_the_command(run, tmp_path):
   words = ["--workdir", str(run), "--mode", "sample", "--num", "2", "--label", "1", "--output"]
-  options = ["--top_k", "3", "--top_p", "0.9", "--guidance", "2"]
+  options = ["--top_k", "3", "--top_p", "0.9", "--guidance", "2", "--candidates", "2"]
   evaluate.main([*words, str(tmp_path / "s.png"), *options])
   evaluate.main([*words, f"{tmp_path}/many/", *options])
   assert len(list((tmp_path / "many").iterdir())) == 2
@@ -168,6 +194,9 @@ def test_the_other_families(data, first, tmp_path, name):
   model = load(tmp_path / "run")
   with pytest.raises(UserError, match=r"^guidance=2\.0: this run"):
     model.sample(0, 2, guidance=2.0)
+  if name == "masked_codes":
+    with pytest.raises(UserError, match=r"^candidates=2: this run .*; leave candidates out"):
+      model.sample(0, 2, candidates=2)
   export(model, tmp_path / "exported")
   np.testing.assert_array_equal(load(tmp_path / "exported").sample(0, 2), model.sample(0, 2))
 
@@ -224,3 +253,61 @@ def test_a_text_is_a_condition(data, first, tmp_path):
   ):
     with pytest.raises(UserError, match=said):
       model.sample(0, 2, text=text)
+
+
+def test_texts_by_pairs_of_bytes(data, first, tmp_path):
+  """Pairs are learned when a run starts, kept in its config, and used for texts of its own."""
+  folder, words = tmp_path / "data", ["two red", "one red", "two blue", "one blue"]
+  folder.mkdir()
+  for split in ("train", "validation", "test"):
+    images = np.load(data / f"{split}.npz")["image"]
+    tokens = np.stack([text.encode(words[i % 4], 9) for i in range(len(images))])
+    np.savez(folder / f"{split}.npz", image=images, text=tokens)
+  more = ("model.condition=text", "data.byte_pairs=40", "data.text_length=3")
+  train(second_config(folder, first, *more), tmp_path / "run")
+  config = from_json((tmp_path / "run" / "config.json").read_text())
+  pairs = tuple(config.data.pairs)
+  assert pairs == text.learn([words[i % 4] for i in range(12)], 40)
+  assert config.model.text_tokens == 257 + len(pairs) // 2 and text.size("one blue", pairs) == 2
+  train(second_config(folder, first, *more), tmp_path / "run")  # continued: nothing differs
+  model = load(tmp_path / "run")
+  assert model.module.text_length == 3
+  params = model.run.variables["params"]
+  assert params["text_embedding"]["embedding"].shape[0] == config.model.text_tokens
+  drawn = model.sample(0, 2, text=["two blue", "one red"])
+  tokens = np.stack([text.encode(one, 3, pairs) for one in ("two blue", "one red")])
+  np.testing.assert_array_equal(drawn, model.sample(0, 2, text=tokens))
+  with pytest.raises(UserError, match=r"^text='grey' has 4 tokens, and this run .* takes 3; shorten it$"):
+    model.sample(0, 2, text="grey")
+  scores = evaluation.score_split(model, "test", samples=0, batch_size=8)
+  assert np.isfinite(scores["text_nll"])
+  export(model, tmp_path / "exported")
+  np.testing.assert_array_equal(
+    load(tmp_path / "exported").sample(0, 2, text="one red"), model.sample(0, 2, text="one red")
+  )
+  with pytest.raises(
+    UserError, match=r"the text 't.* has \d tokens, and data\.text_length=1; set data\.text_length=\d$"
+  ):
+    train(second_config(folder, first, *more[:2], "data.text_length=1"), tmp_path / "short")
+  with pytest.raises(UserError, match=r"^data\.byte_pairs=40: the records of data\.name=npz have no texts; "):
+    train(second_config(data, first, "model.condition=label", "data.byte_pairs=40"), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+  ("word", "said"),
+  [
+    ("data.pairs=98,99", r"^data\.pairs has 1 pairs, and data\.byte_pairs=0; leave out data\.pairs"),
+    (
+      "data.pairs=98,257",
+      r"^data\.pairs=98,257 must be two integers for each pair: tokens from 1 to 256, or ",
+    ),
+    ("data.pairs=98", r"^data\.pairs=98 must be two integers for each pair"),
+    (
+      "data.byte_pairs=3",
+      r"^data\.byte_pairs=3 needs texts; set data\.captions to files or words, or data\.byte_pairs=0",
+    ),
+  ],
+)
+def test_pairs_that_cannot_be(word, said):
+  with pytest.raises(UserError, match=said):
+    validate(apply_overrides(base_config("vq_vae"), [word]))

@@ -23,7 +23,7 @@ from vae_jax.inference import export, load
 from vae_jax.models import build
 from vae_jax.storage import exported
 from vae_jax.storage.checkpoints import Checkpoints
-from vae_jax.training import assemble, loop, scoring, state, steps
+from vae_jax.training import assemble, batches, loop, member, parallel, scoring, state, steps
 from vae_jax.training import workdir as workdirs
 from vae_jax.training.loop import calls, train
 from vae_jax.training.parallel import make_placement
@@ -135,7 +135,7 @@ def test_dispatches_follow_the_order_of_the_data(data, resident_mb):
   split = assemble.open_split(config.data, "train")
   assert (split.arrays is None) == (resident_mb == 0)
   placement = make_placement(8)
-  got = list(loop.train_batches(config, split, 1, [1, 2, 1], placement))
+  got = list(batches.train_batches(config, split, 1, [1, 2, 1], placement))
   assert [batch["index"].shape for batch in got] == [(1, 8), (2, 8), (1, 8)]
   index = np.concatenate([np.asarray(batch["index"]).reshape(-1) for batch in got])
   expected = order(0, 20, np.arange(40))
@@ -593,11 +593,11 @@ def test_a_batch_that_is_not_a_number_is_given_up_before_any_checkpoint(data, tm
 
 def test_a_checkpoint_keeps_a_bad_step_since_the_last_row(data, tmp_path, monkeypatch):
   values = [{"loss": np.array([1.5, np.nan, 0.1], np.float32)}, {"loss": np.array([-np.inf], np.float32)}]
-  stored = json.loads(json.dumps(loop._packed(values), allow_nan=False))
+  stored = json.loads(json.dumps(member.packed(member.window_values(values)), allow_nan=False))
   np.testing.assert_array_equal(
     assemble._unpacked(stored)[0]["loss"], np.concatenate([v["loss"] for v in values])
   )
-  assert assemble._unpacked(loop._packed([])) == []
+  assert assemble._unpacked(member.packed({})) == []
   for bad in ({"loss": ["x"]}, ["loss"], {"loss": {}}):
     with pytest.raises(UserError, match="holds no numbers; move"):
       assemble._unpacked(bad)
@@ -645,8 +645,8 @@ def test_parameters_that_are_not_finite_never_replace_a_good_checkpoint(data, tm
 
     return spoiling
 
-  original = loop.parallel.compile_train_call
-  monkeypatch.setattr(loop.parallel, "compile_train_call", compiled)
+  original = parallel.compile_train_call
+  monkeypatch.setattr(parallel, "compile_train_call", compiled)
   train(tiny(data), tmp_path)
   assert Checkpoints(tmp_path / "checkpoints").steps() == [4]
   assert "step 8 is not saved: its parameters are not finite" in capsys.readouterr().err
@@ -659,9 +659,9 @@ def test_posterior_collapse_is_reported_with_its_remedy(data, tmp_path, capsys):
   assert len(said) == 1 and "at step 6: 0 of 3 latent units" in said[0] and "free_bits" in said[0]
   model = build(base_config().model, image_spec((5, 4, 1)))
   quiet = base_config().objective
-  assert loop._collapse(model.units, model, 10, quiet) is None and loop._collapse(0, model, 10, quiet)
+  assert member.collapse(model.units, model, 10, quiet) is None and member.collapse(0, model, 10, quiet)
   quiet.beta_steps = 11
-  assert loop._collapse(0, model, 10, quiet) is None  # the KL does not count yet
+  assert member.collapse(0, model, 10, quiet) is None  # the KL does not count yet
 
 
 # --- data ---

@@ -105,6 +105,58 @@ def unlike(a, b):
   return not jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
 
 
+# --- latents ---
+
+
+def independence(**others):
+  """The FactorVAE's discriminator of a config."""
+  words = {"weight": 3, "hidden": "16", **others}
+  config = apply_overrides(base_config(), [f"objective.factor_vae.{k}={v}" for k, v in words.items()])
+  return opponents.latent_opponent(config.objective.factor_vae)["factor_vae"]
+
+
+def test_permuted_latents_are_those_of_the_whole_batch(key):
+  """What a part of the batch sees for real: its rows of the permuted whole, each latent permuted by itself."""
+  z = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+  seen = []
+  for rows in (slice(0, 16), slice(4, 8)):
+    batch = {"place": jnp.arange(16)[rows]}
+    output = Output({}, latents={"z": z[rows]})
+    seen.append(opponents.permuted_and_drawn(output, batch, key, lambda x: jnp.asarray(z)))
+  (real, fake), (part, same) = seen
+  np.testing.assert_array_equal(np.sort(real, 0), np.sort(z, 0))
+  came_from = {
+    tuple(np.flatnonzero(z[:, j] == value)[0] for value in np.asarray(real[:, j])) for j in range(3)
+  }
+  assert len(came_from) == 3 and tuple(range(16)) not in came_from
+  np.testing.assert_array_equal(part, real[4:8])
+  np.testing.assert_array_equal(fake[4:8], same)
+
+
+def test_the_discriminator_of_latents_finds_the_total_correlation_of_a_gaussian(key):
+  """-log(1 - r^2) / 2 nats of two latents of correlation r; the model is asked to lower just that."""
+  judge, r = independence(learning_rate=1e-2), 0.9
+  draws = np.random.default_rng(0).multivariate_normal([0, 0], [[1, r], [r, 1]], 2000).astype(np.float32)
+  batch, output = {"place": jnp.arange(2000)}, Output({}, latents={"z": jnp.asarray(draws)})
+  params = judge.module.init(key, draws)["params"]
+
+  def train(trained, key):
+    real, fake = judge.sees(output, batch, key, lambda x: x)
+    grads = jax.grad(lambda params: judge.told_apart(params, real, fake)[0])(trained.params)
+    return judge.update(trained, grads), None
+
+  keys = jax.random.split(key, 200)
+  first = opponents.OpponentState(params, judge.tx.init(params))
+  trained, _ = jax.jit(lambda first: jax.lax.scan(train, first, keys))(first)
+
+  def found(scale):
+    return judge.taken(judge.logits(trained.params, draws * np.array([1, scale], np.float32))).mean()
+
+  np.testing.assert_allclose(found(1.0), -0.5 * np.log(1 - r**2), atol=0.08)
+  assert found(-1.0) < -1  # the correlation of the other sign is what it has never seen of q(z)
+  assert opponents.latent_opponent(base_config().objective.factor_vae) == {}
+
+
 # --- the discriminator ---
 
 

@@ -90,6 +90,7 @@ def test_muon_trains_kernels_and_adam_the_heads_biases_and_scales():
     "a": {"kernel": kernel, "bias": kernel[0]},
     "head": {"kernel": kernel},
     "filters": {"kernel": kernel},
+    "prior": {"means": kernel, "inputs": kernel},
     "codes": kernel,
     "log_scale": np.ones((), np.float32),
   }
@@ -108,10 +109,10 @@ def test_muon_trains_kernels_and_adam_the_heads_biases_and_scales():
     x, y = (d["a"]["kernel"] if name == "a" else d["codes"] for d in (plain, slow))
     np.testing.assert_array_equal(x, y)
   adams = [
-    (d["head"]["kernel"], d["filters"]["kernel"], d["a"]["bias"], d["log_scale"])
+    (d["head"]["kernel"], d["filters"]["kernel"], *d["prior"].values(), d["a"]["bias"], d["log_scale"])
     for d in (plain, slow, decayed)
   ]
-  for one, tenth, same, value in zip(*adams, (kernel, kernel, kernel[0], 1.0), strict=True):
+  for one, tenth, same, value in zip(*adams, (*(kernel,) * 4, kernel[0], 1.0), strict=True):
     np.testing.assert_allclose(one, np.sign(value) * np.abs(one).max(), rtol=1e-4)
     np.testing.assert_allclose(tenth, 0.1 * np.asarray(one), rtol=1e-5)
     np.testing.assert_array_equal(same, one)
