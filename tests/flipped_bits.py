@@ -2,7 +2,7 @@
 
     python tests/flipped_bits.py [flips a kind, default 400]
 
-Of each kind a file of 100 x 150 pixels; the bits are drawn evenly over the whole file. Refused: a UserError. Same: the
+Each kind has a file of 100 x 150 pixels; the bits are drawn evenly over the whole file. Refused: a UserError. Same: the
 pixels of the sound file. Changed: other pixels, without a word; what a format without checksums cannot show.
 """
 

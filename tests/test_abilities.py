@@ -129,7 +129,7 @@ def test_what_families_cannot_do_is_what_was_meant():
 @pytest.mark.parametrize("mode", INPUT)
 @pytest.mark.parametrize("name", ["transformation_net", "plain"])
 def test_draws_of_a_model_without_latents(models, capsys, mode, name):
-  """Of a family that never has any, and of one whose config left them out."""
+  """A family may never have any, and a config may have left them out."""
   words = ["--workdir", models / name, "--mode", mode, "--input", models / "photos", "--samples", 2]
   line = refused(capsys, *words)
   assert "cannot draw restorations; restoration_vae" in line and " can" in line

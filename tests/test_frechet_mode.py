@@ -234,7 +234,7 @@ def test_statistics_of_another_protocol_are_refused_in_one_line(workdir, tmp_pat
 
 
 def test_labels_in_turn_or_one(tmp_path):
-  """Of a family with labels, in place of which a function stands."""
+  """A model of a family with labels, in place of which a function stands."""
 
   class Model:
     module = type("Module", (), {"needs": frozenset({"label"})})()

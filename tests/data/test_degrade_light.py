@@ -54,7 +54,7 @@ def test_demosaicking_pixel_by_pixel(corner):
 
 
 def covariance(variances, a, b, lag):
-  """Of channel `a` at a pixel and `b` at `lag` to its right, mean over the places of the mosaic, for independent noise.
+  """Covariance of channel `a` at a pixel and `b` at `lag` to its right, for independent noise: mean over the mosaic.
 
   variances: of the three colours.
   """
@@ -81,7 +81,7 @@ def camera_noise():
 def test_camera_noise_has_its_variance_in_linear_light(camera_noise):
   found, variances = camera_noise
   for c in range(3):
-    # 230,400 values, correlated: a standard error of about 0.5%. Of the mean, of 3e-5.
+    # 230,400 values, correlated: a standard error of about 0.5%, and 3e-5 of the mean.
     np.testing.assert_allclose(found[..., c].var(), covariance(variances, c, c, 0), rtol=0.03)
     assert abs(found[..., c].mean()) < 2e-4
 

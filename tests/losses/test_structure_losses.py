@@ -59,7 +59,7 @@ def test_gradient_of_ssim_against_finite_differences(mean, noise):
   gradient, _ = SSIM_GRADIENTS(*(np.float32(z)[None, ..., None] for z in (x, y)))
   slope = np.sum(np.asarray(gradient)[0, ..., 0].astype(np.float64) * direction)
   np.testing.assert_allclose(slope, -(forward - backward) / 2e-3, rtol=1e-3)
-  # Of several channels and images too: the mean over channels, each image its own.
+  # Several channels have their mean, and each image its own.
   pair = [
     np.float32(np.stack([np.stack([a, b, a], -1), np.stack([b, b, a], -1)])) for a, b in ((x, y), (y, x))
   ]

@@ -24,7 +24,7 @@ def test_numbers_as_scipy(n, m, monkeypatch):
 
 
 def test_unbiased_and_in_the_unit_of_the_vectors():
-  """Of one distribution it is 0 on average; of points at two places, twice their distance."""
+  """One distribution has 0 on average; points at two places have twice their distance."""
   found = [energy_distance(RANDOM.normal(size=(5, 3)), RANDOM.normal(size=(8, 3))) for _ in range(2000)]
   assert abs(np.mean(found)) < 4 * np.std(found) / math.sqrt(2000) and np.min(found) < 0
   a, b = np.zeros((3, 2)), np.tile([3.0, 4.0], (4, 1))

@@ -62,7 +62,7 @@ def test_subsets_of_many_pairs_are_those_of_few(monkeypatch):
 
 
 def test_kernel_distance_is_unbiased():
-  """Of ten examples of each, averaged over many draws: the closed form for two Gaussians in one dimension."""
+  """Ten examples of each, averaged over many draws, give the closed form for two Gaussians in one dimension."""
   rng = np.random.default_rng(0)
   shift = 0.5
   values = [

@@ -73,7 +73,7 @@ def test_l2_is_the_sum_of_the_squares_of_the_decoders_kernels():
 
 
 def test_the_gradient_penalty_is_that_of_the_whole_jacobian():
-  """Of directions that are the pixels one by one, the sum; of the drawn ones, each and, about, the mean."""
+  """Directions that are the pixels one by one give the sum; drawn ones give each and, about, the mean."""
   output, keys = scored("gp")
   z = output.latents["z"]
   jacobians = np.float64(jax.jit(jax.vmap(jax.jacfwd(lambda z: decoded(z[None])[0].reshape(-1))))(z))

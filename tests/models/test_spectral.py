@@ -28,7 +28,7 @@ def vectors():
 
 
 def test_sigma_is_the_2_norm_of_a_matrix_with_a_row_for_each_output(vectors):
-  """Of a convolution [h, w, c, d], of the matrix [d, c h w] (Miyato et al. 2018, section 2): any order of columns."""
+  """A kernel [h, w, c, d] has that of the matrix [d, c h w] (Miyato et al. 2018, section 2), in any order."""
   rows = CONV.transpose(3, 2, 0, 1).reshape(6, 24)
   for kernel, u, expected in (
     (DENSE, vectors["dense"], np.linalg.norm(np.float64(DENSE), 2)),

@@ -70,7 +70,7 @@ def test_wavelets_by_hand():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_enlarged_by_pillow(channels):
-  """Of the formulas in float64, or of ours for bicubic; Pillow rounds to 8 bits after each axis."""
+  """Agrees with the formulas in float64, or with ours for bicubic; Pillow rounds to 8 bits after each axis."""
   low = photo(20, 17, channels).astype(np.float32) / 255
   bicubic = classical.bicubic_pillow(low, 2)
   assert bicubic.shape == (40, 34, channels)
@@ -109,7 +109,7 @@ def test_best_sigma(start, best):
 
 @pytest.mark.parametrize("rate", [0.0, 0.7, 2.0, 10.0, 50.0])
 def test_the_inverse_is_unbiased(rate):
-  """Of the mean of the transformed counts, which is what a perfect denoiser finds, it makes the rate."""
+  """It makes the rate from the mean of the transformed counts, which is what a perfect denoiser finds."""
   peak = 50.0
   counts = np.arange(200)
   log_factorial = np.cumsum(np.log(np.maximum(counts, 1)))

@@ -413,7 +413,7 @@ WRONG = [
 
 
 def places(node, path=()):
-  """Of every value, object and list in a JSON tree."""
+  """Yields the path of every value, object and list in a JSON tree."""
   yield path
   for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
     yield from places(node[key], (*path, key))

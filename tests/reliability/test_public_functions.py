@@ -57,7 +57,7 @@ def scored(likelihood, channels):
   ]
 
 
-# Of each public name: calls, as (function, arguments). Arguments that are arrays are passed, closed over, and damaged.
+# Calls of each public name, as (function, arguments). Arguments that are arrays are passed, closed over, and damaged.
 LOSSES = {
   "absolute_error": [(losses.absolute_error, TWO)],
   "bernoulli_nll": [(losses.bernoulli_nll, TWO)],

@@ -80,7 +80,7 @@ LARGE = {"vqgan_f16"}  # needs more memory than the test says there is
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in CONFIGS.glob("*.py")} - LARGE))
 def test_no_false_alarm(name, memory, capsys):
-  """Of any config, on images of the size that it names, else of 32 x 32, on a host of 8 GB."""
+  """No config warns on images of the size that it names, else of 32 x 32, on a host of 8 GB."""
   memory(8 * 10**9)
   config = load_config_file(CONFIGS / f"{name}.py")
   height, width = config.data.size if any(config.data.size) else (32, 32)

@@ -73,7 +73,7 @@ def first(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other(data, tmp_path_factory):
-  """Of another one, of the same shapes."""
+  """Another first stage, of the same shapes."""
   workdir = tmp_path_factory.mktemp("other") / "run"
   train(first_config(data, "training.seed=1"), workdir)
   return workdir

@@ -115,7 +115,7 @@ def test_the_running_mean_is_the_same_on_one_device_and_on_eight(count, way, fsd
 
 @pytest.mark.parametrize("bad", ["image", "statistics"])
 def test_a_step_that_is_skipped_keeps_the_running_mean(bad):
-  """Of an image that is not a number; and of a statistic that is infinite where loss and gradients are finite."""
+  """An image that is not a number is one case, an infinite statistic beside a finite loss and gradients the other."""
   call, first = made(Centred(limit=1.0))
   call, images = jax.jit(call), IMAGES[:2].copy()
   here, _ = call(first, {}, {"image": IMAGES[:2]})

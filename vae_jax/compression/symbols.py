@@ -130,7 +130,7 @@ class LogisticMixture:
   """
 
   size = LEVELS
-  # Of the symbol that is next, [n, m].
+  # Weights of the symbol that is next, [n, m].
   _log_weights: np.ndarray
   _weights: np.ndarray
   _location: np.ndarray

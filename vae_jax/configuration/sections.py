@@ -118,7 +118,7 @@ DATA: Keys = {
   ),
 }
 
-# Of families whose terms have a rate.
+# Keys of families whose terms have a rate.
 RATE: Keys = {
   "objective.name": Key(
     "elbo",
@@ -145,7 +145,7 @@ RATE: Keys = {
   "objective.capacity_steps": Key(0, "steps in which C grows from 0 to objective.capacity; 0: none", MIN_0),
 }
 
-# Of families with a rate and latents [b, d]: terms over a whole batch of them.
+# Keys of families with a rate and latents [b, d]: terms over a whole batch of them.
 LATENT: Keys = {
   "objective.total_correlation": Key(
     0.0,
@@ -170,7 +170,7 @@ LATENT: Keys = {
   ),
 }
 
-# Of all families: the distortion, and terms on the reconstructed image.
+# Keys of all families: the distortion, and terms on the reconstructed image.
 OBJECTIVE: Keys = {
   "objective.alpha": Key(1.0, "weight of the distortion (negative log-likelihood, nats)", MIN_0),
   "objective.vae_weight": Key(1.0, "weight of the family's own terms beside those on the image", MIN_0),

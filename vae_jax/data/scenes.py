@@ -34,7 +34,7 @@ SIDE = 32  # pixels of a picture, unless data.size says otherwise
 BACKGROUND = (24, 24, 28)
 RGB = ((225, 45, 40), (50, 175, 70), (50, 110, 240), (250, 215, 40), (165, 65, 200), (245, 245, 245))
 STEPS = 8  # places that a shape's centre may have within a pixel, along each axis
-# Of a picture's side: half the width of shapes, the border, and the space between shapes. Three large shapes fill it.
+# Parts of a picture's side: half the width of shapes, border, and space between shapes. Three large shapes fill it.
 RADII, BORDER, SPACE = (0.085, 0.136), 0.02, 0.06
 # A group is at least this many times as far from the other one along the relation's axis as across it.
 CLEAR = 2.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from vae_jax.training.member import mean_and_deviation
 
-# Of a table, those that a model has of these: nats per image, bits per dimension, dB.
+# Columns of a table, where a model has them: nats per image, bits per dimension, dB.
 SHOWN = ("neg_elbo", "neg_elbo_latents", "rate", "distortion", "iwae_nll", "bits_per_dim", "psnr")
 
 

@@ -17,10 +17,10 @@ from vae_jax.data.splits import parse_split
 from vae_jax.errors import printable
 from vae_jax.storage.files import write_whole
 
-# Of a request, what changes no result, or is in the name already.
+# Keys of a request that change no result, or are in the name already.
 UNNAMED = ("output", "batch_size", "tile", "statistics", "of")
 LONGEST = 120  # characters of a suffix; longer ones end in a digest
-# Of a file of scores: what was scored, and by what.
+# Keys of a file of scores that say what was scored, and by what.
 IDENTITY = (
   "step",
   "data",

@@ -24,7 +24,7 @@ from vae_jax.training.steps import example_keys
 from vae_jax.types import Array, ArrayLike, Batch, Key
 
 MOST_CANDIDATES = 1000
-# Of `sample`, for priors over codes: what a value must be, and its greatest; 0 for the number of codes.
+# Options of `sample` for priors over codes: what a value must be, and its greatest; 0 for the number of codes.
 OPTION_RULES: dict[str, tuple[str, float]] = {
   "top_k": ("an integer from 1 to {most}", 0),
   "top_p": ("a number > 0 and <= 1", 1.0),

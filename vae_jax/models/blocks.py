@@ -134,7 +134,7 @@ def _conv_bwd(pads: tuple[tuple[int, int], ...], saved: tuple[Array, Array], g: 
   x, kernel = saved
   around = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel.shape[:2], pads, strict=True))
   to_x = _conv(g, kernel[::-1, ::-1].swapaxes(2, 3), around)
-  # Of the kernel: channels take the place of examples, and examples that of channels.
+  # For the kernel, channels take the place of examples, and examples that of channels.
   to_kernel = _conv(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), pads)
   return to_x, to_kernel.transpose(1, 2, 0, 3)
 

@@ -165,7 +165,7 @@ class RestorationVAE(Restorer):
     """How far, in pixels of the degraded image, an input pixel can be from an output pixel that depends on it."""
     strides = [self.unshuffle * 2**level for level in range(len(self.channels))]
     trunk = 2 * self.blocks * (sum(strides) + sum(strides[:-1])) + sum(strides[1:]) + 2 * strides[0]
-    # Of the ladder, a scale: the residual block and the way up; then the head.
+    # A scale of the ladder has the residual block and the way up; then comes the head.
     ladder = 3 * sum(strides) if self.latent_dim else 0
     estimator = self.stride * (NoiseEstimator.REACH + 1) if self.noise_mode == "local" else 0
     head = 2 if self.head_channels else 0

@@ -15,7 +15,7 @@ from vae_jax.errors import UserError
 
 Path = tuple[str, ...]
 
-# Of a file of the whole model, what is no part of it: discriminator and LPIPS.
+# What a file of the whole model has beside it: discriminator and LPIPS.
 OTHERS = ("loss.",)
 CODES: Path = ("codes",)
 # Names of diffusers, older ones too, in the words of taming-transformers.

@@ -184,6 +184,6 @@ def _dct_matrix() -> np.ndarray:
   return np.stack(lines, axis=1)
 
 
-# Of flat blocks: the transform of their rows, and of their columns.
+# The transform of flat blocks: of their rows, and of their columns.
 _ROWS = np.kron(np.eye(8), _dct_matrix()).astype(np.float32)
 _COLUMNS = np.kron(_dct_matrix(), np.eye(8)).astype(np.float32)
