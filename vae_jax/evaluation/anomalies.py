@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import metrics, pictures
+from vae_jax.configuration import show
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch
 from vae_jax.errors import UserError
@@ -23,6 +24,7 @@ from vae_jax.training import parallel, scoring, steps
 
 NATS = ("neg_elbo", "iwae_nll", "rate", "distortion")  # of a model, where it has them
 UNITS = {"complexity_corrected": "bits/dim"}  # of scores; others are in nats
+SAME = ("name", "dir", "train", "without")  # keys of data that a background has in common with the run
 COLUMNS = 16  # images in a row of the picture
 TPR = 0.95
 
@@ -168,6 +170,7 @@ def _check_background(model: TrainedVAE, background: TrainedVAE) -> None:
       "data.binarize": each.config.data.binarize,
       "data.dequantize": each.config.data.dequantize,
       "a likelihood that is a density": each.module.likelihood.continuous,
+      "a likelihood of black and white": each.module.likelihood.name == "bernoulli",
     }
     for each in (model, background)
   ]
@@ -241,7 +244,11 @@ def find_anomalies(
     },
     "reference": reference.facts,
     **_facts(judge, scores),
-    "notes": [*_notes(model, background, label), *(note for each in sets for note in each.notes)],
+    "notes": [
+      *_notes(model, background, label),
+      *(note for each in sets for note in each.notes),
+      *_alike(*(m.digest for m in measured)),
+    ],
   }
   picture = _picture(sets, [x[best] for x in (normal, anomalous)] if best else None)
   return found, picture
@@ -288,7 +295,20 @@ def _notes(model: TrainedVAE, background: TrainedVAE | None, label: int | None) 
     )
   if background is not None and not background.config.data.get("mutate", 0.0):
     notes.append("the background was trained on images without mutated pixels (data.mutate=0)")
+  if background is not None:
+    other = [key for key in SAME if background.config.data.get(key) != model.config.data.get(key)]
+    said = [f"data.{key}={show(background.config.data.get(key))}" for key in other]
+    if said:
+      notes.append(
+        f"the background was trained with {', '.join(said)}, unlike this run: if these are other images, the ratio "
+        "compares data sets"
+      )
   return notes
+
+
+def _alike(normal: str, anomalous: str) -> list[str]:
+  """A note where both sets have one digest."""
+  return ["the anomalous images are the normal ones: all scores are by chance"] * (normal == anomalous)
 
 
 def _picture(sets: Sequence[Images], scores: Sequence[np.ndarray] | None) -> np.ndarray | None:
@@ -355,7 +375,7 @@ def judge_files(
     for name, x in others.items()
     if not np.isfinite(x).all()
   }
-  notes = [*_notes(model, background, None), *own.notes]
+  notes = [*_notes(model, background, None), *reference.notes, *own.notes]
   return {"files": files, "units": units, "absent": absent, **facts, "notes": notes}, failed
 
 
