@@ -97,6 +97,20 @@ def test_scores_of_each_image_are_the_functions_of_metrics(data, pair):
   assert found["anomalous"]["label"] == 2 and found["anomalous"]["what"] == "test of npz of label 2"
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_ratio_is_of_bounds_of_one_kind(data, pair, swapped):
+  """One of both has no importance weights, so its bound is not as tight as that of many samples."""
+  words = ["data.binarize=dynamic", "model.likelihood=bernoulli", "model.channels=4", "model.codes=6"]
+  both = pair[0], model_of(data, *words, "model.code_dim=2", family="vq_vae")
+  model, background = both[::-1] if swapped else both
+  judge = anomalies.Judge(model, background, 5, 16, 0)
+  found = judge.scores(judge.measure(anomaly_sets.of_split(model, "test[:6]")), 0.0)
+  whole = [evaluation.score_split(each, "test[:6]", samples=0, batch_size=16) for each in (model, background)]
+  expected = whole[0]["neg_elbo"] - whole[1]["neg_elbo"]
+  np.testing.assert_allclose(found["likelihood_ratio"].mean(), expected, rtol=1e-4)
+  assert ("iwae_nll" in found) != swapped
+
+
 def test_sizes_are_those_of_what_the_model_is_scored_on(data):
   judge = anomalies.Judge(model_of(data, "data.binarize=threshold"), None, 0, 16, 0)
   expected = metrics.compressed_bits(IMAGES[:9] > 127.5)

@@ -30,8 +30,9 @@ TPR = 0.95
 
 
 class Measured(NamedTuple):
-  """What was measured of n images. nats: by name, float64 [n], and `background`, the bound of the other model. size:
-  bits by a compressor, NaN where that cannot be compared. digest: of the images."""
+  """What was measured of n images. nats: by name, float64 [n]; `background`, the bound of the other model, and
+  `compared`, that of the same kind of this one. size: bits by a compressor, NaN where that cannot be compared. digest:
+  of the images."""
 
   nats: dict[str, np.ndarray]
   size: np.ndarray
@@ -77,7 +78,8 @@ class Judge:
       found, *others = [jax.device_get(step(variables, placed, {})) for step, variables in self._steps]
       mask, image = np.asarray(batch["mask"]), found.pop("image")[np.asarray(batch["mask"])]
       if others:
-        found["background"] = others[0].get("iwae_nll", others[0]["neg_elbo"])
+        both = "iwae_nll" if "iwae_nll" in found and "iwae_nll" in others[0] else "neg_elbo"
+        found |= {"compared": found[both], "background": others[0][both]}
       nats.append({name: np.asarray(found[name], np.float64)[mask] for name in found if name != "mask"})
       sizes.append(self._sizes(image))
     joined = {name: np.concatenate([part[name] for part in nats]) for name in nats[0]}
@@ -89,7 +91,8 @@ class Judge:
     found = {name: measured.nats[name] for name in NATS if name in measured.nats}
     found["typicality"] = metrics.typicality(bound, mean)
     if "background" in measured.nats:
-      found["likelihood_ratio"] = metrics.likelihood_ratio(bound, measured.nats["background"])
+      ratio = metrics.likelihood_ratio(measured.nats["compared"], measured.nats["background"])
+      found["likelihood_ratio"] = ratio
     if not measured.without_size:
       continuous = self.model.module.likelihood.continuous
       found["complexity_corrected"] = metrics.complexity_corrected(bound, measured.size, dims, continuous)
