@@ -246,6 +246,11 @@ def test_json_of_numbers_that_are_not_finite(tmp_path):
 
   content = json.loads(path.read_text(), parse_constant=refuse)
   assert content == {"a": None, "b": 1.5, "c": None, "d": "x", "nonfinite": ["a", "c"]}
+  evaluation.write_json(
+    tmp_path / "a.json", {"a": [1, float("nan")], "b": {"c": (2.5, float("inf"))}, "d": (1,)}
+  )
+  content = json.loads((tmp_path / "a.json").read_text())
+  assert content == {"a": [1, None], "b": {"c": [2.5, None]}, "d": [1], "nonfinite": ["a", "b"]}
   evaluation.write_json(path, {"b": 2})
   assert json.loads(path.read_text()) == {"b": 2}
   assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
@@ -320,6 +325,19 @@ def test_own_images_of_any_size_and_mode(data, tmp_path):
   assert len(evaluation.own_images(model, [folder], 2)["image"]) == 2
   both = evaluation.own_images(model, [folder / "4_sixteen.png", folder], 2)["image"]
   np.testing.assert_array_equal(both, batch["image"][[3, 0]])
+
+
+def test_own_images_with_transparency_are_named(data, tmp_path, capsys):
+  """A stroke that is in the alpha alone is not seen."""
+  model = make(data)
+  drawn = np.zeros((28, 28, 2), np.uint8)
+  drawn[8:20, 12:16, 1] = 255
+  for name, image in (("a.png", drawn), ("b.png", drawn[..., 1])):
+    Image.fromarray(image).save(tmp_path / name)
+  evaluation.own_images(model, [tmp_path], 2)
+  err = capsys.readouterr().err
+  assert f"note: {tmp_path}/a.png has transparent pixels, which are seen in their stored colours" in err
+  assert "b.png" not in err
 
 
 def test_own_images_of_more_than_8_bits_have_the_white_of_the_run(data, tmp_path):

@@ -116,6 +116,41 @@ def test_own_files_come_back_as_they_are_or_are_refused(place):
   assert not list(place.glob("none*"))
 
 
+def test_files_of_other_colours_or_several_pictures_are_refused(place):
+  exported(*CONV, *MIXTURE, data="colour", shape=(4, 4, 3))
+  one = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+  one.convert("CMYK").save("inks.tif")
+  one.save("two.tif", save_all=True, append_images=[one.rotate(90)])
+  refused("inks.tif: has colours of CMYK, which would be lost", compress, "--input", "inks.tif")
+  refused("two.tif: has several pictures, which would be lost", compress, "--input", "two.tif")
+  one.save("one.tif")
+  compress("--input", "one.tif", "--output", "a.bb")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 2.0, -1.0])
+def test_values_out_of_range_are_no_levels(value):
+  model = trained(apply_overrides(base_config("mlp_vae"), MLP[1:]), spec_of((4, 4, 1)))
+  images = np.zeros((3, 4, 4, 1), np.float32)
+  images[1, 2] = value
+  refused(r"^image 6 has values outside \[0, 1\], or not finite", compressed.levels_of, model, images, 5)
+
+
+@pytest.mark.parametrize(
+  "levels",
+  [
+    np.full((2, 4, 4, 1), 255, np.uint8),
+    np.zeros((2, 4, 4), np.uint8),
+    np.zeros((0, 4, 4, 1), np.uint8),
+    np.zeros((2, 4, 4, 1), np.float32),
+    np.full((2, 4, 4, 1), -1),
+  ],
+)
+def test_what_are_no_levels_of_the_model(levels):
+  model = trained(apply_overrides(base_config("mlp_vae"), MLP[1:]), spec_of((4, 4, 1)))
+  match = r"^levels of .*: give uint8 \[n, 4, 4, 1\] of 0 to 1, n > 0; evaluation\.levels_of makes them"
+  refused(match, evaluation.compress_images, model, levels)
+
+
 def test_values_between_grey_levels_are_refused():
   model = trained(apply_overrides(base_config("mlp_vae"), [*MLP[1:], *MIXTURE]), spec_of((4, 4, 1)))
   images = np.full((3, 4, 4, 1), np.float32(7) / 255)

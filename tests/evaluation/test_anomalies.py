@@ -97,6 +97,20 @@ def test_scores_of_each_image_are_the_functions_of_metrics(data, pair):
   assert found["anomalous"]["label"] == 2 and found["anomalous"]["what"] == "test of npz of label 2"
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_ratio_is_of_bounds_of_one_kind(data, pair, swapped):
+  """One of both has no importance weights, so its bound is not as tight as that of many samples."""
+  words = ["data.binarize=dynamic", "model.likelihood=bernoulli", "model.channels=4", "model.codes=6"]
+  both = pair[0], model_of(data, *words, "model.code_dim=2", family="vq_vae")
+  model, background = both[::-1] if swapped else both
+  judge = anomalies.Judge(model, background, 5, 16, 0)
+  found = judge.scores(judge.measure(anomaly_sets.of_split(model, "test[:6]")), 0.0)
+  whole = [evaluation.score_split(each, "test[:6]", samples=0, batch_size=16) for each in (model, background)]
+  expected = whole[0]["neg_elbo"] - whole[1]["neg_elbo"]
+  np.testing.assert_allclose(found["likelihood_ratio"].mean(), expected, rtol=1e-4)
+  assert ("iwae_nll" in found) != swapped
+
+
 def test_sizes_are_those_of_what_the_model_is_scored_on(data):
   judge = anomalies.Judge(model_of(data, "data.binarize=threshold"), None, 0, 16, 0)
   expected = metrics.compressed_bits(IMAGES[:9] > 127.5)
@@ -175,6 +189,35 @@ def test_a_background_of_other_images_is_refused(data, overrides, message):
     anomalies.Judge(model_of(data), model_of(data, *overrides), 0, 16, 0)
   with pytest.raises(UserError, match=r"--background has images 6 x 5 x 1, and this run 4 x 5 x 1"):
     anomalies.Judge(model_of(data), model_of(data, shape=(6, 5, 1)), 0, 16, 0)
+
+
+def test_a_background_of_another_kind_of_pixels_is_refused(data):
+  """The cross-entropy of grey levels is no likelihood of 256 of them."""
+  grey = ["data.binarize=none"]
+  levels = model_of(data, *grey, "model.likelihood=logistic_mixture", "model.mixtures=2")
+  with pytest.raises(UserError, match="--background has a likelihood of black and white True, and this run"):
+    anomalies.Judge(levels, model_of(data, *grey), 0, 16, 0)
+
+
+def test_notes_of_what_makes_scores_mean_little(data, pair, tmp_path):
+  """The same images on both sides; images of the training; a background of other data."""
+  np.savez(tmp_path / "train.npz", image=IMAGES[:8], label=LABELS[:8])
+  model = model_of(tmp_path, "data.validation=train[6:]", "data.train=train[:6]")
+  how = {"samples": 0, "batch_size": 16}
+  found, _ = anomalies.find_anomalies(model, "train[4:]", against=[str(tmp_path)], background=pair[1], **how)
+  assert found["notes"] == [
+    f"the background was trained with data.dir={data}, data.train=train, unlike this run: if these are other images, "
+    "the ratio compares data sets",
+    "train[4:] has images of train[:6], on which this run was trained: they score lower than new ones",
+    "the anomalous images are the normal ones: all scores are by chance",
+  ]
+  found, _ = anomalies.find_anomalies(model, "train[:4]", label=2, **how)
+  assert sum("on which this run was trained" in note for note in found["notes"]) == 1
+  Image.fromarray(IMAGES[0][..., 0]).save(tmp_path / "a.png")
+  found, _ = anomalies.find_anomalies(model, "train[6:]", against=[str(tmp_path / "a.png")], **how)
+  assert found["notes"] == []
+  found, _ = anomalies.judge_files(model, [tmp_path / "a.png"], "train[:5]", **how)
+  assert "train[:5] has images of train[:6]" in found["notes"][0]
 
 
 def test_models_without_a_bound_of_images_alone_are_refused(data):

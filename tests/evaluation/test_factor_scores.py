@@ -86,6 +86,13 @@ def test_other_data_name_their_factors_by_number(tmp_path):
   assert "disentanglement" not in scores and "DCI" not in evaluation.factor_lines(scores)
 
 
+def test_some_of_all_combinations_in_turn_have_all_values(tmp_path):
+  """Every other image of 10 values of 4 would have two of the four alone."""
+  model = npz(tmp_path, factors=np.stack([np.arange(40) // 4, np.arange(40) % 4], axis=1))
+  scores = evaluation.factor_scores(model, "test", batch_size=16, num=20)
+  assert scores["examples"] == 20 and scores["values"][1] == 4
+
+
 def test_what_has_no_factors_is_refused(tmp_path):
   with pytest.raises(
     UserError, match=r"the images of data\.name=npz have no factors; use data\.name=sprites or"

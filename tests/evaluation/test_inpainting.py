@@ -61,6 +61,19 @@ def test_a_file_of_another_size_lies_where_an_image_of_that_size_would(model, tm
   assert notes == [f"the mask, {w} x {h}, is scaled to 6 x 4 and cut as images are, by nearest pixels"]
 
 
+def test_images_of_another_form_than_the_mask_are_told(model, tmp_path):
+  """A tall photograph loses other parts than a wide mask. One larger by a whole factor lies as the mask does."""
+  sizes = {"mask": (8, 18), "alike": (16, 36), "rounded": (24, 55), "tall": (36, 16), "fit": (4, 6)}
+  for name, size in sizes.items():
+    Image.fromarray(np.full(size, 255, np.uint8)).save(tmp_path / f"{name}.png")
+  (tmp_path / "none.png").write_text("no picture")
+  images = [tmp_path / f"{name}.png" for name in ("alike", "rounded", "tall", "none")]
+  notes = inpainting.mask_file(model, tmp_path / "mask.png", images)[1]
+  assert notes[1:] == ["1 of 4 images have another form than the mask, which lies elsewhere on them"]
+  assert len(inpainting.mask_file(model, tmp_path / "mask.png", images[:2])[1]) == 1
+  assert inpainting.mask_file(model, tmp_path / "fit.png", images)[1] == []  # drawn over what the model sees
+
+
 def test_what_is_no_mask_is_refused_or_said(model, tmp_path):
   colours = np.zeros((4, 6, 3), np.uint8)
   colours[1, 1] = 255, 0, 0

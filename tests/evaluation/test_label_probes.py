@@ -155,6 +155,16 @@ def test_images_that_were_fitted_to_labels_that_were_not_and_latents_that_do_not
     )
 
 
+def test_labels_that_no_taken_image_has_are_told(tmp_path):
+  """Every other image, where four labels come in turn, has two of them."""
+  cyclic = {split: np.arange(size, dtype=np.int32) % 4 for split, size in SIZES.items()}
+  found = evaluation.probe_labels(model_of(stored(tmp_path, **cyclic)), "test", num=20)
+  assert found["classes"] == 4 and found["notes"][0] == (
+    "none of the 20 images taken of test has the labels 1, 3; give a larger --num"
+  )
+  assert not any("of train has the labels" in note for note in found["notes"])  # each third of 60
+
+
 def test_what_did_not_converge_is_told(folder, monkeypatch):
   monkeypatch.setattr(probes, "TOLERANCE", 0.0)
   probes._descended.clear_cache()

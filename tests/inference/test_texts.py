@@ -65,6 +65,16 @@ def test_texts_that_are_none(model, given, words):
   assert "\n" not in str(error.value)
 
 
+def test_spaces_are_made_regular_as_those_of_captions_are(model):
+  """Of a text that was copied, or read from a file; texts of .npz files are tokens, which may be spaces."""
+  expected = sampled(model, "a b")
+  for given in (" a b", "a b\n", "a\t  b"):
+    np.testing.assert_array_equal(sampled(model, given), expected)
+    np.testing.assert_array_equal(sampled(model, [given] * 3), expected)
+  model.config.data.name = "npz"
+  assert np.abs(sampled(model, "a  b") - expected).max() > 0.01
+
+
 def test_several_texts_make_a_row_each(model, tmp_path):
   inference.export(model, tmp_path / "model")
   asked = [
@@ -89,7 +99,7 @@ def test_several_texts_make_a_row_each(model, tmp_path):
       main([*asked, *more])
 
 
-def test_the_command_draws_images_of_a_text(model, tmp_path):
+def test_the_command_draws_images_of_a_text(model, tmp_path, capsys):
   inference.export(model, tmp_path / "model")
   asked = ["--workdir", str(tmp_path / "model"), "--mode", "sample", "--num", "4", "--text", "ab"]
   main([*asked, "--output", str(tmp_path / "one.png")])
@@ -107,6 +117,9 @@ def test_the_command_draws_images_of_a_text(model, tmp_path):
   assert written.name == "sample_text-ab_num-4.png"
   with pytest.raises(UserError, match="needs a text for each image"):
     main(asked[:-2])
+  assert "says nothing" not in capsys.readouterr().out
+  main([*asked[:-1], " "])
+  assert "note: an empty --text says nothing: images are drawn as without a text" in capsys.readouterr().out
   with pytest.raises(UserError, match="--text has no effect in --mode encode, only in"):
     main(["--workdir", str(tmp_path / "model"), "--mode", "encode", "--text", "ab"])
 

@@ -149,10 +149,32 @@ def test_a_name_enters_dci_as_one_column_for_each_value():
   as_names = metrics.dci(codes, factors, [0])
   assert as_names.informativeness > metrics.dci(codes, factors).informativeness - 0.01
   np.testing.assert_allclose(as_names.importance[0, 0], as_names.importance[1, 0], rtol=0.05)
-  x, y = codes[:2000], np.eye(3)[names[:2000]]
+  half = module._halves(4000)[0]
+  x, y = codes[half], np.eye(3)[names[half]]
   x, y = (x - x.mean(0)) / x.std(0), (y - y.mean(0)) / y.std(0)
   by_sklearn = np.abs(Lasso(alpha=module.ALPHA, tol=1e-10).fit(x, y).coef_).mean(axis=0)
   np.testing.assert_allclose(as_names.importance[:, 0], by_sklearn, atol=1e-5)
+
+
+def test_dci_does_not_depend_on_the_order_of_examples():
+  """All combinations in turn: the halves of that order have other values of the first factor."""
+  factors = grid(4, 5, times=30)
+  codes = np.stack([RANDOM.normal(size=len(factors)), factors[:, 1]], axis=1)  # no code knows factor 0
+  mixed = RANDOM.permutation(len(factors))
+  for unordered in ((), (0,)):
+    ordered = metrics.dci(codes, factors, unordered).informativeness
+    assert ordered == pytest.approx(
+      metrics.dci(codes[mixed], factors[mixed], unordered).informativeness, abs=0.02
+    )
+    assert ordered == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_factor_that_does_not_vary_where_dci_is_fitted_is_not_told():
+  """One example has another value, and is scored."""
+  factors = grid(2, 5, times=20)
+  codes = factors + 0.01 * RANDOM.normal(size=factors.shape)
+  factors[:, 0] = np.arange(len(factors)) == module._halves(len(factors))[1][0]
+  assert metrics.dci(codes, factors).informativeness == pytest.approx(0.5, abs=0.01)
 
 
 def test_votes_by_hand():

@@ -1,6 +1,7 @@
 """Several runs in one program: each is what it is alone, and all go on together."""
 
 import json
+import shutil
 import statistics
 from types import SimpleNamespace
 
@@ -310,6 +311,21 @@ def test_load_and_modes_take_one_member(seeds):
     vae_jax.load(seeds.workdir)
   with pytest.raises(UserError, match=r"sample takes one, such as --workdir .*members/0; score takes all"):
     command.main(["--workdir", str(seeds.workdir), "--mode", "sample"])
+
+
+def test_members_of_other_lengths_are_named_and_missing_ones_refused(seeds, tmp_path, capsys):
+  workdir = tmp_path / "runs"
+  shutil.copytree(seeds.workdir, workdir)
+  step, latest = 4, workdir / "members" / "1" / "checkpoints" / str(STEPS)
+  assert (latest.parent / str(step)).is_dir()
+  shutil.rmtree(latest)
+  command.main(["--workdir", str(workdir), "--samples", "1"])
+  assert f"note: checkpoints of steps {STEPS}, {step}: mean and deviation" in capsys.readouterr().out
+  shutil.rmtree(workdir / "members" / "1")
+  with pytest.raises(
+    UserError, match=r"members/1 is not there, one of the 2 runs .* such as --workdir .*members/0$"
+  ):
+    command.main(["--workdir", str(workdir)])
 
 
 def test_score_scores_all(seeds, capsys):

@@ -25,7 +25,8 @@ def run(model: Any, args: Any) -> None:
   if args.box is not None:
     mask = inpainting.box_mask(model, args.box)
   else:
-    mask, notes = inpainting.mask_file(model, Path(args.mask))
+    files = [file for file, _ in evaluation.own_files(args.input or ())][: args.num]
+    mask, notes = inpainting.mask_file(model, Path(args.mask), files)
   batch = evaluation.inputs(model, args.input, args.split, args.num, args.seed, args.label)
   how = {name: getattr(args, name) for name in ("samples", "steps", "seed", "prior", "batch_size")}
   found, picture = inpainting.inpaint_images(model, batch, mask, **how)

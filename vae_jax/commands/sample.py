@@ -25,6 +25,8 @@ def run(model: Any, args: Any) -> None:
   prior = None if args.prior is None else model.fitted_prior(args.prior)
   if line := evaluation.prior_line(model, prior):
     print(line)
+  if any(not text.strip() for text in args.text or ()):
+    print("note: an empty --text says nothing: images are drawn as without a text")
   options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
   if args.output and args.output.endswith("/"):
     folder = Path(args.output)

@@ -25,17 +25,30 @@ def run(model: Any, args: Any) -> None:
 
 
 def run_members(models: Iterable[Any], args: Any) -> None:
-  """As `run`, of each of several runs that were trained together, in its own folder; and metrics.json of all."""
-  from vae_jax import evaluation
-  from vae_jax.configuration import to_values, varied
+  """As `run`, of each of several runs that were trained together, in its own folder; and metrics.json of all.
 
-  key, found = varied(args.config)[0], []
+  Raises UserError where some of them are not there."""
+  from vae_jax import evaluation
+  from vae_jax.configuration import member_folder, to_values, varied
+  from vae_jax.errors import UserError
+
+  (key, values), found = varied(args.config), []
+  if len(args.members) < len(values):
+    raise UserError(
+      f"{member_folder(args.model, len(args.members))} is not there, one of the {len(values)} runs that were trained "
+      f"together; bring it back, or score each of the others alone, such as --workdir {member_folder(args.model, 0)}"
+    )
   for model, folder in zip(models, args.members, strict=True):
     scores = _scores(model, args, folder / "evaluation")
     found.append((to_values(model.config)[key], scores))
     print(f"{folder}, {key} {found[-1][0]}: wrote {folder / 'evaluation'}", flush=True)
   path = args.folder / f"metrics{evaluation.suffix(args.asked)}.json"
   evaluation.write_json(path, evaluation.scores_of_members([scores for _, scores in found]))
+  steps = [scores["step"] for _, scores in found]
+  if len(set(steps)) > 1:
+    print(
+      f"note: checkpoints of steps {', '.join(map(str, steps))}: mean and deviation are of runs of these lengths"
+    )
   print(f"{evaluation.member_table(key, found)}\nwrote {path}")
 
 

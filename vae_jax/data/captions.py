@@ -71,7 +71,7 @@ def read(path: Path) -> str:
   try:
     with open(path, "rb") as file:
       content = file.read(MOST_BYTES + 1)
-    words = " ".join(content.decode("utf-8-sig").split())
+    words = text.regular(content.decode("utf-8-sig"))
   except OSError as error:
     raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
   except UnicodeDecodeError as error:
@@ -121,7 +121,7 @@ def of_labels(data: ConfigDict, classes: Sequence[str]) -> tuple[tuple[np.ndarra
       f"data.captions=words needs the names of the labels of data.name={data.name}; set data.classes to them, in their "
       "order, comma-separated, or put the images into a folder for each class"
     )
-  words = [name.replace("_", " ").strip() for name in names]
+  words = [text.regular(name.replace("_", " ")) for name in names]
   for name, word in zip(names, words, strict=True):
     check_length(data, text.size(word), f"the class {name!r}")
   return tuple(text.encode(word, text.size(word)) for word in words), remarks

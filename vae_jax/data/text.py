@@ -129,6 +129,11 @@ def padded(tokens: Int[np.ndarray, " u"], length: int) -> Int[np.ndarray, " t"]:
   return filled
 
 
+def regular(text: str) -> str:
+  """A text with one space between words, and none about it."""
+  return " ".join(text.split())
+
+
 def size(text: str, pairs: Pairs = ()) -> int:
   """The number of a text's tokens. Raises UserError as `encode`."""
   return len(_tokens(_bytes(text), pairs))

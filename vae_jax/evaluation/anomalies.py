@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import metrics, pictures
+from vae_jax.configuration import show
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch
 from vae_jax.errors import UserError
@@ -23,13 +24,15 @@ from vae_jax.training import parallel, scoring, steps
 
 NATS = ("neg_elbo", "iwae_nll", "rate", "distortion")  # of a model, where it has them
 UNITS = {"complexity_corrected": "bits/dim"}  # of scores; others are in nats
+SAME = ("name", "dir", "train", "without")  # keys of data that a background has in common with the run
 COLUMNS = 16  # images in a row of the picture
 TPR = 0.95
 
 
 class Measured(NamedTuple):
-  """What was measured of n images. nats: by name, float64 [n], and `background`, the bound of the other model. size:
-  bits by a compressor, NaN where that cannot be compared. digest: of the images."""
+  """What was measured of n images. nats: by name, float64 [n]; `background`, the bound of the other model, and
+  `compared`, that of the same kind of this one. size: bits by a compressor, NaN where that cannot be compared. digest:
+  of the images."""
 
   nats: dict[str, np.ndarray]
   size: np.ndarray
@@ -75,7 +78,8 @@ class Judge:
       found, *others = [jax.device_get(step(variables, placed, {})) for step, variables in self._steps]
       mask, image = np.asarray(batch["mask"]), found.pop("image")[np.asarray(batch["mask"])]
       if others:
-        found["background"] = others[0].get("iwae_nll", others[0]["neg_elbo"])
+        both = "iwae_nll" if "iwae_nll" in found and "iwae_nll" in others[0] else "neg_elbo"
+        found |= {"compared": found[both], "background": others[0][both]}
       nats.append({name: np.asarray(found[name], np.float64)[mask] for name in found if name != "mask"})
       sizes.append(self._sizes(image))
     joined = {name: np.concatenate([part[name] for part in nats]) for name in nats[0]}
@@ -87,7 +91,8 @@ class Judge:
     found = {name: measured.nats[name] for name in NATS if name in measured.nats}
     found["typicality"] = metrics.typicality(bound, mean)
     if "background" in measured.nats:
-      found["likelihood_ratio"] = metrics.likelihood_ratio(bound, measured.nats["background"])
+      ratio = metrics.likelihood_ratio(measured.nats["compared"], measured.nats["background"])
+      found["likelihood_ratio"] = ratio
     if not measured.without_size:
       continuous = self.model.module.likelihood.continuous
       found["complexity_corrected"] = metrics.complexity_corrected(bound, measured.size, dims, continuous)
@@ -168,6 +173,7 @@ def _check_background(model: TrainedVAE, background: TrainedVAE) -> None:
       "data.binarize": each.config.data.binarize,
       "data.dequantize": each.config.data.dequantize,
       "a likelihood that is a density": each.module.likelihood.continuous,
+      "a likelihood of black and white": each.module.likelihood.name == "bernoulli",
     }
     for each in (model, background)
   ]
@@ -241,7 +247,11 @@ def find_anomalies(
     },
     "reference": reference.facts,
     **_facts(judge, scores),
-    "notes": [*_notes(model, background, label), *(note for each in sets for note in each.notes)],
+    "notes": [
+      *_notes(model, background, label),
+      *(note for each in sets for note in each.notes),
+      *_alike(*(m.digest for m in measured)),
+    ],
   }
   picture = _picture(sets, [x[best] for x in (normal, anomalous)] if best else None)
   return found, picture
@@ -288,7 +298,20 @@ def _notes(model: TrainedVAE, background: TrainedVAE | None, label: int | None) 
     )
   if background is not None and not background.config.data.get("mutate", 0.0):
     notes.append("the background was trained on images without mutated pixels (data.mutate=0)")
+  if background is not None:
+    other = [key for key in SAME if background.config.data.get(key) != model.config.data.get(key)]
+    said = [f"data.{key}={show(background.config.data.get(key))}" for key in other]
+    if said:
+      notes.append(
+        f"the background was trained with {', '.join(said)}, unlike this run: if these are other images, the ratio "
+        "compares data sets"
+      )
   return notes
+
+
+def _alike(normal: str, anomalous: str) -> list[str]:
+  """A note where both sets have one digest."""
+  return ["the anomalous images are the normal ones: all scores are by chance"] * (normal == anomalous)
 
 
 def _picture(sets: Sequence[Images], scores: Sequence[np.ndarray] | None) -> np.ndarray | None:
@@ -355,7 +378,7 @@ def judge_files(
     for name, x in others.items()
     if not np.isfinite(x).all()
   }
-  notes = [*_notes(model, background, None), *own.notes]
+  notes = [*_notes(model, background, None), *reference.notes, *own.notes]
   return {"files": files, "units": units, "absent": absent, **facts, "notes": notes}, failed
 
 

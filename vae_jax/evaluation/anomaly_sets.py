@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from vae_jax.data import pipeline
 from vae_jax.data.examples import expanded
-from vae_jax.data.sources import Source, open_source, report
+from vae_jax.data.sources import Source, open_source, overlap, report
+from vae_jax.data.splits import parse_split
 from vae_jax.errors import UserError
 from vae_jax.evaluation.records import open_split, own_files, own_image, readable, tell_skipped
 from vae_jax.inference import TrainedVAE
@@ -59,7 +60,8 @@ class _Decoded:
 
 def of_split(model: TrainedVAE, split: str, num: int | None = None) -> Images:
   """A split of the model's data; num: at most so many images from all over it. Raises UserError."""
-  return _of_source(model, model.config.data, split, open_split(model, split), num)
+  source = open_split(model, split)
+  return _of_source(model, model.config.data, split, source, num)._replace(notes=_trained_on(model, source))
 
 
 def of_label(model: TrainedVAE, split: str, label: int, num: int | None = None) -> tuple[Images, Images]:
@@ -76,10 +78,22 @@ def of_label(model: TrainedVAE, split: str, label: int, num: int | None = None) 
     _of_source(model, model.config.data, split, pipeline.Chosen(source, side.tolist()), num) for side in sides
   )
   words = [f"{split} of {source.name} {how} label {label}" for how in ("without", "of")]
+  facts, notes = normal.facts | {"what": words[0], "label": None}, _trained_on(model, source)
   return (
-    normal._replace(what=words[0], facts=normal.facts | {"what": words[0], "label": None}),
+    normal._replace(what=words[0], facts=facts, notes=notes),
     anomalous._replace(what=words[1], facts=anomalous.facts | {"what": words[1], "label": label}),
   )
+
+
+def _trained_on(model: TrainedVAE, source: Source) -> tuple[str, ...]:
+  """A note where a split has images of the model's training split."""
+  data = model.config.data
+  if parse_split(source.split)[0] != parse_split(data.train)[0]:
+    return ()
+  if not overlap(source, open_source(data, data.train)):
+    return ()
+  note = f"{source.split} has images of {data.train}, on which this run was trained: they score lower than new ones"
+  return (note,)
 
 
 def of_place(model: TrainedVAE, places: Sequence[str], split: str, num: int | None = None) -> Images:

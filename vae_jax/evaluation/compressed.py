@@ -60,8 +60,13 @@ def check_compresses(model: TrainedVAE) -> None:
 def levels_of(model: TrainedVAE, images: np.ndarray, first: int = 0) -> np.ndarray:
   """Images in [0, 1], float32 [n, h, w, c], as the levels that the likelihood knows, uint8: 0 and 1, or 0 to 255.
 
-  first: number of the first one, for messages. Raises UserError: values between these levels."""
-  most = _levels(model) - 1
+  first: number of the first one, for messages. Raises UserError: values between these levels, or out of range."""
+  most, flat = _levels(model) - 1, np.asarray(images, np.float32).reshape(len(images), -1)
+  outside = ~((flat >= 0) & (flat <= 1)).all(axis=1)  # true for NaN
+  if outside.any():
+    raise UserError(
+      f"image {first + int(outside.argmax())} has values outside [0, 1], or not finite; scale it to [0, 1]"
+    )
   levels = np.rint(np.asarray(images, np.float32) * most)
   off = np.abs(levels / most - images).reshape(len(images), -1).max(axis=1) > 1e-6
   if not off.any():
@@ -98,9 +103,11 @@ def compress_images(
   seed: of the posterior samples of the bound. The report has `bytes`, `bits_per_dim` of the whole file and
   `neg_elbo_bits_per_dim`; `initial_bytes`, the heads and random words with which the lanes start, and `header_bytes`,
   all else that is no word of a lane: both are among `bytes`; `formats`, bytes of other formats, by name.
-  Raises UserError where the model cannot compress (`check_compresses`), or the images do not come back.
+  Raises UserError where the model cannot compress (`check_compresses`), for other levels than those, or where the
+  images do not come back.
   """
   check_compresses(model)
+  _check_levels(model, levels)
   if levels.size > MOST_VALUES:
     raise UserError(
       f"{len(levels)} images are more than a file takes; compress them in parts (--split 'test[:1000]')"
@@ -273,6 +280,18 @@ def _levels(model: TrainedVAE) -> int:
 def _floats(levels: np.ndarray, kinds: int) -> Any:
   """Levels as the encoder sees them, float32 in [0, 1]."""
   return to_float(levels) if kinds == LEVELS else levels.astype(np.float32)
+
+
+def _check_levels(model: TrainedVAE, levels: np.ndarray) -> None:
+  """Raises UserError for what is not uint8 [n, h, w, c] of the model's levels."""
+  kinds, shape = _levels(model), model.image_shape
+  if levels.dtype == np.uint8 and levels.shape[1:] == shape and levels.size and levels.max() < kinds:
+    return
+  found = f"levels of {levels.dtype} {list(levels.shape)}" + (f" up to {levels.max()}" if levels.size else "")
+  raise UserError(
+    f"{found}: give uint8 [n, {', '.join(map(str, shape))}] of 0 to {kinds - 1}, n > 0; evaluation.levels_of makes "
+    "them of images in [0, 1]"
+  )
 
 
 def _lanes(model: TrainedVAE, count: int, bound: float, latent_bits: int) -> int:

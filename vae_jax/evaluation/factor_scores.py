@@ -42,7 +42,7 @@ def factor_scores(
   """
   model.require("encode")
   source = open_split(model, split)
-  chosen = pipeline.Chosen(source, pipeline.spread(len(source), num))
+  chosen = pipeline.Chosen(source, _places(len(source), num))
   if "factors" not in source[0]:
     raise UserError(
       f"the images of data.name={source.name} have no factors; use data.name=sprites or dsprites, or an array "
@@ -80,6 +80,12 @@ def factor_scores(
     "step": model.step,
     "seed": seed,
   }
+
+
+def _places(n: int, num: int) -> list[int]:
+  """The places of at most `num` of n records, by chance, in their order: equal distances would meet the same values of
+  factors again and again where records are all combinations in turn."""
+  return sorted(pipeline.order(0, n, np.arange(min(num, n))).tolist())
 
 
 def _of_means(

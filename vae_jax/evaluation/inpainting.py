@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,12 @@ def box_mask(model: TrainedVAE, box: str) -> Bool[np.ndarray, "h w"]:
   return mask
 
 
-def mask_file(model: TrainedVAE, file: Path) -> tuple[Bool[np.ndarray, "h w"], list[str]]:
+def mask_file(
+  model: TrainedVAE, file: Path, images: Sequence[Path] = ()
+) -> tuple[Bool[np.ndarray, "h w"], list[str]]:
   """The mask of a picture, white where pixels are hidden, and what a person should know of how it was read.
+
+  images: the files that it is for.
 
   One of another size is scaled and cut about its centre as a person's images are, by the nearest pixel. Raises
   UserError: it cannot be read, or has colours or transparency.
@@ -62,12 +66,25 @@ def mask_file(model: TrainedVAE, file: Path) -> tuple[Bool[np.ndarray, "h w"], l
     notes.append(
       f"the mask, {w} x {h}, is scaled to {width} x {height} and cut as images are, by nearest pixels"
     )
+    if others := sum(_of_other_form(image, h, w) for image in images):
+      notes.append(
+        f"{others} of {len(images)} images have another form than the mask, which lies elsewhere on them"
+      )
     cover = max(height / h, width / w)
     rows, columns = (
       _nearest(n, max(least, round(n * cover)), least) for n, least in ((h, height), (w, width))
     )
     grey = grey[rows][:, columns]
   return grey >= WHITE, notes
+
+
+def _of_other_form(image: Path, h: int, w: int) -> bool:
+  """Whether the sides of an image have another ratio than h : w, by more than a pixel. False where it is not read."""
+  try:
+    height, width = examine(image).pixels.shape[:2]
+  except UserError:  # who completes it will say so
+    return False
+  return abs(height * w - width * h) > max(h, w)
 
 
 def _nearest(found: int, scaled: int, wanted: int) -> np.ndarray:

@@ -192,6 +192,12 @@ def _notes(parts: dict[str, Part], scores: dict[str, Any]) -> list[str]:
       notes.append(
         f"{scored.split} has images of {part.split}, on which the probe was {used}: its scores are too high"
       )
+  for part in (train, scored):
+    if (missing := np.setdiff1d(part.known, part.labels)).size:
+      names = ", ".join(map(str, missing[:10]))
+      notes.append(
+        f"none of the {len(part.labels)} images taken of {part.split} has the labels {names}; give a larger --num"
+      )
   unknown = ~np.isin(scored.labels, train.labels)
   if unknown.any():
     names = ", ".join(map(str, np.unique(scored.labels[unknown])[:10]))

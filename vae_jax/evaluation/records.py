@@ -19,7 +19,7 @@ from vae_jax import models, runs
 from vae_jax.data import pipeline
 from vae_jax.data.examples import expanded
 from vae_jax.data.folders import list_images
-from vae_jax.data.images import decode, examine, open_image, read_file
+from vae_jax.data.images import examine, open_image, read_file, to_channels
 from vae_jax.data.prepare import make_prepare
 from vae_jax.data.sources import IN_FOLDERS, Source, open_source, report
 from vae_jax.data.suffixes import PICTURES, why_unread
@@ -29,6 +29,8 @@ from vae_jax.inference import TrainedVAE
 from vae_jax.photos.deep import layout
 from vae_jax.training import steps
 from vae_jax.types import Batch, Frozen
+
+EXACT = ("1", "L", "P", "RGB")  # modes of Pillow whose pixels are grey levels or RGB as they are
 
 
 def open_split(model: TrainedVAE, split: str) -> Source:
@@ -173,13 +175,19 @@ def own_image(model: TrainedVAE, file: Path, clean: bool = False) -> np.ndarray:
   height, width, channels = model.image_shape if clean else model.input_shape
   if unread := why_unread(file.name):
     raise UserError(f"{file}: {unread}")
-  image = decode(file, channels, white=model.config.data.white)
+  found = examine(file, white=model.config.data.white)
+  if found.alpha is not None and (found.alpha < 255).any():
+    note = (
+      f"note: {file} has transparent pixels, which are seen in their stored colours; lay it over a background"
+    )
+    print(printable(note), file=sys.stderr)
+  image = to_channels(found.pixels, channels)
   return pipeline.fit({"image": image}, (height, width), "resize", None)["image"]
 
 
 def exact_image(model: TrainedVAE, file: Path) -> np.ndarray:
   """One of a person's images as uint8 [h, w, c], with nothing changed. Raises UserError where the model takes no such
-  images: another size, other channels, transparency, more than 8 bits."""
+  images: another size, other channels, transparency, more than 8 bits, other colours than grey or RGB, frames."""
   if unread := why_unread(file.name):
     raise UserError(f"{file}: {unread}")
   content = read_file(file)
@@ -190,10 +198,16 @@ def exact_image(model: TrainedVAE, file: Path) -> np.ndarray:
       f"{file}: is {has}, and this model takes {takes}, which would change it; give such images"
     )
   image = open_image(content)
-  deep = image.mode.startswith(("I", "F")) or layout(image, content) is not None
-  if deep or found.alpha is not None:
-    what = "more than 8 bits a channel" if deep else "transparency"
-    raise UserError(f"{file}: has {what}, which would be lost; give images of 8 bits without transparency")
+  faults = {
+    "more than 8 bits a channel": image.mode.startswith(("I", "F")) or layout(image, content) is not None,
+    "transparency": found.alpha is not None,
+    f"colours of {image.mode}": image.mode not in EXACT,
+    "several pictures": getattr(image, "n_frames", 1) > 1,
+  }
+  if lost := [what for what, there in faults.items() if there]:
+    raise UserError(
+      f"{file}: has {lost[0]}, which would be lost; give grey or RGB images of 8 bits without transparency, one a file"
+    )
   return found.pixels
 
 

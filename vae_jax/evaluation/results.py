@@ -97,18 +97,34 @@ def _digest(text: str) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-  """Writes whole or not at all; numbers that are not finite become null, and their names are listed.
+  """Writes whole or not at all; numbers that are not finite become null, and the names of what has them are listed.
 
   Reports on standard error where a file is replaced that holds the scores of something else: another checkpoint, or
   data that changed since.
   """
-  bad = [k for k, v in content.items() if isinstance(v, float) and not np.isfinite(v)]
-  content = {k: None if k in bad else v for k, v in content.items()} | ({"nonfinite": bad} if bad else {})
+  bad = [k for k, v in content.items() if not _finite(v)]
+  content = {k: _with_null(v) for k, v in content.items()} | ({"nonfinite": bad} if bad else {})
   text = json.dumps(content, indent=2, allow_nan=False) + "\n"
   changes = _changes(path, content)
   write_whole(path, lambda file: file.write(text.encode()))
   if changes:
     print(printable(f"replaced {path}: {', '.join(changes)}"), file=sys.stderr)
+
+
+def _finite(value: Any) -> bool:
+  """Whether all numbers in JSON data are finite."""
+  if isinstance(value, (Mapping, list, tuple)):
+    return all(map(_finite, value.values() if isinstance(value, Mapping) else value))
+  return not isinstance(value, float) or bool(np.isfinite(value))
+
+
+def _with_null(value: Any) -> Any:
+  """JSON data with None for numbers that are not finite."""
+  if isinstance(value, Mapping):
+    return {k: _with_null(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_with_null(v) for v in value]
+  return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _changes(path: Path, content: dict[str, Any]) -> list[str]:

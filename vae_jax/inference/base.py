@@ -184,13 +184,16 @@ class Base:
     return condition  # type: ignore[return-value]
 
   def _text_tokens(self, given: Any, num: int) -> Any:
-    """The tokens of a text, or of `num` texts; tokens as they are."""
-    texts = [given] if isinstance(given, str) else given
+    """The tokens of a text, or of `num` texts; tokens as they are. Spaces are made regular, as those of captions are;
+    not of .npz files, whose texts are tokens."""
+    one_for_all = isinstance(given, str)
+    texts = [given] if one_for_all else given
     if not isinstance(texts, (list, tuple)) or not any(isinstance(one, str) for one in texts):
       return given
-    if not all(isinstance(one, str) for one in texts) or (texts is given and len(texts) != num):
+    if not all(isinstance(one, str) for one in texts) or (not one_for_all and len(texts) != num):
       raise UserError(f"text is a list of {len(texts)} for {num} images; give one text, or a list of {num}")
     length, pairs = self.spec["text"].shape[0], tuple(self.config.data.pairs)
+    texts = texts if self.config.data.name == "npz" else [text.regular(one) for one in texts]
     for one in texts:
       if (size := text.size(one, pairs)) > length:
         name, unit = self.config.model.name, text.unit(pairs)
@@ -198,7 +201,7 @@ class Base:
           f"text={text.shown(one)} has {size} {unit}, and this run ({name}) takes {length}; shorten it"
         )
     tokens = np.stack([text.encode(one, length, pairs) for one in texts])
-    return tokens if texts is given else tokens[0]
+    return tokens[0] if one_for_all else tokens
 
   def _field(self, name: str, value: Any, num: int) -> Array:
     like, value = self.spec[name], self._text_tokens(value, num) if name == "text" else value

@@ -169,8 +169,9 @@ def dci(
   factor j has the completeness 1 - entropy_d(P_j), and the score is their mean. Entropies have the base f or d.
   Informativeness is the mean over factors of R^2 of the prediction, at most 1, on examples that it was not fitted to.
 
-  Protocol: a lasso, one of the paper's two regressions, here with alpha = 0.02, fitted to the first half of the
-  examples and scored on the second. Codes and factors are standardised, and R is the sizes of the weights. A factor
+  Protocol: a lasso, one of the paper's two regressions, here with alpha = 0.02, fitted to a half of the examples, drawn
+  at random by a fixed seed, and scored on the other. Codes and factors are standardised, and R is the sizes of the
+  weights. A factor
   that is a name enters as one column of 0 and 1 for each value; its R is the mean over them. A factor with R^2 below
   0.01 has not been found: its R is 0, so it counts nothing for disentanglement, and has a completeness of 0. The lasso
   is linear: it misses a factor that bends or turns in the codes. (The paper gives errors in place of R^2.
@@ -187,15 +188,14 @@ def dci(
   if not np.isfinite(codes).all():
     nan = float("nan")
     return DCI(nan, nan, nan, np.full((d, f), np.nan))
-  amounts, half = np.asarray(factors, np.float64), len(codes) // 2
-  x, held = _standardised(codes[:half], codes[half:])
+  amounts, (half, rest) = np.asarray(factors, np.float64), _halves(len(codes))
+  x, held = _standardised(codes[half], codes[rest])
   importance, told = np.zeros((d, f)), np.zeros(f)
   for j, values in enumerate(found):
     target = np.eye(values.max() + 1)[values] if j in names else amounts[:, j : j + 1]
-    y, rest = _standardised(target[:half], target[half:])
+    y, wanted = _standardised(target[half], target[rest])
     weights = lasso(x, y, ALPHA)
-    spread = np.square(rest - rest.mean(axis=0)).sum()
-    told[j] = 1 - np.square(rest - held @ weights).sum() / max(spread, TINY)
+    told[j] = _told(wanted, held @ weights)
     importance[:, j] = np.abs(weights).mean(axis=1) if told[j] >= TOLD else 0.0
   rows = importance.sum(axis=1)
   return DCI(
@@ -204,6 +204,18 @@ def dci(
     informativeness=float(np.mean(told)),
     importance=importance,
   )
+
+
+def _halves(n: int) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
+  """Places of n examples in two halves by chance, always the same: their order may be that of a factor."""
+  fitted, scored = np.split(np.random.default_rng(0).permutation(n), [n // 2])
+  return fitted, scored
+
+
+def _told(wanted: Float[np.ndarray, "n t"], predicted: Float[np.ndarray, "n t"]) -> float:
+  """R^2 of what is predicted of all targets; 0 where none varies."""
+  spread = np.square(wanted - wanted.mean(axis=0)).sum()
+  return float(1 - np.square(wanted - predicted).sum() / spread) if spread > TINY else 0.0
 
 
 def _concentration(rows: Float[np.ndarray, "n m"]) -> Float[np.ndarray, " n"]:
@@ -238,7 +250,7 @@ def lasso(
 
 
 def _standardised(fitted: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Both, by the mean and deviation of the first; a column without variance becomes zeros."""
+  """Both, by the mean and deviation of the first; a column that does not vary there becomes zeros."""
   mean, variance = fitted.mean(axis=0), fitted.var(axis=0)
   scale = np.where(variance > TINY, 1 / np.sqrt(np.maximum(variance, TINY)), 0.0)
   return (fitted - mean) * scale, (others - mean) * scale
