@@ -108,6 +108,16 @@ def test_images_that_are_mirrored_away_from_their_texts_are_reported(tmp_path):
   )
 
 
+@pytest.mark.parametrize(("key", "does"), [("data.flip", "mirrors"), ("data.rotate", "turns")])
+def test_images_that_are_moved_away_from_the_words_of_their_labels_are_reported(key, does):
+  words = ("data.captions=words", "data.classes=cat,left_arrow", "data.size=8,8")
+  assert captions.of_labels(config("npz", "some", *words), ())[1] == ()
+  _, (line,) = captions.of_labels(config("npz", "some", *words, f"{key}=true"), ())
+  assert line == (
+    f"1 captions say left or right, e.g. left arrow, and {key}=true {does} their images; set {key}=false"
+  )
+
+
 def test_class_folders_and_captions_go_together(tmp_path):
   for name in ("big_cats", "dogs"):
     save(tmp_path / "photos" / "train" / name, a=f"one of {name}")

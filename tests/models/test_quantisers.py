@@ -237,6 +237,13 @@ def test_gumbel_relaxes_in_training_and_is_one_hot_else():
   np.testing.assert_allclose(hard.rate, p * math.log(k), rtol=1e-6)
 
 
+def test_gumbel_begins_with_sharp_logits_and_small_vectors():
+  _, variables = quantised(learned_codes.Gumbel(400, 16), normal(2, 3, 16))
+  params = variables["params"]
+  np.testing.assert_allclose(np.std(params["logits"]["kernel"]) * 4, learned_codes.SHARPNESS, rtol=0.05)
+  np.testing.assert_allclose(np.std(params["codes"]), 1 / 20, rtol=0.05)
+
+
 # --- fixed codes ---
 
 

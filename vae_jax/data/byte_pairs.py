@@ -16,21 +16,21 @@ def learned(data: ConfigDict) -> text.Pairs:
   Raises UserError: records without a text; a text of data.train or data.validation that has more tokens, with these
   pairs, than data.text_length.
   """
-  pairs: text.Pairs = ()
+  pairs: text.Pairs | None = None
   for split in (data.train, data.validation):
     found = texts(open_source(data, split))
     if not found:
       raise UserError(
         f"data.byte_pairs={data.byte_pairs}: the records of data.name={data.name} have no texts; set data.byte_pairs=0"
       )
-    pairs = pairs or text.learn(found, data.byte_pairs)
+    pairs = text.learn(found, data.byte_pairs) if pairs is None else pairs
     longest = max(found, key=lambda one: text.size(one, pairs))
     if (size := text.size(longest, pairs)) > data.text_length:
       raise UserError(
         f"data.name={data.name}, {split}: the text {text.shown(longest)} has {size} {text.unit(pairs)}, and "
         f"data.text_length={data.text_length}; set data.text_length={size}"
       )
-  return pairs
+  return pairs or ()
 
 
 def texts(source: Source) -> list[str]:

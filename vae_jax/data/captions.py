@@ -19,6 +19,7 @@ from vae_jax.errors import UserError
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SHOWN, MOST_BYTES = 3, 2**16
+MOVES = {"flip": "mirrors", "rotate": "turns"}  # keys of data, and what they do to images
 _SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
@@ -94,11 +95,11 @@ def check_length(data: ConfigDict, size: int, where: str) -> None:
 
 
 def mirrored(data: ConfigDict, count: int, first: str = "") -> list[str]:
-  """A remark where data.flip mirrors images whose captions say left or right, `count` of them."""
-  if not (count and data.flip):
-    return []
+  """Remarks where data.flip or data.rotate moves images whose captions say left or right, `count` of them."""
   return [
-    f"{count} captions say left or right, e.g. {first}, and data.flip=true mirrors their images; set data.flip=false"
+    f"{count} captions say left or right, e.g. {first}, and data.{key}=true {does} their images; set data.{key}=false"
+    for key, does in MOVES.items()
+    if count and data[key]
   ]
 
 
@@ -124,6 +125,8 @@ def of_labels(data: ConfigDict, classes: Sequence[str]) -> tuple[tuple[np.ndarra
   words = [text.regular(name.replace("_", " ")) for name in names]
   for name, word in zip(names, words, strict=True):
     check_length(data, text.size(word), f"the class {name!r}")
+  sided = [word for word in words if _SIDED.search(word)]
+  remarks = (*remarks, *mirrored(data, len(sided), *sided[:1]))
   return tuple(text.encode(word, text.size(word)) for word in words), remarks
 
 

@@ -3,7 +3,8 @@
 Codes are a sequence, coarse maps first, each row by row; a position is the sum of learned vectors of its map, row and
 column (`code_priors.Positions`). A first vector starts the sequence: it is that of the label where there is one. A
 text comes next, as bytes or pairs of them, and is modelled too, with a smaller weight: "DALL-E" (Ramesh et al. 2021,
-arXiv:2102.12092, section 2.2). Sampling keeps keys and values of earlier codes (`attention.Cache`).
+arXiv:2102.12092, section 2.2; there the weights are of means over tokens, 1/8 of texts and 7/8 of codes, here of sums).
+Sampling keeps keys and values of earlier codes (`attention.Cache`).
 
 `code_nll` is -log p(codes) in nats of an image. With the first stage's -log p(image | codes) it bounds -log p(image):
 codes are a function of the image, so -log p(image) <= -log p(codes) - log p(image | codes), and the uniform prior of

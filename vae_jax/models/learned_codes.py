@@ -17,6 +17,8 @@ from vae_jax.models.contract import Mode
 from vae_jax.models.quantiser import Quantised, Quantiser
 from vae_jax.types import Array, Batch, Key, Variables
 
+SHARPNESS = 4.0  # deviation of the first logits of `Gumbel`, for vectors of deviation 1
+
 
 class Choice(NamedTuple):
   """What one codebook does: the vectors that it is given, the number of the nearest code of each, and those codes."""
@@ -184,6 +186,9 @@ class Gumbel(Quantiser):
   nothing is trained, the posterior is one-hot at the largest logit: the decoder sees that vector, and the rate is
   positions * log(num_codes), so that distortion + rate is a bound.
 
+  Fresh logits have the deviation `SHARPNESS`: those of 1 are drowned by g, whose deviation is 1.3, and fewer codes come
+  into use. Fresh vectors have num_codes^-1/2, as the first layer of the dVAE's decoder, so that they soon move.
+
   Attributes: num_codes, code_dim; temperature, temperature_steps, temperature_schedule: see `temperature_at`.
   """
 
@@ -206,8 +211,10 @@ class Gumbel(Quantiser):
     return ("rate",)
 
   def setup(self):
-    self.logits = nn.Dense(self.num_codes, dtype=jnp.float32)
-    self.book = self.param("codes", nn.initializers.normal(1.0), (self.num_codes, self.code_dim), jnp.float32)
+    sharp = nn.initializers.variance_scaling(SHARPNESS**2, "fan_in", "truncated_normal")
+    self.logits = nn.Dense(self.num_codes, kernel_init=sharp, dtype=jnp.float32)
+    fresh = nn.initializers.normal(self.num_codes**-0.5)
+    self.book = self.param("codes", fresh, (self.num_codes, self.code_dim), jnp.float32)
 
   def tokens(self, x: Float[Array, "b p d"]) -> Int[Array, "b n"]:
     return jnp.argmax(self.logits(x), axis=-1).astype(jnp.int32)

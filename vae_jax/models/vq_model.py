@@ -5,9 +5,9 @@ before and after the codes. The keys have the names of the authors' configs; the
 `n_embed` is `model.codes`. The parameters have the names of the published weights: `vq_names`.
 
 A VQGAN is this family with `objective.perceptual` (LPIPS) and `objective.adversarial` (eq. 4 to 7); without both it is
-a VQ-VAE. The authors' loss of an image is the mean of |x - x'| over its n = h w c values in [-1, 1], LPIPS, and 0.25
-times the mean of the commitment's p d squares (p codes of d channels). With model.likelihood=laplace and
-model.sigma=b it is
+a VQ-VAE. The paper's loss of an image is the mean of |x - x'| over its n = h w c values in [-1, 1], LPIPS, and 0.25
+times the mean of the commitment's p d squares (p codes of d channels; the authors' code has the 0.25 at the codebook
+term, by an error that it keeps). With model.likelihood=laplace and model.sigma=b it is
 
     objective.alpha = 2 b / n      objective.perceptual.weight = 1      objective.commitment = 0.25 / (p d)
 
