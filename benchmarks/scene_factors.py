@@ -129,7 +129,7 @@ def score(found: np.ndarray, wanted: np.ndarray) -> dict[str, Any]:
 
 
 def made(
-  model: Any, arrays: dict[str, np.ndarray], seed: int, batch_size: int, how: dict[str, float]
+  model: Any, arrays: dict[str, np.ndarray], seed: int, batch_size: int, how: dict[str, Any]
 ) -> tuple[str, np.ndarray]:
   """What a run makes of a split: samples for its captions or reconstructions, and their pictures. how: of `sample`."""
   texts = [text.decode(tokens) for tokens in arrays["text"]]
@@ -159,6 +159,7 @@ def main() -> None:
   parser.add_argument("--seed", type=int, default=0, help="of the samples")
   for flag, kind in HOW.items():
     parser.add_argument(flag, type=kind, help="of the samples, as for evaluate.py --mode sample")
+  parser.add_argument("--ranker", help="the run of a captioner, which chooses among --candidates")
   parser.add_argument("--output", help="a JSON file for the figures")
   args = parser.parse_args()
   model = None if args.workdir is None else vae_jax.load(args.workdir)
@@ -167,7 +168,7 @@ def main() -> None:
       f"--workdir {args.workdir}: a run of {model.image_shape}; the classifier looks at 32 x 32 x 3"
     )
   chosen = {flag[2:]: getattr(args, flag[2:]) for flag in HOW}
-  how = {name: value for name, value in chosen.items() if value is not None}
+  how: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
   find, facts = classifier(args.classifier, args.steps, args.scenes, args.batch_size)
   data = apply_overrides(base_config(), ["data.name=scenes"]).data
   figures: dict[str, Any] = {"classifier": facts}
@@ -175,8 +176,10 @@ def main() -> None:
     arrays = open_source(data, f"{split}[:{args.num}]").load_all()
     figures[split] = {"real": score(find(arrays["image"].astype(np.float32) / 255), arrays["factors"])}
     if model is not None:
-      kind, pictures = made(model, arrays, args.seed, args.batch_size, how)
+      ranker = {} if args.ranker is None else {"ranker": vae_jax.load(args.ranker)}
+      kind, pictures = made(model, arrays, args.seed, args.batch_size, {**how, **ranker})
       figures[split][kind] = score(find(pictures), arrays["factors"])
+  how |= {} if args.ranker is None else {"ranker": Path(args.ranker).name}
   figures |= {} if model is None else {"step": model.step, "seed": args.seed, **how}
   print(json.dumps(figures, indent=2))
   if args.output:

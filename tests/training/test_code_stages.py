@@ -255,6 +255,82 @@ def test_a_text_is_a_condition(data, first, tmp_path):
       model.sample(0, 2, text=text)
 
 
+def test_a_captioner_chooses_among_candidates(data, first, tmp_path):
+  """It keeps the candidate of the greatest log p(text | image) + log p(codes | text) / codes."""
+  folder = tmp_path / "data"
+  folder.mkdir()
+  for split in ("train", "validation", "test"):
+    images = np.load(data / f"{split}.npz")["image"]
+    np.savez(folder / f"{split}.npz", image=images, text=np.full((len(images), 4), 98, np.int32))
+  train(second_config(folder, first, "model.condition=text"), tmp_path / "run")
+  words = (*COMMON, f"data.dir={folder}", *PRIOR, "model.channels=4", "model.blocks=0")
+  train(apply_overrides(base_config("captioner"), words), tmp_path / "captioner")
+  model, ranker = load(tmp_path / "run"), load(tmp_path / "captioner")
+  seen, log_prob = [], model._log_prob
+
+  def recorded(variables, codes, fields):
+    seen.append((np.asarray(codes), np.asarray(log_prob(variables, codes, fields))))
+    return seen[-1][1]
+
+  model._log_prob = recorded
+  chosen = model.sample(3, 5, text="aab", candidates=4, ranker=ranker)
+  codes, own = (np.stack(x) for x in zip(*seen, strict=True))
+  images = np.stack([model.first.from_stage(jnp.asarray(one)) for one in codes])
+  told = np.stack([ranker.text_log_prob(one, ["aab"] * 5) for one in images])
+  best = (told + own / 4).argmax(axis=0)
+  assert told.std(axis=0).min() > 0 and not np.array_equal(best, own.argmax(axis=0))
+  np.testing.assert_allclose(chosen, images[best, range(5)], atol=1e-6)
+  output = tmp_path / "s.png"
+  words = [
+    "--workdir",
+    str(tmp_path / "run"),
+    "--mode",
+    "sample",
+    "--num",
+    "2",
+    "--text",
+    "aab",
+    "--candidates",
+  ]
+  evaluate.main([*words, "2", "--ranker", str(tmp_path / "captioner"), "--output", str(output)])
+  assert output.exists()
+  evaluate.main(["--workdir", str(tmp_path / "captioner")])
+  scores = json.loads((tmp_path / "captioner" / "evaluation" / "metrics.json").read_text())
+  assert "nats of a text" in evaluation.summary(scores) and scores["text_nll"] > 0
+  for options, said in (
+    (
+      {"ranker": ranker, "candidates": 1},
+      "^ranker chooses among candidates, and there are 1; give candidates=8$",
+    ),
+    (
+      {"ranker": model, "candidates": 2},
+      r"^this run \(code_transformer .*cannot tell how likely a text is.*captioner can",
+    ),
+    ({"ranker": "runs/captioner", "candidates": 2}, "^ranker='runs/captioner': give a loaded captioner"),
+    (
+      {"ranker": ranker, "candidates": 2, "text": [98] * 4},
+      "^ranker reads a text, and none is given in words",
+    ),
+  ):
+    with pytest.raises(UserError, match=said):
+      model.sample(0, 2, **{"text": "aab", **options})
+  with pytest.raises(UserError, match="cannot sample new images"):
+    ranker.sample(0, 2)
+  other = apply_overrides(base_config("captioner"), [*words_of_other_size(tmp_path)])
+  train(other, tmp_path / "other")
+  with pytest.raises(UserError, match=r"^ranker is of images of 4 x 4 x 1, and this run of 8 x 8 x 1; "):
+    model.sample(0, 2, text="aab", candidates=2, ranker=load(tmp_path / "other"))
+
+
+def words_of_other_size(folder):
+  """A config's words for a captioner of 4 x 4 images, whose data it makes."""
+  (folder / "small").mkdir()
+  for split in ("train", "validation", "test"):
+    images = np.zeros((9, 4, 4, 1), np.uint8)
+    np.savez(folder / "small" / f"{split}.npz", image=images, text=np.full((9, 4), 98, np.int32))
+  return (*COMMON, f"data.dir={folder / 'small'}", *PRIOR, "model.channels=4", "model.blocks=0")
+
+
 def test_texts_by_pairs_of_bytes(data, first, tmp_path):
   """Pairs are learned when a run starts, kept in its config, and used for texts of its own."""
   folder, words = tmp_path / "data", ["two red", "one red", "two blue", "one blue"]

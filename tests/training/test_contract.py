@@ -73,6 +73,7 @@ FAMILIES = {
   "code_transformer, text": f"{CODES} model.heads=2 model.condition=text",
   "masked_codes": f"{CODES} model.heads=2 model.decode_steps=2 model.condition=label model.classes=4",
   "code_convolution": f"{CODES} model.condition=label model.classes=4",
+  "captioner": "model.channels=4 model.blocks=0 model.width=8 model.layers=1 model.heads=2",
   "rae": f"{AUTO} objective.regulariser=0.01",
   "rae, gradient": f"{AUTO} model.regulariser=gp objective.regulariser=0.01",
   "rae, spectral": f"{AUTO} model.regulariser=sn",

@@ -45,6 +45,11 @@ CODE_FLAGS: dict[str, dict[str, Any]] = {
     "metavar": "N",
     "help": "sample, frechet: draw N images for each one, and keep the one of the most probable codes (default 1)",
   },
+  "ranker": {
+    "type": path,
+    "metavar": "DIR",
+    "help": "sample: with --candidates: the run of a captioner, which keeps the one that fits --text best",
+  },
 }
 
 # The flags that say which model; every mode takes them.

@@ -8,7 +8,7 @@ from typing import Any
 HELP = "draw new images: in one picture, or each in a file of a folder (--output folder/)"
 EXAMPLE = "--workdir runs/mnist_vae --num 10000 --output digits/"
 OPTIONS = ("top_k", "top_p", "guidance", "candidates")  # of `TrainedVAE.sample`
-FLAGS = ("label", "text", "num", "seed", "temperature", "prior", "output", "batch_size", *OPTIONS)
+FLAGS = ("label", "text", "num", "seed", "temperature", "prior", "ranker", "output", "batch_size", *OPTIONS)
 NEEDS = "sample"
 OUTPUT = (".png",)
 
@@ -19,7 +19,7 @@ def run(model: Any, args: Any) -> None:
 
   An `output` that ends with "/" is a folder for single files.
   """
-  from vae_jax import evaluation, pictures
+  from vae_jax import evaluation, inference, pictures
   from vae_jax.errors import printable
 
   prior = None if args.prior is None else model.fitted_prior(args.prior)
@@ -28,6 +28,8 @@ def run(model: Any, args: Any) -> None:
   if any(not text.strip() for text in args.text or ()):
     print("note: an empty --text says nothing: images are drawn as without a text")
   options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+  if args.ranker is not None:
+    options["ranker"] = inference.load(args.ranker)
   if args.output and args.output.endswith("/"):
     folder = Path(args.output)
     how = {

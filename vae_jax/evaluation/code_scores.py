@@ -85,13 +85,13 @@ def code_lines(scores: dict[str, Any]) -> list[str]:
     return [
       f"  masked NLL     {s['masked_nll']:10.3f} nats of the codes that were masked, no likelihood of all"
     ]
+  told = [f"  text NLL       {s['text_nll']:10.3f} nats of a text"] if "text_nll" in s else []
   if "code_nll" not in s:
-    return []
+    return told
   lines = [
-    f"  codes NLL      {s['code_nll']:10.3f} nats of an image's codes, {s['bits_per_code']:.4f} bits a code"
+    f"  codes NLL      {s['code_nll']:10.3f} nats of an image's codes, {s['bits_per_code']:.4f} bits a code",
+    *told,
   ]
-  if "text_nll" in s:
-    lines.append(f"  text NLL       {s['text_nll']:10.3f} nats of a text")
   for given in ("", "_given_label", "_given_text"):
     if "first_stage_distortion" in s and f"neg_elbo{given}" in s:
       what = f" given the {given.removeprefix('_given_')}" if given else ""

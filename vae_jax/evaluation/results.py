@@ -51,7 +51,7 @@ def _words(flag: str, value: Any) -> str:
     return _path_words([value])
   if flag in ("input", "against"):
     return _path_words(value) if flag == "input" else f"against-{_path_words(value)}"
-  if flag in ("background", "mask"):
+  if flag in ("background", "mask", "ranker"):
     return f"{flag}-{_path_words([value])}"
   if flag == "box":
     return f"box-{value.replace(',', '-')}"

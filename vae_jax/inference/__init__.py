@@ -1,4 +1,4 @@
-"""A trained run as an object: sample, encode, decode, reconstruct, interpolate, restore, complete, inpaint.
+"""A trained run as an object: sample, encode, decode, reconstruct, interpolate, restore, complete, inpaint, rank.
 
     model = vae_jax.load("runs/mnist_vae")
     images = model.sample(jax.random.key(0), 16)
@@ -17,6 +17,7 @@ from vae_jax import runs
 from vae_jax.configuration import at_home
 from vae_jax.errors import UserError, printable
 from vae_jax.inference.autoencode import slerp
+from vae_jax.inference.caption import Captions
 from vae_jax.inference.inpaint import Inpainted, Inpaints
 from vae_jax.inference.restore import TILE, Restores
 from vae_jax.photos.fitting import AUTO
@@ -26,7 +27,7 @@ from vae_jax.storage import exported, fitted
 __all__ = ["TILE", "Inpainted", "TrainedVAE", "export", "load", "slerp"]
 
 
-class TrainedVAE(Restores, Inpaints):
+class TrainedVAE(Restores, Inpaints, Captions):
   """A trained model. What its family cannot do raises UserError, in one line that names what can."""
 
   def __init__(self, run: Run):

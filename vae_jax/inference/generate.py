@@ -171,6 +171,7 @@ class Generates(Base):
     top_p: float | None = None,
     guidance: float | None = None,
     candidates: int | None = None,
+    ranker: Any = None,
     **condition: Any,
   ) -> Float[Array, "n h w c"]:
     """New images in [0, 1]: the mean of p(x | z), or a draw from it with pixels=True.
@@ -185,6 +186,8 @@ class Generates(Base):
     guidance: of one with a condition: how far to go from the logits without it to those with it; 1: as far as these.
     candidates: of one with a likelihood: draws the codes of so many images for each one, and gives the most probable,
     given its condition. Takes as many times as long.
+    ranker: with candidates and text: a loaded captioner of images of this size. The candidate is given that has the
+    greatest log p(text | image) + log p(codes | text) / number of codes.
     condition: the fields that the family needs, such as label=7 for all or label=[num labels]; text="a seven" or a
     list of num texts. The first stage decodes what a second stage draws.
     """
@@ -194,6 +197,8 @@ class Generates(Base):
     given_options = {"top_k": top_k, "top_p": top_p, "guidance": guidance, "candidates": candidates}
     options = self._options(given_options)
     draws = int(options.pop("candidates", 1))
+    if ranker is not None:
+      self._check_ranker(ranker, draws, condition.get("text"))
     if pixels:
       self._has("draw_pixels", f"draws no pixels; leave out pixels={pixels}")
     if prior is not None:
@@ -207,18 +212,47 @@ class Generates(Base):
     more = (options,) if self.module.options else ()
     drawn = self._generate(self.variables, noise, fields, temperature, *more)
     if draws > 1:
-      drawn = self._best(drawn, draws, noise, fields, temperature, options)
+      drawn = self._best(drawn, draws, noise, fields, temperature, options, ranker, condition.get("text"))
     return drawn if self.first is None else self.first.from_stage(drawn)
 
+  def _check_ranker(self, ranker: Any, draws: int, text: Any) -> None:
+    """Raises UserError where a ranker has nothing to choose from, or cannot."""
+    if not isinstance(ranker, Base):
+      raise UserError(f"ranker={str(ranker)[:80]!r}: give a loaded captioner, vae_jax.load(its run)")
+    ranker.require("caption")
+    if draws < 2:
+      raise UserError(f"ranker chooses among candidates, and there are {draws}; give candidates=8")
+    one = text if isinstance(text, str) else next(iter(text if isinstance(text, (list, tuple)) else ()), None)
+    if not isinstance(one, str):
+      raise UserError("ranker reads a text, and none is given in words; give text='...', or leave out ranker")
+    if ranker.image_shape != self.image_shape:
+      theirs, ours = (" x ".join(map(str, shape)) for shape in (ranker.image_shape, self.image_shape))
+      raise UserError(f"ranker is of images of {theirs}, and this run of {ours}; give a captioner of these")
+
   def _best(
-    self, drawn: Array, draws: int, noise: Any, fields: Batch, temperature: float, options: dict[str, float]
+    self,
+    drawn: Array,
+    draws: int,
+    noise: Any,
+    fields: Batch,
+    temperature: float,
+    options: dict[str, float],
+    ranker: Any,
+    text: Any,
   ) -> Array:
-    """The most probable codes of `drawn` and draws - 1 more."""
-    best = self._log_prob(self.variables, drawn, fields)
+    """The best codes of `drawn` and draws - 1 more: the most probable, or those that the ranker prefers."""
+
+    def score(codes: Array) -> Array:
+      own = self._log_prob(self.variables, codes, fields)
+      if ranker is None:
+        return own
+      return ranker.text_log_prob(self.first.from_stage(codes), text) + own / codes.shape[1]
+
+    best = score(drawn)
     for i in range(1, draws):
       keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, CANDIDATE + i))(noise)
       others = self._generate(self.variables, keys, fields, temperature, options)
-      found = self._log_prob(self.variables, others, fields)
+      found = score(others)
       drawn = jnp.where((found > best)[:, None], others, drawn)
       best = jnp.maximum(found, best)
     return drawn

@@ -30,6 +30,7 @@ FAMILIES = {
   "code_transformer": "vae_jax.models.code_transformer",
   "masked_codes": "vae_jax.models.masked_codes",
   "code_convolution": "vae_jax.models.code_convolution",
+  "captioner": "vae_jax.models.captioner",
 }
 
 

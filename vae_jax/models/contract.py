@@ -31,6 +31,7 @@ ABILITIES = {
   "inpaint": "fill in pixels that a mask hides",
   "tile": "work in tiles",
   "tokens": "turn images into codes and back",
+  "caption": "tell how likely a text is for an image",
 }
 
 
