@@ -256,7 +256,7 @@ ON_THE_HOST = {
     ),
     *("bicubic_weights", "gaussian_weights", "can", "require", "require_told", "check_prior", "hidden"),
   ],
-  "of one family, whose tests call them": ["complete", "guessed", "given"],
+  "of one family, whose tests call them": ["complete", "guessed", "given", "text_log_prob"],
   "cuts tiles of any number, and reports its progress": [
     *("restore_image", "restore_bands", "deviation", "deviation_bands"),
   ],

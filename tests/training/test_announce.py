@@ -10,7 +10,7 @@ from vae_jax.configuration import apply_overrides, base_config, load_config_file
 from vae_jax.data import sources
 from vae_jax.data.degrade import factor_of
 from vae_jax.errors import UserError
-from vae_jax.models import build, family
+from vae_jax.models import build, family, needs
 from vae_jax.training import announce, parallel, state
 from vae_jax.training.assemble import assemble
 from vae_jax.training.loop import train
@@ -26,7 +26,7 @@ def check(config, shape, given=None, fsdp=False):
     spec["label"] = jax.ShapeDtypeStruct((), np.int32)
   if "latents" in family(config.model.name).FAMILY.NEEDS:  # of a first stage
     spec["latents"] = jax.ShapeDtypeStruct((64,), np.float32)
-  if config.model.get("condition") == "text":
+  if "text" in needs(config.model):
     spec["text"] = jax.ShapeDtypeStruct((config.data.text_length,), np.int32)
   if "codes" in family(config.model.name).FAMILY.NEEDS:
     spec["codes"], config.model.codes, config.model.layout = (
