@@ -7,8 +7,9 @@ Needs no download. It looks at images, so it does not depend on a first stage:
     python evaluate.py --workdir runs/scenes_transformer --mode sample --guidance 3 --temperature 0.8 --candidates 8 \
       --ranker runs/scenes_captioner --text "two small red circles above a large blue square"
 
-cost: not measured yet.
-figure: not measured yet.
+cost: 16 minutes on one core of a busy 2-core CPU.
+figure: 0.61 nats of a caption of the validation split. With it, all of the caption is found in 96.1 % of the pictures,
+and in 88.0 % where colour and shape never met in training; without, in 85.5 and 74.9 % (docs/text_to_image.md).
 """
 
 from ml_collections import ConfigDict
