@@ -79,7 +79,9 @@ class Run:
     return flat(tree)
 
   def pictures(self):
-    return {path.name: path.read_bytes() for path in (self.workdir / "images").iterdir()}
+    """All but a file that was being written when the run was killed."""
+    paths = (self.workdir / "images").iterdir()
+    return {path.name: path.read_bytes() for path in paths if not path.name.startswith(".writing")}
 
   def wait_for(self, path, seconds=PATIENCE):
     end = time.monotonic() + seconds

@@ -63,7 +63,10 @@ def _data_faults(config: ConfigDict) -> Iterator[str]:
       "ones; set data.mutate=0"
     )
   if data.byte_pairs and data.captions == "none" and data.name not in ("scenes", "npz"):
-    yield f"data.byte_pairs={data.byte_pairs} needs texts; set data.captions to files or words, or data.byte_pairs=0"
+    yield (
+      f"data.byte_pairs={data.byte_pairs} needs texts, and data.name={show(data.name)} has none of its own; set "
+      "data.captions to files or words, or data.byte_pairs=0"
+    )
   if len(data.pairs) > 2 * data.byte_pairs:
     yield (
       f"data.pairs has {len(data.pairs) // 2} pairs, and data.byte_pairs={data.byte_pairs}; leave out data.pairs, "
