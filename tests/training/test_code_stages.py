@@ -380,7 +380,7 @@ def test_texts_by_pairs_of_bytes(data, first, tmp_path):
     ("data.pairs=98", r"^data\.pairs=98 must be two integers for each pair"),
     (
       "data.byte_pairs=3",
-      r"^data\.byte_pairs=3 needs texts, and data\.name=mnist_digits has none.*; set data\.captions to files",
+      r"^data\.byte_pairs=3 needs texts, and data\.name=digits has none.*; set data\.captions to files",
     ),
   ],
 )
