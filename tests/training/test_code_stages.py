@@ -300,11 +300,11 @@ def test_a_captioner_chooses_among_candidates(data, first, tmp_path):
   for options, said in (
     (
       {"ranker": ranker, "candidates": 1},
-      "^ranker chooses among candidates, and there are 1; give candidates=8$",
+      r"^ranker chooses among candidates, and there is 1; give candidates=8 \(--candidates 8\)$",
     ),
     (
       {"ranker": model, "candidates": 2},
-      r"^this run \(code_transformer .*cannot tell how likely a text is.*captioner can",
+      r"^ranker is a run of code_transformer, which cannot tell how likely a text is; give a captioner",
     ),
     ({"ranker": "runs/captioner", "candidates": 2}, "^ranker='runs/captioner': give a loaded captioner"),
     (

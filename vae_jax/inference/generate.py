@@ -219,9 +219,13 @@ class Generates(Base):
     """Raises UserError where a ranker has nothing to choose from, or cannot."""
     if not isinstance(ranker, Base):
       raise UserError(f"ranker={str(ranker)[:80]!r}: give a loaded captioner, vae_jax.load(its run)")
-    ranker.require("caption")
+    if not ranker.can("caption"):
+      name = ranker.config.model.name
+      raise UserError(f"ranker is a run of {name}, which cannot tell how likely a text is; give a captioner")
     if draws < 2:
-      raise UserError(f"ranker chooses among candidates, and there are {draws}; give candidates=8")
+      raise UserError(
+        f"ranker chooses among candidates, and there is {draws}; give candidates=8 (--candidates 8)"
+      )
     one = text if isinstance(text, str) else next(iter(text if isinstance(text, (list, tuple)) else ()), None)
     if not isinstance(one, str):
       raise UserError("ranker reads a text, and none is given in words; give text='...', or leave out ranker")
