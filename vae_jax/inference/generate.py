@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -212,7 +213,8 @@ class Generates(Base):
     more = (options,) if self.module.options else ()
     drawn = self._generate(self.variables, noise, fields, temperature, *more)
     if draws > 1:
-      drawn = self._best(drawn, draws, noise, fields, temperature, options, ranker, condition.get("text"))
+      score = self._score(fields, ranker, condition.get("text"))
+      drawn = self._best(drawn, draws, score, noise, fields, temperature, options)
     return drawn if self.first is None else self.first.from_stage(drawn)
 
   def _check_ranker(self, ranker: Any, draws: int, text: Any) -> None:
@@ -233,18 +235,8 @@ class Generates(Base):
       theirs, ours = (" x ".join(map(str, shape)) for shape in (ranker.image_shape, self.image_shape))
       raise UserError(f"ranker is of images of {theirs}, and this run of {ours}; give a captioner of these")
 
-  def _best(
-    self,
-    drawn: Array,
-    draws: int,
-    noise: Any,
-    fields: Batch,
-    temperature: float,
-    options: dict[str, float],
-    ranker: Any,
-    text: Any,
-  ) -> Array:
-    """The best codes of `drawn` and draws - 1 more: the most probable, or those that the ranker prefers."""
+  def _score(self, fields: Batch, ranker: Any, text: Any) -> Callable[[Array], Array]:
+    """How good codes [n, k] are as candidates, [n]: their log probability, or what the ranker makes of it."""
 
     def score(codes: Array) -> Array:
       own = self._log_prob(self.variables, codes, fields)
@@ -252,6 +244,19 @@ class Generates(Base):
         return own
       return ranker.text_log_prob(self.first.from_stage(codes), text) + own / codes.shape[1]
 
+    return score
+
+  def _best(
+    self,
+    drawn: Array,
+    draws: int,
+    score: Callable[[Array], Array],
+    noise: Any,
+    fields: Batch,
+    temperature: float,
+    options: dict[str, float],
+  ) -> Array:
+    """The codes of `drawn` and draws - 1 more that have the greatest score."""
     best = score(drawn)
     for i in range(1, draws):
       keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, CANDIDATE + i))(noise)

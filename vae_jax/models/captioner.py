@@ -24,7 +24,7 @@ from vae_jax.keys import MIN_0, TEXT_BYTES, WIDTHS, Keys, between
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.models.attention import Transformer
 from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS
-from vae_jax.models.code_priors import TRANSFORMER_KEYS, cross_entropy, head_faults, in_range
+from vae_jax.models.code_priors import TRANSFORMER_KEYS, head_faults, text_fits, text_nll
 from vae_jax.models.contract import Family, Mode, Output
 from vae_jax.models.encoders import downsampled
 from vae_jax.types import Array, Batch, Key, Spec
@@ -68,15 +68,12 @@ class Captioner(Family):
     return head(found.astype(jnp.float32))
 
   def text_log_prob(self, image: Float[Array, "b h w c"], text: Int[Array, "b t"]) -> Float[Array, " b"]:
-    """log p(text | image) in nats, with the first padding, which is the end of the text, and none after it."""
-    counted = jnp.pad(text[:, :-1] != 0, ((0, 0), (1, 0)), constant_values=True)
-    return -jnp.where(counted, cross_entropy(self.logits(image, text), text), 0.0).sum(axis=-1)
+    """log p(text | image) in nats, the end of the text included."""
+    return -text_nll(self.logits(image, text), text)
 
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     image, text = jnp.asarray(batch["image"]), jnp.asarray(batch["text"])
-    if text.shape[1:] != (self.text_length,):
-      raise UserError(f"text of shape {list(text.shape)}: this model takes [n, {self.text_length}]")
-    fits = in_range("text", batch["text"], self.text_tokens)
+    fits = text_fits(batch["text"], self.text_length, self.text_tokens)
     if mode.training and self.noise_level:
       drawn = jax.vmap(lambda key: jax.random.normal(key, image.shape[1:], image.dtype))(keys)
       image = image + self.noise_level * drawn

@@ -147,11 +147,7 @@ class CodePrior(Family):
     if self.condition == "label":
       fits &= in_range("label", batch["label"], self.classes)
     if self.condition == "text":
-      if jnp.shape(batch["text"])[1:] != (self.text_length,):
-        raise UserError(
-          f"text of shape {list(jnp.shape(batch['text']))}: this model takes [n, {self.text_length}]"
-        )
-      fits &= in_range("text", batch["text"], self.text_tokens)
+      fits &= text_fits(batch["text"], self.text_length, self.text_tokens)
     return codes, jnp.where(fits, 0.0, jnp.nan)
 
   def start(self, condition: Batch, kept: Bool[Array, " b"]) -> Int[Array, " b"]:
@@ -181,6 +177,20 @@ def cross_entropy(logits: Float[Array, "b n k"], index: Int[Array, "b n"]) -> Fl
   logits = logits.astype(jnp.float32)
   chosen = jnp.take_along_axis(logits, index[..., None], axis=-1, mode="clip")[..., 0]
   return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def text_fits(text: ArrayLike, length: int, tokens: int) -> Bool[Array, " b"]:
+  """Whether each text [b, length] has tokens of 0 .. tokens - 1 alone. Raises UserError: another length; or as
+  `in_range`."""
+  if jnp.shape(text)[1:] != (length,):
+    raise UserError(f"text of shape {list(jnp.shape(text))}: this model takes [n, {length}]")
+  return in_range("text", text, tokens)
+
+
+def text_nll(logits: Float[Array, "b t v"], text: Int[Array, "b t"]) -> Float[Array, " b"]:
+  """-log p(text) in nats: the first padding is the end of the text, and what follows it says nothing."""
+  counted = jnp.pad(text[:, :-1] != 0, ((0, 0), (1, 0)), constant_values=True)
+  return jnp.where(counted, cross_entropy(logits, text), 0.0).sum(axis=-1)
 
 
 # --- drawing one code ---

@@ -144,12 +144,8 @@ class CodeTransformer(codes_.CodePrior):
     logits, text_logits = self.logits(codes, batch, kept)
     terms = {"code_nll": codes_.cross_entropy(logits, codes).sum(axis=-1) + fault}
     if text_logits is not None:
-      text = jnp.asarray(batch["text"])
-      # The first padding is the end of the text; what follows it says nothing.
-      counted = jnp.pad(text[:, :-1] != 0, ((0, 0), (1, 0)), constant_values=True) & kept[:, None]
-      terms["text_nll"] = (
-        jnp.where(counted, codes_.cross_entropy(text_logits, text), 0.0).sum(axis=-1) + fault
-      )
+      found = codes_.text_nll(text_logits, jnp.asarray(batch["text"]))
+      terms["text_nll"] = jnp.where(kept, found, 0.0) + fault
     return Output(terms, latents={"codes": codes})
 
 
