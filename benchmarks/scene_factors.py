@@ -169,6 +169,8 @@ def main() -> None:
     )
   chosen = {flag[2:]: getattr(args, flag[2:]) for flag in HOW}
   how: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+  if (how or args.ranker) and (model is None or "text" not in model.module.conditions):
+    parser.error(f"{', '.join(HOW)} and --ranker are of samples, and --workdir {args.workdir} takes no texts")
   find, facts = classifier(args.classifier, args.steps, args.scenes, args.batch_size)
   data = apply_overrides(base_config(), ["data.name=scenes"]).data
   figures: dict[str, Any] = {"classifier": facts}
