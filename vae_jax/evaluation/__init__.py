@@ -36,6 +36,7 @@ from vae_jax.evaluation.records import (
   prepared,
   readable,
   stream,
+  tell_enlarged,
   tell_skipped,
   with_label,
 )
@@ -98,6 +99,7 @@ __all__ = [
   "stream",
   "suffix",
   "summary",
+  "tell_enlarged",
   "tell_skipped",
   "with_label",
   "write_json",

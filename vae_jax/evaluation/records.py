@@ -168,10 +168,12 @@ def own_files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
   ]
 
 
-def own_image(model: TrainedVAE, file: Path, clean: bool = False) -> np.ndarray:
+def own_image(
+  model: TrainedVAE, file: Path, clean: bool = False, small: list[str] | None = None
+) -> np.ndarray:
   """One of a person's images as uint8 [h, w, c], cut to what the encoder takes; clean: to the model's clean images.
 
-  Raises UserError: it is not read."""
+  small: gets the name and size of an image that is enlarged for this. Raises UserError: it is not read."""
   height, width, channels = model.image_shape if clean else model.input_shape
   if unread := why_unread(file.name):
     raise UserError(f"{file}: {unread}")
@@ -182,6 +184,8 @@ def own_image(model: TrainedVAE, file: Path, clean: bool = False) -> np.ndarray:
     )
     print(printable(note), file=sys.stderr)
   image = to_channels(found.pixels, channels)
+  if small is not None and (image.shape[0] < height or image.shape[1] < width):
+    small.append(f"{file} ({image.shape[0]} x {image.shape[1]})")
   return pipeline.fit({"image": image}, (height, width), "resize", None)["image"]
 
 
@@ -233,13 +237,23 @@ def tell_skipped(failed: Sequence[UserError]) -> None:
     print(printable(f"skipped: {error}"), file=sys.stderr)
 
 
+def tell_enlarged(model: TrainedVAE, small: Sequence[str]) -> None:
+  """Says on standard error that some of a person's images are smaller than the model's, by one of them."""
+  if small:
+    size = " x ".join(map(str, model.input_shape[:2]))
+    which = small[0] if len(small) == 1 else f"{len(small)} images, such as {small[0]},"
+    line = f"note: {which} {'is' if len(small) == 1 else 'are'} smaller than the model's {size}, so enlarged"
+    print(printable(line), file=sys.stderr)
+
+
 def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
   """Up to `num` of a person's images, cut to what the encoder takes and seen as they are.
 
   Folders are searched; what cannot be decoded in them is named and passed over, a file given by name is refused.
   """
   failed: list[UserError] = []
-  found = readable(own_files(paths), lambda file: own_image(model, file), failed)
+  small: list[str] = []
+  found = readable(own_files(paths), lambda file: own_image(model, file, small=small), failed)
   cut = [image for _, image in itertools.islice(found, num)]
   if not cut:
     raise (
@@ -248,6 +262,7 @@ def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
       else UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
     )
   tell_skipped(failed)
+  tell_enlarged(model, small)
   return {"image": np.stack(cut).astype(np.float32) / 255}
 
 
