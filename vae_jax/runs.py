@@ -157,8 +157,8 @@ def open_first_stage(config: ConfigDict, beside: Path | None = None) -> Run | No
     place = beside / place
   if beside is None and not place.is_dir() and t.first_stage not in exported.names():
     raise UserError(
-      f"training.first_stage={t.first_stage}: no such run; train it first, as the first lines of the config say, or give "
-      "the folder of one"
+      f"training.first_stage={t.first_stage}: no such run; train it first, as the first lines of the config say, or "
+      "give the folder of one"
     )
   try:
     stage = open_run(place, single=True)
