@@ -122,4 +122,4 @@ def _of_files(model: Any, args: Any, failed: list[Any]) -> Iterator[Rows]:
         | fields
         | {"name": np.asarray(names)}
       )
-  evaluation.tell_enlarged(model, small)
+  evaluation.tell_notes(evaluation.enlarged(model, small))

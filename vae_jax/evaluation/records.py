@@ -179,10 +179,9 @@ def own_image(
     raise UserError(f"{file}: {unread}")
   found = examine(file, white=model.config.data.white)
   if found.alpha is not None and (found.alpha < 255).any():
-    note = (
-      f"note: {file} has transparent pixels, which are seen in their stored colours; lay it over a background"
+    tell_notes(
+      [f"{file} has transparent pixels, which are seen in their stored colours; lay it over a background"]
     )
-    print(printable(note), file=sys.stderr)
   image = to_channels(found.pixels, channels)
   if small is not None and (image.shape[0] < height or image.shape[1] < width):
     small.append(f"{file} ({image.shape[0]} x {image.shape[1]})")
@@ -237,13 +236,19 @@ def tell_skipped(failed: Sequence[UserError]) -> None:
     print(printable(f"skipped: {error}"), file=sys.stderr)
 
 
-def tell_enlarged(model: TrainedVAE, small: Sequence[str]) -> None:
-  """Says on standard error that some of a person's images are smaller than the model's, by one of them."""
-  if small:
-    size = " x ".join(map(str, model.input_shape[:2]))
-    which = small[0] if len(small) == 1 else f"{len(small)} images, such as {small[0]},"
-    line = f"note: {which} {'is' if len(small) == 1 else 'are'} smaller than the model's {size}, so enlarged"
-    print(printable(line), file=sys.stderr)
+def enlarged(model: TrainedVAE, small: Sequence[str]) -> list[str]:
+  """A note that some of a person's images are smaller than the model's, with one of them; none where there are none."""
+  if not small:
+    return []
+  size = " x ".join(map(str, model.input_shape[:2]))
+  which = f"{small[0]} is" if len(small) == 1 else f"{len(small)} images, such as {small[0]}, are"
+  return [f"{which} smaller than the model's {size}, so enlarged"]
+
+
+def tell_notes(notes: Sequence[str]) -> None:
+  """Prints notes on standard error."""
+  for note in notes:
+    print(printable(f"note: {note}"), file=sys.stderr)
 
 
 def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
@@ -262,7 +267,7 @@ def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
       else UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
     )
   tell_skipped(failed)
-  tell_enlarged(model, small)
+  tell_notes(enlarged(model, small))
   return {"image": np.stack(cut).astype(np.float32) / 255}
 
 
