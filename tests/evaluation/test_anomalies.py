@@ -236,7 +236,10 @@ def test_models_without_a_bound_of_images_alone_are_refused(data):
     apply_overrides(base_config("rae"), ["model.channels=2", "model.latent_dim=2"]), spec_of((8, 8, 1))
   )
   cvae = trained(apply_overrides(base_config("cvae"), ["model.hidden=4"]), spec_of(SHAPE) | spec)
+  part = ["model.hidden=4", "model.latent_dim=2"]
+  completing = trained(apply_overrides(base_config("structured_cvae"), part), spec_of((4, 4, 1)))
   for model, message in (
+    (completing, r"\(structured_cvae\) bounds hidden pixels given the others"),
     (rae, "has .*; anomalies need a bound"),
     (cvae, r"\(cvae\) bounds images given their label"),
   ):

@@ -157,6 +157,11 @@ def _check_model(model: TrainedVAE, flag: str = "") -> None:
       f"{flag}this run ({name}) bounds p(clean | degraded), which finds no anomalies; use a model of images, such as "
       "mlp_vae or conv_vae"
     )
+  if model.can("complete"):
+    raise UserError(
+      f"{flag}this run ({name}) bounds hidden pixels given the others, and a part of an image is no image; use a model "
+      "of whole images, such as mlp_vae or conv_vae"
+    )
   if given := sorted(model.module.conditions):
     raise UserError(
       f"{flag}this run ({name}) bounds images given their {given[0]}, which anomalies have none of; use a model of "
