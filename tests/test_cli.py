@@ -268,7 +268,11 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     ("--pretrained auto --mode restore --input configs --sigma 25", "--sigma needs the name of a model that"),
     ("--pretrained atuo --mode restore --input configs", "is unknown; did you mean 'auto'?"),
     ("--workdir runs/a --ensemble", "--ensemble has no effect in --mode score"),
-    ("--workdir runs/a --num 3", "--num has no effect in --mode score"),
+    (
+      "--workdir runs/a --num 3",
+      "--num has no effect in --mode score, only in sample, encode, reconstruct, complete and 12 others; "
+      "give --split 'test[:3]'",
+    ),
     ("--workdir runs/a --lpips resnet", "--lpips: invalid choice: 'resnet'"),
     ("--workdir runs/a --temperature 1", "--temperature has no effect in --mode score, only in"),
     (

@@ -327,6 +327,19 @@ def test_own_images_of_any_size_and_mode(data, tmp_path):
   np.testing.assert_array_equal(both, batch["image"][[3, 0]])
 
 
+def test_own_images_that_are_enlarged_are_named(data, tmp_path, capsys):
+  model = make(data)
+  for name, size in (("a.png", SHAPE[:2]), ("b.png", (SHAPE[0], SHAPE[1] - 1)), ("c.png", (3, 40))):
+    Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / name)
+  said = []
+  for paths in (["a.png"], ["b.png"], ["a.png", "b.png", "c.png"]):
+    evaluation.own_images(model, [tmp_path / name for name in paths], 3)
+    said.append(capsys.readouterr().err)
+  b, size = f"{tmp_path}/b.png ({SHAPE[0]} x {SHAPE[1] - 1})", f"{SHAPE[0]} x {SHAPE[1]}"
+  assert said[:2] == ["", f"note: {b} is smaller than the model's {size}, so enlarged\n"]
+  assert said[2] == f"note: 2 images, such as {b}, are smaller than the model's {size}, so enlarged\n"
+
+
 def test_own_images_with_transparency_are_named(data, tmp_path, capsys):
   """A stroke that is in the alpha alone is not seen."""
   model = make(data)

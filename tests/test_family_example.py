@@ -11,7 +11,7 @@ from trained import spec_of
 
 import vae_jax
 from vae_jax import models
-from vae_jax.configuration import apply_overrides, base_config
+from vae_jax.configuration import apply_overrides, base_config, validate
 from vae_jax.distributions.likelihoods import MIN_SCALE
 from vae_jax.models.contract import Mode
 from vae_jax.training.steps import example_keys
@@ -31,6 +31,16 @@ def name(monkeypatch):
 def test_it_has_under_a_hundred_lines():
   assert len(FILE.read_text().splitlines()) < 100
   assert f"in {len(FILE.read_text().splitlines())} lines" in (FILE.parents[1] / "families.md").read_text()
+
+
+def test_the_config_of_the_page_fits_its_data(name):
+  page = (FILE.parents[1] / "families.md").read_text()
+  written: dict = {}
+  exec(page.split("```python\n")[1].split("```")[0], written)
+  config = written["get_config"]()
+  validate(config)
+  splits = {value.split("[")[0] for value in (config.data.train, config.data.validation, config.data.test)}
+  assert config.data.name == "idx" and splits == {"train", "test"}  # those that idx has
 
 
 def test_it_trains_scores_and_samples(name, tmp_path):

@@ -3,13 +3,14 @@
 import io
 import itertools
 import sys
+import time
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import pytest
 
 from vae_jax import progress as module
-from vae_jax.progress import FileProgress, TrainingProgress, followed
+from vae_jax.progress import FileProgress, TrainingProgress, followed, patience
 
 # --- training ---
 
@@ -192,3 +193,15 @@ def test_a_line_takes_the_place_of_the_bar_and_the_bar_comes_back(monkeypatch):
     cleared, after = shown.split("wrote a.png\n")
     assert cleared.startswith("\r") and not cleared.strip() and cleared.endswith("\r")
     assert "a.png:  50%|" in after
+
+
+def test_patience_says_so_on_a_terminal_alone_and_only_if_it_takes_long(monkeypatch):
+  for terminal, delay, said in ((True, 0.01, "loading ..."), (True, 60, ""), (False, 0.01, "")):
+    stream = io.StringIO()
+    stream.isatty = lambda terminal=terminal: terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    with patience("loading ...", delay):
+      end = time.monotonic() + (10 if said else 0.05)
+      while time.monotonic() < end and (not said or "\n" not in stream.getvalue()):
+        time.sleep(0.01)
+    assert stream.getvalue().strip("\r\n") == said

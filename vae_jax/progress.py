@@ -1,6 +1,6 @@
 """How far the work is, on standard error: a bar on a terminal; elsewhere (a log file) a short line now and then.
 
-`TrainingProgress` shows the steps of one run, `FileProgress` one file after the other.
+`TrainingProgress` shows the steps of one run, `FileProgress` one file after the other, `patience` that work goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO, TypeVar
@@ -265,6 +266,28 @@ def followed(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     for done, item in enumerate(items):
       progress.update(what, done, total)
       yield item
+
+
+@contextlib.contextmanager
+def patience(line: str, delay: float = 2.0) -> Iterator[None]:
+  """Prints `line` on standard error if what follows takes longer than `delay` seconds. Nothing where there is no
+  terminal: nobody waits in front of a log file."""
+  if not sys.stderr.isatty():
+    yield
+    return
+  from tqdm import tqdm
+
+  def show() -> None:
+    with contextlib.suppress(OSError, ValueError):  # a terminal that was closed
+      tqdm.write(line, file=sys.stderr)  # above the bars
+
+  timer = threading.Timer(delay, show)
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
 
 
 def _duration(seconds: float) -> str:

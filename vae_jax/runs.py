@@ -155,6 +155,11 @@ def open_first_stage(config: ConfigDict, beside: Path | None = None) -> Run | No
   place = local_folder(t.first_stage)
   if beside is not None and not place.is_dir() and (beside / place).is_dir():
     place = beside / place
+  if beside is None and not place.is_dir() and t.first_stage not in exported.names():
+    raise UserError(
+      f"training.first_stage={t.first_stage}: no such run; train it first, as the first lines of the config say, or "
+      "give the folder of one"
+    )
   try:
     stage = open_run(place, single=True)
   except UserError as error:
@@ -177,6 +182,11 @@ def fill_codes(config: ConfigDict, stage: Run) -> None:
   model, module = config.model, stage.module
   if "layout" not in model:
     return
+  if not module.codes:
+    raise UserError(
+      f"training.first_stage={config.training.first_stage}: {stage.config.model.name} has no codes, and "
+      f"{model.name} learns codes; give a run with codes, such as one of vq_vae"
+    )
   for key, found in ("codes", module.codes), ("layout", tuple(n for level in module.layout for n in level)):
     if model[key] and model[key] != found:
       raise UserError(

@@ -93,6 +93,8 @@ def test_codes_of_a_model_with_a_codebook(place):
   with np.load("codes.npz") as found:
     np.testing.assert_array_equal(found["codes"], model.tokens(IMAGES))
     assert found["codes"].dtype == np.int32
+  with pytest.raises(UserError, match=r"cannot sample new images; .* can; or train a prior over its codes"):
+    main(["--workdir", "model", "--mode", "sample"])
 
 
 def test_a_split_of_files_has_their_names(place):

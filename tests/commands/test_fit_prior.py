@@ -276,7 +276,10 @@ def damages(folder):
       lambda: described.write_text(text.replace('version": 1', 'version": 2')),
       "has format 2, .*update vae_jax",
     ),
-    (described.unlink, r"gaussian.json is not there: no such prior was fitted; fit it again"),
+    (
+      described.unlink,
+      r"gaussian.json is not there: no such prior was fitted; fit one \(--mode fit_prior --prior gaussian\)",
+    ),
   ]
 
 

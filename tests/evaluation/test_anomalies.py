@@ -175,6 +175,16 @@ def test_files_are_scored_alone_with_their_place_among_the_images_of_a_split(dat
   np.testing.assert_allclose(means["iwae_nll"], held["iwae_nll"], rtol=1e-5)
   lines = list(anomalies.file_lines(found))
   assert lines[1] == f"  {tmp_path}/0.png" and lines[2].split()[0] == "neg_elbo" and lines[2].endswith(" %)")
+  more = list(anomalies.file_lines(found | {"files": 3 * found["files"]}))
+  assert sum(line.endswith(".png") for line in more) == 20 and "  ... and 7 more, which the file has" in more
+
+
+def test_files_that_are_enlarged_are_noted(pair, tmp_path):
+  for name, size in (("a.png", (2, 2)), ("b.png", SHAPE[:2])):
+    Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / name)
+  found, _ = anomaly_sets.of_files(pair[0], [tmp_path])
+  assert len(found.notes) == 1
+  assert found.notes[0].startswith(f"{tmp_path}/a.png (2 x 2) is smaller than the model's")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +236,10 @@ def test_models_without_a_bound_of_images_alone_are_refused(data):
     apply_overrides(base_config("rae"), ["model.channels=2", "model.latent_dim=2"]), spec_of((8, 8, 1))
   )
   cvae = trained(apply_overrides(base_config("cvae"), ["model.hidden=4"]), spec_of(SHAPE) | spec)
+  part = ["model.hidden=4", "model.latent_dim=2"]
+  completing = trained(apply_overrides(base_config("structured_cvae"), part), spec_of((4, 4, 1)))
   for model, message in (
+    (completing, r"\(structured_cvae\) bounds hidden pixels given the others"),
     (rae, "has .*; anomalies need a bound"),
     (cvae, r"\(cvae\) bounds images given their label"),
   ):

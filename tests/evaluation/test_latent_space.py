@@ -220,7 +220,8 @@ def test_attribute_by_command(folder, tmp_path, capsys):
   both = ["--input", tmp_path / "with", tmp_path / "without"]
   command(model, tmp_path, "--mode", "attribute", *both, "--num", 2, "--output", tmp_path / "a.png")
   assert (
-    ": 2 examples with the attribute, 3 without; columns: the image, then -1, -0.5" in capsys.readouterr().out
+    ": 2 examples with the attribute, 3 without; columns: the image, then -1, -0.5, 0, +0.5, +1"
+    in capsys.readouterr().out
   )
   with pytest.raises(UserError, match="needs two folders of examples, not 1"):
     command(model, tmp_path / "m", "--mode", "attribute", "--input", tmp_path / "with")

@@ -77,7 +77,7 @@ def test_a_training_split_without_labels(save, tmp_path):
 
 def test_a_streamed_split_is_checked_batch_by_batch(save):
   config = config_of(save(validation=[0, 1, 2, 7]), "data.resident_mb=0")
-  source = assemble.open_split(config.data, "validation").source
+  source = assemble.open_splits(config.data, "validation")[0].source
   stream = batches.with_known_labels(
     config, pipeline.batches(config.data, source, batch_size=2, training=False)
   )

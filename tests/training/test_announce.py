@@ -122,3 +122,18 @@ def test_numbers_are_short():
     "361 M",
     "2.5 T",
   ]
+
+
+@pytest.mark.parametrize(
+  ("overrides", "stored", "said"),
+  [
+    ([], (28, 28, 1), ""),
+    (["data.size=28,28"], (28, 28, 1), ""),
+    (["data.size=32,32"], (28, 28, 1), ""),
+    (["data.size=7,7"], (28, 28, 1), ", cut out of 28 x 28 (data.fit=crop)"),
+    (["data.size=7,7"], None, ", cut out (data.fit=crop)"),
+    (["data.size=7,7", "data.fit=resize"], (28, 28, 1), ""),
+  ],
+)
+def test_images_that_are_parts_of_others_are_said_to_be(overrides, stored, said):
+  assert announce._cut(apply_overrides(base_config(), overrides).data, stored) == said

@@ -207,7 +207,7 @@ def test_a_run_with_and_without_a_first_stage_are_two(run, data, first):
 @pytest.mark.parametrize(
   ("first_stage", "message"),
   [
-    ("nowhere", r"training\.first_stage=nowhere: nowhere: no such run"),
+    ("nowhere", r"training\.first_stage=nowhere: no such run; train it first"),
     ("", r"latent_vae needs the field 'latents'.*set training\.first_stage"),
   ],
 )

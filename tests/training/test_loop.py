@@ -128,11 +128,17 @@ def test_dispatches_are_as_long_as_allowed():
   assert list(calls(30, 125, 50, 50, 100, 100)) == [20, 50, 25]
 
 
+def test_a_split_that_is_not_there_is_refused_before_another_is_decoded(data, monkeypatch):
+  monkeypatch.setattr(assemble.pipeline, "resident", lambda *args: pytest.fail("decoded"))
+  with pytest.raises(UserError, match="has no split 'valid'"):
+    assemble.open_splits(tiny(data).data, "train", "valid")
+
+
 @pytest.mark.parametrize("resident_mb", [0, 1], ids=["stream", "resident"])
 def test_dispatches_follow_the_order_of_the_data(data, resident_mb):
   """Batches of 8 from 20 records, from step 1 on: with the records of step 0, each epoch has every record once."""
   config = tiny(data, f"data.resident_mb={resident_mb}")
-  split = assemble.open_split(config.data, "train")
+  (split,) = assemble.open_splits(config.data, "train")
   assert (split.arrays is None) == (resident_mb == 0)
   placement = make_placement(8)
   got = list(batches.train_batches(config, split, 1, [1, 2, 1], placement))

@@ -18,7 +18,7 @@ from vae_jax.data.pipeline import order
 from vae_jax.errors import UserError
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import batches, together
-from vae_jax.training.assemble import open_split
+from vae_jax.training.assemble import open_splits
 from vae_jax.training.loop import train
 from vae_jax.training.parallel import make_placement
 from vae_jax.training.writers import TIMES
@@ -175,7 +175,7 @@ def test_a_member_is_the_run_of_its_seed(seeds, data):
 @pytest.mark.parametrize("resident_mb", [0, 1], ids=["stream", "resident"])
 def test_each_member_has_the_order_of_its_own_seed(data, resident_mb):
   config = tiny(data, SEEDS, f"data.resident_mb={resident_mb}", "training.seed=5")
-  split = open_split(config.data, "train")
+  (split,) = open_splits(config.data, "train")
   got = list(batches.batches_together(member_configs(config), split, 1, [1, 2], make_placement(8)))
   index = np.concatenate([np.asarray(batch["index"]) for batch in got])
   assert index.shape == (3, 8, 2)

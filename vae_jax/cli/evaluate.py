@@ -20,6 +20,7 @@ from vae_jax.data.suffixes import DRAWINGS, PICTURES
 from vae_jax.errors import UserError, nearest
 from vae_jax.photos import fitting
 from vae_jax.priors import KINDS
+from vae_jax.progress import patience
 from vae_jax.storage import exported
 
 SCRIPT = "python evaluate.py"
@@ -39,7 +40,12 @@ BESIDE = ("traverse", "attribute", "anomaly")  # modes that look at a split besi
 
 def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str = SCRIPT) -> None:
   """Does what the flags ask for; `mode` and `prog` as in `parse_evaluate`. Raises UserError."""
-  args = parse_evaluate(argv, mode, prog)
+  with patience("loading, and compiling what is used for the first time ..."):
+    _run(parse_evaluate(argv, mode, prog))
+
+
+def _run(args: argparse.Namespace) -> None:
+  """Does what a checked request asks for. Raises UserError."""
   from vae_jax import inference  # after parsing, so that --help and mistakes are answered at once
   from vae_jax.data import sources
   from vae_jax.generator import standard
@@ -139,8 +145,14 @@ def _check_flags(args: argparse.Namespace) -> None:
   flags = {mode: command(mode).FLAGS for mode in MODES}
   for flag in sorted({flag for some in flags.values() for flag in some} - set(flags[args.mode])):
     if getattr(args, flag) is not None:
-      modes = " or ".join(mode for mode, some in flags.items() if flag in some)
-      raise UserError(f"--{flag} has no effect in {_said(args)}, only in {modes}; leave it out")
+      modes = [mode for mode, some in flags.items() if flag in some]
+      more = f", {', '.join(modes[:4])} and {len(modes) - 4} others" if len(modes) > 6 else ""
+      instead = (
+        f"give --split 'test[:{args.num}]'" if (flag, args.mode) == ("num", "score") else "leave it out"
+      )
+      raise UserError(
+        f"--{flag} has no effect in {_said(args)}, only in {more[2:] or ' or '.join(modes)}; {instead}"
+      )
   if args.scale is not None and args.pretrained != fitting.AUTO:
     raise UserError(
       "--scale has no effect on a model that is named, only with --pretrained auto; leave it out"

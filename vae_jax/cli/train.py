@@ -11,6 +11,7 @@ from pathlib import Path
 from vae_jax import configuration as configs
 from vae_jax.cli.flags import Parser, number, path, print_and_exit
 from vae_jax.errors import UserError
+from vae_jax.progress import patience, tell
 
 SCRIPT = "python train.py"
 RUNS = Path("runs")
@@ -29,12 +30,12 @@ ANSWERS = {
 
 def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> None:
   """Trains; `prog` is the command as the user typed it, for messages. Raises UserError."""
-  args = parse_train(argv, prog)
-  import jax  # after parsing, so that --help and mistakes are answered at once
+  with patience("loading ..."):
+    args = parse_train(argv, prog)
+    import jax  # after parsing, so that --help and mistakes are answered at once
 
-  from vae_jax.progress import tell
-  from vae_jax.training import parallel
-  from vae_jax.training.loop import train
+    from vae_jax.training import parallel
+    from vae_jax.training.loop import train
 
   with parallel.processes(*args.processes):
     train(args.config, args.workdir)

@@ -36,5 +36,5 @@ def run(model: Any, args: Any) -> None:
   pictures.save_png(output, latent_space.attribute(model, batch, means, present, absent))
   print(
     f"wrote {printable(str(output))}: {len(present)} examples with the attribute, {len(absent)} without; columns: the "
-    f"image, then {', '.join(f'{s:+g}' for s in latent_space.STRENGTHS)} times the attribute"
+    f"image, then {', '.join(f'{s:+g}' if s else '0' for s in latent_space.STRENGTHS)} times the attribute"
   )

@@ -104,11 +104,14 @@ def _of_files(model: Any, args: Any, failed: list[Any]) -> Iterator[Rows]:
   from vae_jax.progress import FileProgress
 
   files = evaluation.own_files(args.input)[: args.num]
+  small: list[str] = []
   with FileProgress() as progress:
     for start in range(0, len(files), args.batch_size):
       progress.update(f"encoding {len(files)} file{'s' * (len(files) > 1)}", start, len(files))
       part, known = files[start : start + args.batch_size], len(failed)
-      found = list(evaluation.readable(part, lambda file: evaluation.own_image(model, file), failed))
+      found = list(
+        evaluation.readable(part, lambda file: evaluation.own_image(model, file, small=small), failed)
+      )
       evaluation.tell_skipped(failed[known:])
       if not found:
         continue
@@ -119,3 +122,4 @@ def _of_files(model: Any, args: Any, failed: list[Any]) -> Iterator[Rows]:
         | fields
         | {"name": np.asarray(names)}
       )
+  evaluation.tell_notes(evaluation.enlarged(model, small))

@@ -14,8 +14,8 @@ OUTPUT = (".png",)
 
 
 def run(model: Any, args: Any) -> None:
-  """Writes a grid of samples; of a family with labels, a row for each label unless --label names one; of a family with
-  texts, of --text, or a row for each --text.
+  """Writes a grid of samples; of a family with labels, a column for each label unless --label names one; of a family
+  with texts, of --text, or a row for each --text.
 
   An `output` that ends with "/" is a folder for single files.
   """

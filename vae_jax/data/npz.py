@@ -97,5 +97,10 @@ def _images(path: Path, name: str, stored: np.ndarray) -> np.ndarray:
   image = stored[..., None] if stored.ndim == 3 else stored
   if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] not in (1, 3) or not image.size:
     held = f"{stored.dtype} {list(stored.shape)}"
-    raise UserError(f"{path}: {name!r} is {held}; it must be uint8 [n, h, w, 1 or 3] or [n, h, w], n > 0")
+    levels = (
+      "; round floats in [0, 1] to levels: np.uint8(np.round(255 * x))" if stored.dtype.kind == "f" else ""
+    )
+    raise UserError(
+      f"{path}: {name!r} is {held}; it must be uint8 [n, h, w, 1 or 3] or [n, h, w], n > 0{levels}"
+    )
   return image

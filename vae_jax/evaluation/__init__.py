@@ -26,6 +26,7 @@ from vae_jax.evaluation.photographs import (
 from vae_jax.evaluation.records import (
   check_conditions,
   condition,
+  enlarged,
   exact_image,
   inputs,
   open_split,
@@ -36,6 +37,7 @@ from vae_jax.evaluation.records import (
   prepared,
   readable,
   stream,
+  tell_notes,
   tell_skipped,
   with_label,
 )
@@ -64,6 +66,7 @@ __all__ = [
   "condition",
   "decompress_images",
   "drawn",
+  "enlarged",
   "evaluate",
   "exact_image",
   "factor_lines",
@@ -98,6 +101,7 @@ __all__ = [
   "stream",
   "suffix",
   "summary",
+  "tell_notes",
   "tell_skipped",
   "with_label",
   "write_json",

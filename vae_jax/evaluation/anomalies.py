@@ -26,6 +26,7 @@ NATS = ("neg_elbo", "iwae_nll", "rate", "distortion")  # of a model, where it ha
 UNITS = {"complexity_corrected": "bits/dim"}  # of scores; others are in nats
 SAME = ("name", "dir", "train", "without")  # keys of data that a background has in common with the run
 COLUMNS = 16  # images in a row of the picture
+LISTED = 20  # files whose scores are printed
 TPR = 0.95
 
 
@@ -155,6 +156,11 @@ def _check_model(model: TrainedVAE, flag: str = "") -> None:
     raise UserError(
       f"{flag}this run ({name}) bounds p(clean | degraded), which finds no anomalies; use a model of images, such as "
       "mlp_vae or conv_vae"
+    )
+  if model.can("complete"):
+    raise UserError(
+      f"{flag}this run ({name}) bounds hidden pixels given the others, and a part of an image is no image; use a model "
+      "of whole images, such as mlp_vae or conv_vae"
     )
   if given := sorted(model.module.conditions):
     raise UserError(
@@ -419,11 +425,13 @@ def file_lines(found: dict[str, Any]) -> Iterator[str]:
     f"{len(found['files'])} files; in brackets the percentage of {reference['images']} images ({reference['what']}) "
     f"that score lower; checkpoint of step {found['step']}"
   )
-  for one in found["files"]:
+  for one in found["files"][:LISTED]:
     yield f"  {one['file']}"
     for name, value in one["scores"].items():
       place = one["percentiles"][name]
       shown = "not finite" if value is None else f"{value:.3f} {found['units'][name]}"
       yield f"    {name:21} {shown:>20}" + ("" if place is None else f"  ({place:.1f} %)")
+  if (more := len(found["files"]) - LISTED) > 0:
+    yield f"  ... and {more} more, which the file has"
   yield from (f"  no {name}: {reason}" for name, reason in found["absent"].items())
   yield from (f"  note: {note}" for note in found["notes"])

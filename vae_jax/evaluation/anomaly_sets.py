@@ -13,8 +13,8 @@ from vae_jax.data import pipeline
 from vae_jax.data.examples import expanded
 from vae_jax.data.sources import Source, open_source, overlap, report
 from vae_jax.data.splits import parse_split
-from vae_jax.errors import UserError
-from vae_jax.evaluation.records import open_split, own_files, own_image, readable, tell_skipped
+from vae_jax.errors import UserError, printable
+from vae_jax.evaluation.records import enlarged, open_split, own_files, own_image, readable, tell_skipped
 from vae_jax.inference import TrainedVAE
 from vae_jax.types import Shape
 
@@ -130,7 +130,10 @@ def of_files(
   Raises UserError: a file that was named cannot be read; there are no images.
   """
   failed: list[UserError] = []
-  found = list(readable(own_files(paths), lambda file: own_image(model, file, clean=True), failed))
+  small: list[str] = []
+  found = list(
+    readable(own_files(paths), lambda file: own_image(model, file, clean=True, small=small), failed)
+  )
   if not found:
     raise failed[0] if failed else UserError(f"{flag} {paths[0]}: no images there; give files or a folder")
   tell_skipped(failed)
@@ -138,7 +141,8 @@ def of_files(
   what = f"{len(names)} files of {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
   facts = {"what": what, "data": "files", "folder": [str(path) for path in paths], "images": len(names)}
   source = _Decoded("files", np.stack(images))
-  return Images(source, _as_seen(model), what, facts, names=names), failed
+  notes = tuple(map(printable, enlarged(model, small)))
+  return Images(source, _as_seen(model), what, facts, names=names, notes=notes), failed
 
 
 def _of_source(

@@ -246,8 +246,8 @@ def compression_table(report: dict[str, Any]) -> list[str]:
     f"  {'':12} {'bytes':>12} {'bits/dim':>9}",
     f"  {'-ELBO':12} {bound * values / 8:12.0f} {bound:9.4f}",
     *(f"  {name:12} {size:12} {8 * size / values:9.4f}" for name, size in rows),
-    f"  {r['above_bound']:.2%} above the bound; {r['initial_bytes']} bytes began the {r['lanes']} lanes, "
-    f"{r['header_bytes']} are the header and checksum",
+    f"  {r['above_bound']:.2%} above the bound; {r['initial_bytes']} bytes began {r['lanes']} "
+    f"lane{'s' * (r['lanes'] > 1)}, {r['header_bytes']} are the header and checksum",
   ]
 
 

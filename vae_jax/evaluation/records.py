@@ -168,20 +168,23 @@ def own_files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
   ]
 
 
-def own_image(model: TrainedVAE, file: Path, clean: bool = False) -> np.ndarray:
+def own_image(
+  model: TrainedVAE, file: Path, clean: bool = False, small: list[str] | None = None
+) -> np.ndarray:
   """One of a person's images as uint8 [h, w, c], cut to what the encoder takes; clean: to the model's clean images.
 
-  Raises UserError: it is not read."""
+  small: gets the name and size of an image that is enlarged for this. Raises UserError: it is not read."""
   height, width, channels = model.image_shape if clean else model.input_shape
   if unread := why_unread(file.name):
     raise UserError(f"{file}: {unread}")
   found = examine(file, white=model.config.data.white)
   if found.alpha is not None and (found.alpha < 255).any():
-    note = (
-      f"note: {file} has transparent pixels, which are seen in their stored colours; lay it over a background"
+    tell_notes(
+      [f"{file} has transparent pixels, which are seen in their stored colours; lay it over a background"]
     )
-    print(printable(note), file=sys.stderr)
   image = to_channels(found.pixels, channels)
+  if small is not None and (image.shape[0] < height or image.shape[1] < width):
+    small.append(f"{file} ({image.shape[0]} x {image.shape[1]})")
   return pipeline.fit({"image": image}, (height, width), "resize", None)["image"]
 
 
@@ -233,13 +236,29 @@ def tell_skipped(failed: Sequence[UserError]) -> None:
     print(printable(f"skipped: {error}"), file=sys.stderr)
 
 
+def enlarged(model: TrainedVAE, small: Sequence[str]) -> list[str]:
+  """A note that some of a person's images are smaller than the model's, with one of them; none where there are none."""
+  if not small:
+    return []
+  size = " x ".join(map(str, model.input_shape[:2]))
+  which = f"{small[0]} is" if len(small) == 1 else f"{len(small)} images, such as {small[0]}, are"
+  return [f"{which} smaller than the model's {size}, so enlarged"]
+
+
+def tell_notes(notes: Sequence[str]) -> None:
+  """Prints notes on standard error."""
+  for note in notes:
+    print(printable(f"note: {note}"), file=sys.stderr)
+
+
 def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
   """Up to `num` of a person's images, cut to what the encoder takes and seen as they are.
 
   Folders are searched; what cannot be decoded in them is named and passed over, a file given by name is refused.
   """
   failed: list[UserError] = []
-  found = readable(own_files(paths), lambda file: own_image(model, file), failed)
+  small: list[str] = []
+  found = readable(own_files(paths), lambda file: own_image(model, file, small=small), failed)
   cut = [image for _, image in itertools.islice(found, num)]
   if not cut:
     raise (
@@ -248,6 +267,7 @@ def own_images(model: TrainedVAE, paths: Sequence[Path], num: int) -> Batch:
       else UserError(f"--input {paths[0]}: no images there; give image files or a folder with some")
     )
   tell_skipped(failed)
+  tell_notes(enlarged(model, small))
   return {"image": np.stack(cut).astype(np.float32) / 255}
 
 

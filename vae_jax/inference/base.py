@@ -111,6 +111,10 @@ class Base:
       also = ["or use inpaint (--mode inpaint), which takes a mask"]
     elif self.can("restore"):
       also = ["or use restore (--mode restore, benchmark, reconstruct)"]
+    elif ability == "sample" and self.can("tokens"):
+      also = [
+        "or train a prior over its codes (training.first_stage, such as configs/mnist_code_transformer.py)"
+      ]
     elif ability == "sample" and self.can("encode") and self.can("decode"):
       also = ["or fit a prior to its latents (--mode fit_prior), and give --prior"]
     capable = able(ability)

@@ -49,7 +49,9 @@ def read(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]
   """(arrays, meta), as given to `save`. Raises UserError: missing, damaged, of a newer version."""
   path, file = _path(folder, kind, "json"), _path(folder, kind, "safetensors")
   if not path.exists():
-    raise UserError(f"{printable(str(path))} is not there: no such prior was fitted; {REMEDY}")
+    raise UserError(
+      f"{printable(str(path))} is not there: no such prior was fitted; fit one (--mode fit_prior --prior {kind})"
+    )
   try:
     meta = parse_json(content_of(path, MAX_JSON, REMEDY))
     version, digest, weights = meta["format_version"], meta["sha256"], meta["weights"]

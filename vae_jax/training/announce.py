@@ -20,7 +20,7 @@ from vae_jax.errors import UserError, printable
 from vae_jax.models.contract import codebooks
 from vae_jax.storage.capacity import host_memory
 from vae_jax.training.optional_logs import check_wandb
-from vae_jax.types import Spec, image_shape, input_shape
+from vae_jax.types import Shape, Spec, image_shape, input_shape
 
 if TYPE_CHECKING:
   from vae_jax.training.assemble import Parts
@@ -56,7 +56,8 @@ def begin(team: Team) -> None:
   where = f" from {c.data.dir}" if c.data.dir else ""
   shape, given = image_shape(parts.spec), input_shape(parts.spec)
   degraded = f", given as {_size(given)}" if given != shape else ""
-  say(f"data: {c.data.name}{where}, images of {_size(shape)}{degraded}: {', '.join(counts)}")
+  seen = f"{_size(shape)}{_cut(c.data, parts.train.source.uniform_shape)}{degraded}"
+  say(f"data: {c.data.name}{where}, images of {seen}: {', '.join(counts)}")
   processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
   say(f"devices: {len(devices)} x {devices[0].device_kind}{processes}, {c.training.dtype}")
   say(f"output: {team.workdir}")
@@ -86,6 +87,19 @@ def compilation(team: Team, tell: Callable[[str], None], arguments: tuple[Any, .
 def _splits(parts: Parts) -> list[tuple[Any, str]]:
   data = parts.config.data
   return [(parts.train, data.train), (parts.held_out, data.validation)]
+
+
+def _cut(data: ConfigDict, stored: Shape | None) -> str:
+  """Says that images are parts of the stored ones. stored: None where sizes differ."""
+  height, width = data.size
+  if data.fit != "crop" or not height:
+    return ""
+  if stored and (
+    stored[:2] == (height, width) or stored[0] < height or stored[1] < width
+  ):  # smaller ones: a remark
+    return ""
+  whole = f" of {_size(stored[:2])}" if stored else ""
+  return f", cut out{whole} (data.fit=crop)"
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -103,10 +103,10 @@ class Functions(NamedTuple):
   rated: str
 
 
-def open_split(data: ConfigDict, name: str) -> Split:
-  """Opens a split and decodes it whole if it is small enough to stay on the device."""
-  source = open_source(data, name)
-  return Split(source, pipeline.resident(data, source))
+def open_splits(data: ConfigDict, *names: str) -> list[Split]:
+  """Opens splits, then decodes those whole that are small enough to stay on the device. Raises UserError."""
+  sources = [open_source(data, name) for name in names]  # all of them first: decoding takes long
+  return [Split(source, pipeline.resident(data, source)) for source in sources]
 
 
 def prepared_spec(prepare: steps.Prepare, batch: Batch, frozen: Frozen) -> Spec:
@@ -242,7 +242,7 @@ def open_data(
     if data.byte_pairs and not data.pairs:
       data.pairs = byte_pairs.learned(data)
     runs.fill_texts(config)
-    train, held_out = open_split(data, data.train), open_split(data, data.validation)
+    train, held_out = open_splits(data, data.train, data.validation)
   first, remarks = _first_batch(config, train, held_out, eval_size, fresh)
   if jax.process_index() == 0:
     report([train.source, held_out.source], remarks)
