@@ -103,6 +103,12 @@ def test_places_have_vectors_of_their_own():
   np.testing.assert_allclose(found[-1], last, rtol=1e-6)
 
 
+def test_a_text_ends_at_its_first_padding_whatever_follows():
+  text = jnp.asarray([[5, 0, 6, 7], [5, 0, 0, 0], [0, 1, 0, 2], [1, 2, 3, 4]])
+  found = cp.text_nll(jnp.zeros((4, 4, K + 1)), text)
+  np.testing.assert_allclose(found, np.array([2, 2, 1, 4]) * np.log(K + 1), rtol=1e-6)
+
+
 def test_cross_entropy_against_scipy():
   logits, index = logits_of(6).reshape(2, 3, K), np.array([[0, 3, 6], [1, 1, 2]])
   wanted = [
