@@ -230,15 +230,17 @@ def spread():
   return output()._replace(latents={"z": z, "mean": mean, "logvar": logvar})
 
 
-def test_terms_over_the_batch_are_added_with_their_weights(key):
+@pytest.mark.parametrize(("estimate", "kind"), [("weighted", "i"), ("stratified", "ii")])
+def test_terms_over_the_batch_are_added_with_their_weights(estimate, kind, key):
   o = spread()
   given = ["objective.total_correlation=2", "objective.dip=3", "objective.dip_diagonal=4", "objective.mmd=5"]
+  given += [f"objective.total_correlation_estimate={estimate}", f"objective.dip_kind={kind}"]
   config = apply_overrides(base_config(), given).objective
   loss, parts = jax.jit(make_objective(config, TERMS, examples=100).over_batch)(o, key, 0)
   z, mean, logvar = (o.latents[name] for name in ("z", "mean", "logvar"))
   expected = {
-    "total_correlation": (2, losses.total_correlation(z, mean, logvar, 100)),
-    "dip": (3, losses.dip_penalty(mean, logvar, 1.0, 4.0, "i")),
+    "total_correlation": (2, losses.total_correlation(z, mean, logvar, 100, estimate)),
+    "dip": (3, losses.dip_penalty(mean, logvar, 1.0, 4.0, kind)),
     "mmd": (5, losses.mmd(z, jax.random.normal(jax.random.fold_in(key, 2), z.shape))),
   }
   for name, (weight, value) in expected.items():

@@ -1,14 +1,16 @@
 """Scores of anomalies: those of the whole split, of a known difference of models, of files; and what has none."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import average_precision_score, roc_curve
 from trained import spec_of, trained
 
-from vae_jax import evaluation, metrics
+from vae_jax import evaluation, metrics, pictures
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
 from vae_jax.evaluation import anomalies, anomaly_sets
@@ -95,6 +97,32 @@ def test_scores_of_each_image_are_the_functions_of_metrics(data, pair):
     "this run was trained on images of label 2 too; train one with --config.data.without=2"
   ]
   assert found["anomalous"]["label"] == 2 and found["anomalous"]["what"] == "test of npz of label 2"
+
+
+def test_the_figures_of_a_score_are_those_of_scikit_learn():
+  """By chance the average precision is the share of anomalous images."""
+  random = np.random.default_rng(3)
+  normal, anomalous = random.normal(size=200), random.normal(1.0, 2.0, size=50)
+  found = anomalies._compared(normal, anomalous)
+  labels, scores = np.arange(250) >= 200, np.concatenate([normal, anomalous])
+  false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+  assert found["average_precision"] == pytest.approx(average_precision_score(labels, scores))
+  assert found["fpr_at_tpr"] == pytest.approx(false[np.argmax(true >= 0.95)])
+  assert (found["normal_mean"], found["anomalous_mean"]) == (normal.mean(), anomalous.mean())
+  sides = {
+    name: {"images": n, "what": name} for name, n in (("normal", 200), ("anomalous", 50), ("reference", 9))
+  }
+  whole = {**sides, "step": 1, "scores": {"rate": found | {"unit": "nats"}}, "absent": {}, "notes": []}
+  assert list(anomalies.anomaly_lines(whole))[-1].split()[2:] == ["0.5000", "0.200", "0.950"]
+
+
+def test_the_picture_has_the_least_and_the_most_anomalous_of_either_set():
+  sets = [SimpleNamespace(shown=lambda places, first=first: IMAGES[first:][places]) for first in (0, 20)]
+  scores = np.array([3.0, 1.0, 2.0]), np.array([5.0, 6.0, 4.0])
+  rows = [IMAGES[[1, 2, 0]], IMAGES[[0, 2, 1]], IMAGES[[22, 20, 21]], IMAGES[[21, 20, 22]]]
+  names = [f"{kind}: {side}" for kind in ("normal", "anomalous") for side in ("least", "most")]
+  expected = pictures.compare(*rows, columns=3, labels=tuple(names))
+  np.testing.assert_array_equal(anomalies._picture(sets, scores), expected)
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from vae_jax.inference import hamiltonian
 from vae_jax.inference.hamiltonian import phases, potential_scale, run_chains
 
 N = 4000
@@ -58,8 +59,6 @@ def test_what_is_said_of_a_chain_is_true(found):
 
 def test_the_kept_moves_leave_the_posterior_as_it_is_with_leaps_of_any_size(monkeypatch):
   """Leaps far too long: most moves are refused, and the density is the same. Without the test it would be another."""
-  from vae_jax.inference import hamiltonian
-
   monkeypatch.setattr(hamiltonian, "GAIN", 0.0)
   monkeypatch.setattr(hamiltonian, "FIRST", 0.19)
   monkeypatch.setattr(hamiltonian, "LEAPS", 2)
@@ -69,6 +68,13 @@ def test_the_kept_moves_leave_the_posterior_as_it_is_with_leaps_of_any_size(monk
   assert np.abs((z.mean(axis=0) - MEAN) / np.sqrt(np.diag(COVARIANCE) / 1500)).max() < 4.5
   ratios = z.var(axis=0) / np.diag(COVARIANCE)
   assert np.abs(ratios - 1).max() < 4.5 * np.sqrt(2 / 1500)
+
+
+def test_kept_moves_are_accepted_as_often_as_they_should_be():
+  """Sizes become those of the target, from far below and from far above it."""
+  for scale in (0.05, 20.0):
+    found = chains(jax.random.key(4), 300, n=100, scale=scale * PRIOR)
+    assert abs(float(found.acceptance.mean()) - hamiltonian.TARGET) < 0.1
 
 
 def test_a_chain_depends_on_its_own_key_alone():

@@ -205,6 +205,12 @@ def test_samples_are_a_function_of_the_key(model, key):
   assert not same(model.sample(key, 4), model.sample(jax.random.key(1), 4))
 
 
+def test_pixels_of_later_parts_are_drawn_anew(model, key):
+  """At temperature 0 all images have one density of pixels."""
+  parts = [model.sample(key, 4, temperature=0.0, pixels=True, start=start) for start in (0, 4, 8)]
+  assert len({np.asarray(part).tobytes() for part in parts}) == 3
+
+
 def test_latents_are_standard_normal(model, key):
   z = np.asarray(model.latents(key, 4000), np.float64)
   error = 1 / np.sqrt(4000)
@@ -276,6 +282,14 @@ def test_interpolation_begins_and_ends_with_reconstructions(model, images, metho
     cosine = (first * last).sum(-1) / np.linalg.norm(first, axis=-1) / np.linalg.norm(last, axis=-1)
     middle = middle / np.cos(np.arccos(cosine) / 2)[:, None]  # sin(w / 2) / sin(w) = 1 / (2 cos(w / 2))
   np.testing.assert_allclose(path[:, 2], model.decode(middle), rtol=1e-3, atol=1e-5)
+
+
+def test_each_way_of_an_interpolation_has_its_own_label(images):
+  config = apply_overrides(base_config("cvae"), ["model.hidden=8", "model.latent_dim=3", "model.classes=4"])
+  model = trained(config, SPEC | {"label": jax.ShapeDtypeStruct((), np.int32)})
+  path = model.interpolate(images[:2], images[2:4], 3, label=[0, 3])
+  for end, some in ((0, images[:2]), (-1, images[2:4])):
+    np.testing.assert_allclose(path[:, end], model.reconstruct(some, label=[0, 3]), rtol=1e-4, atol=1e-6)
 
 
 def test_the_ways_of_interpolation_differ(model, images):

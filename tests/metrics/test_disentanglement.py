@@ -169,6 +169,22 @@ def test_dci_does_not_depend_on_the_order_of_examples():
     assert ordered == pytest.approx(0.5, abs=0.02)
 
 
+def test_dci_is_scored_on_examples_that_it_was_not_fitted_to():
+  """Few of them and many codes: what is told there is far from what the fit tells of its own half."""
+  factors = grid(3, 4, times=7)
+  codes = np.concatenate([factors + RANDOM.normal(size=factors.shape), RANDOM.normal(size=(84, 20))], axis=1)
+  half, rest = module._halves(84)
+  mean, scale = codes[half].mean(axis=0), codes[half].std(axis=0)
+  x, held = ((codes[part] - mean) / scale for part in (half, rest))
+  told = []
+  for j in range(2):
+    y = (factors[:, j] - factors[half, j].mean()) / factors[half, j].std()
+    theirs = Lasso(alpha=module.ALPHA, tol=1e-10, max_iter=100_000).fit(x, y[half])
+    told.append(theirs.score(held, y[rest]))
+    assert theirs.score(x, y[half]) > told[-1] + 0.2
+  assert metrics.dci(codes, factors).informativeness == pytest.approx(np.mean(told), abs=1e-4)
+
+
 def test_a_factor_that_does_not_vary_where_dci_is_fitted_is_not_told():
   """One example has another value, and is scored."""
   factors = grid(2, 5, times=20)
@@ -191,6 +207,24 @@ def test_votes_by_hand():
     UserError, match="factor 0 has no value that 64 of 128 examples share; give more examples"
   ):
     metrics.factor_vae_score(codes, factors)
+
+
+def test_votes_are_of_values_by_how_often_they_come_and_of_examples_without_replacement():
+  """Code 0 votes where a value has 300 examples, code 1 where it has 100; and of two examples each differs."""
+  random, rows = np.random.default_rng(0), np.arange(400)
+  codes = random.normal(size=(400, 2)) * np.where(rows[:, None] < 300, [0.01, 1.0], [1.0, 0.01])
+  found = module._votes(codes, [[rows[:300], rows[300:]]], 4000, 8, random)
+  np.testing.assert_allclose(found[:, 0] / 4000, [0.75, 0.25], atol=0.04)  # 6 standard errors
+  two = np.array([[0.0, 0.0], [1.0, 0.9]])
+  assert module._votes(two, [[np.arange(2)]], 50, 2, random).tolist() == [[0], [50]]
+
+
+def test_votes_are_scored_by_others_than_the_classifier_is_fitted_to():
+  """By 12 votes of codes that know nothing: they fit those 12, and no others."""
+  found = [
+    metrics.factor_vae_score(USELESS, FACTORS, seed=seed, votes=(12, 3000), equal=32) for seed in range(3)
+  ]
+  np.testing.assert_allclose(found, 1 / 3, atol=0.06)
 
 
 EACH = {

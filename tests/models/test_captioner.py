@@ -83,8 +83,22 @@ def test_noise_is_of_training_and_of_each_example():
   noisy = terms(True)
   assert len(set(noisy)) == 3 and not np.isin(noisy, terms(False)).any()
   np.testing.assert_allclose(terms(True, keys[::-1]), noisy[::-1], rtol=1e-5)
+  drawn = np.stack([jax.random.normal(key, SHAPE) for key in keys])
+  by_hand = batch["image"] + 0.05 * drawn  # the default deviation
+  np.testing.assert_allclose(noisy, -log_prob(model, variables, by_hand, batch["text"]), rtol=1e-5)
   clean = model_of("model.noise=0").apply(variables, batch, keys, mode(training=True)).terms["text_nll"]
   np.testing.assert_array_equal(clean, terms(False))
+
+
+def test_positions_count():
+  """Without them, attention knows no order."""
+  model, variables = made()
+  batch = {"image": images(3), "text": jnp.asarray([[1, 2], [3, 0], [0, 0]], jnp.int32)}
+  keys = jax.random.split(jax.random.key(0), 3)
+  slopes = jax.jit(
+    jax.grad(lambda variables: model.apply(variables, batch, keys, mode()).terms["text_nll"].sum())
+  )(variables)
+  assert np.abs(slopes["params"]["positions"]).max(axis=1).min() > 1e-6
 
 
 def test_tokens_that_there_are_not():

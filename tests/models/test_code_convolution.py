@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import filled, mode
+from scipy import special
 
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
@@ -96,6 +97,30 @@ def test_the_term():
   np.testing.assert_allclose(score(variables), wanted, rtol=1e-5)
   fresh = init_variables(model, spec_of(), jax.random.key(0))
   np.testing.assert_allclose(score(fresh), N * math.log(K), rtol=0.1)
+
+
+def test_a_share_of_labels_is_dropped_in_training_and_every_parameter_counts():
+  model, variables, codes, label = made()
+  model, keys = model.clone(condition_drop=0.5), jax.random.split(jax.random.key(3), B)
+  batch = {"codes": codes, "label": label}
+
+  def nll(variables):
+    return model.apply(variables, batch, keys, mode(training=True)).terms["code_nll"]
+
+  kept = model.apply(variables, keys, mode(training=True), method="kept")
+  assert 0 < kept.sum() < B
+  logits = special.log_softmax(logits_of(codes, label, kept), axis=-1)
+  wanted = -np.take_along_axis(logits, np.asarray(codes)[..., None], -1).sum(axis=(1, 2))
+  np.testing.assert_allclose(jax.jit(nll)(variables), wanted, rtol=1e-5)
+  slopes = jax.jit(jax.grad(lambda variables: nll(variables).sum()))(variables)
+  assert all(np.abs(x).max() > 1e-6 for x in jax.tree.leaves(slopes)), "a parameter has no gradient"
+
+
+def test_no_label_is_another_start_than_any_label():
+  _, _, codes, label = made()
+  free = logits_of(codes, label, False)
+  for one in range(3):
+    assert np.abs(logits_of(codes, jnp.full(B, one)) - free).max(axis=-1).min() > 1e-4
 
 
 @pytest.mark.parametrize(("layout", "n"), [("1,1,1,3,4,1", 13), ("3,4,2", 24)])

@@ -45,14 +45,26 @@ def test_filters_against_the_definition(top_k, top_p):
     np.testing.assert_array_equal(new[sorted(left)], row[sorted(left)])
 
 
-@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, None), (2.0, 3)])
-def test_draws_follow_their_probabilities(temperature, top_k):
+def test_the_nucleus_ends_where_its_probabilities_reach_p():
+  """Of four alike, two have 1/2, in float32 too."""
+  found = cp.filtered(jnp.zeros((1, 4)), top_p=0.5)
+  np.testing.assert_array_equal(np.isfinite(found), [[True, True, False, False]])
+
+
+@pytest.mark.parametrize(
+  ("temperature", "top_k", "top_p"),
+  [(1.0, None, None), (0.5, None, None), (2.0, 3, None), (2.0, None, 0.8), (0.5, None, 0.95)],
+)
+def test_draws_follow_their_probabilities(temperature, top_k, top_p):
+  """Filters see the logits after the temperature: a nucleus is another one then."""
   row, n = logits_of(4)[3], 3000
   keys = jax.random.split(jax.random.key(0), n)
-  drawn = cp.draw_codes(keys, jnp.tile(jnp.asarray(row), (n, 1)), temperature, top_k)
+  drawn = cp.draw_codes(keys, jnp.tile(jnp.asarray(row), (n, 1)), temperature, top_k, top_p)
   counts = np.bincount(drawn, minlength=K)
   wanted = np.exp(row.astype(np.float64) / temperature)
-  wanted[[i for i in range(K) if i not in slow_filter(row, top_k, None)]] = 0
+  left = slow_filter(row / temperature, top_k, top_p)
+  assert top_p is None or left != slow_filter(row, top_k, top_p)
+  wanted[[i for i in range(K) if i not in left]] = 0
   wanted, some = wanted / wanted.sum(), wanted > 0
   assert counts[~some].sum() == 0
   assert stats.chisquare(counts[some], n * wanted[some]).pvalue > 1e-3
@@ -89,6 +101,12 @@ def test_places_have_vectors_of_their_own():
   p = variables["params"]
   last = p["map"][1] + p["row"][3] + p["column"][4] + p["code"][0]
   np.testing.assert_allclose(found[-1], last, rtol=1e-6)
+
+
+def test_a_text_ends_at_its_first_padding_whatever_follows():
+  text = jnp.asarray([[5, 0, 6, 7], [5, 0, 0, 0], [0, 1, 0, 2], [1, 2, 3, 4]])
+  found = cp.text_nll(jnp.zeros((4, 4, K + 1)), text)
+  np.testing.assert_allclose(found, np.array([2, 2, 1, 4]) * np.log(K + 1), rtol=1e-6)
 
 
 def test_cross_entropy_against_scipy():

@@ -1,6 +1,7 @@
 """The prior over codes: what it sees and what not, the cached path, conditions, and that it learns a distribution."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -9,10 +10,11 @@ import numpy as np
 import optax
 import pytest
 from families import filled, mode
+from scipy import special
 
 from vae_jax.configuration import apply_overrides, base_config, validate
 from vae_jax.errors import UserError
-from vae_jax.models import build, needs
+from vae_jax.models import attention, build, needs
 from vae_jax.models.contract import init_variables
 from vae_jax.types import image_spec
 
@@ -181,6 +183,31 @@ def test_guidance(condition):
   others = {name: jnp.roll(x, 1, axis=0) for name, x in fields.items()}
   free = [drawn(model, variables, noise, some, guidance=0.0) for some in (fields, others)]
   np.testing.assert_array_equal(*free)
+
+
+def test_no_label_is_another_start_than_any_label():
+  model, variables, batch = sensitive("label")
+  free = np.asarray(logits_of(model, variables, batch, kept=False)[0])
+  for label in range(3):
+    found = logits_of(model, variables, {**batch, "label": jnp.full(B, label)})[0]
+    assert np.abs(found - free).max(axis=(1, 2)).min() > 1e-3
+
+
+def test_every_parameter_counts():
+  """So do the positions of codes and of tokens, without which attention knows no order."""
+  model, variables, batch = made("text")
+  total = jax.jit(jax.grad(lambda v: sum(x.sum() for x in scored(model)(v, batch, keys_of(B)).values())))
+  assert all(np.abs(x).max() > 1e-6 for x in jax.tree.leaves(total(variables))), "a parameter has no gradient"
+
+
+def test_attention_is_that_of_vaswani_et_al():
+  """Equation 1, row by row in float64."""
+  q, k, v = np.random.default_rng(0).normal(size=(3, 2, 2, 5, 4)).astype(np.float32)
+  seen = np.tri(5, dtype=bool)
+  found = np.asarray(attention.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), jnp.asarray(seen)))
+  for b, h, i in itertools.product(range(2), range(2), range(5)):
+    shares = special.softmax(np.float64(k[b, h, : i + 1]) @ q[b, h, i] / math.sqrt(4))
+    np.testing.assert_allclose(found[b, h, i], shares @ v[b, h, : i + 1], rtol=1e-4, atol=1e-6)
 
 
 @conditions

@@ -223,6 +223,10 @@ def test_a_trained_model_samples_and_is_exported(tmp_path, case):
     assert model.interpolate(X[:1], X[1:2], 3).shape == (1, 3, *SHAPE)
   else:
     assert np.abs(cold).max() == 0
+    still = model.module.apply(
+      model.variables, {"image": X}, jnp.zeros((1, *X.shape[:1], UNITS)), method="draw"
+    )
+    np.testing.assert_allclose(model.reconstruct(X), model.decode(still.z[0]), rtol=1e-5)
     for does in (lambda: model.encode(X), lambda: model.interpolate(X, X, 3), model.check_prior):
       with pytest.raises(
         UserError, match=r"cannot encode images.*mlp_vae with model\.posterior=gaussian can"

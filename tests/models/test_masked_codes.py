@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import filled, mode
+from scipy import special
 
 from vae_jax.configuration import apply_overrides, base_config
 from vae_jax.errors import UserError
@@ -16,7 +17,7 @@ from vae_jax.models.contract import init_variables
 from vae_jax.models.masked_codes import masked_counts
 from vae_jax.types import image_spec
 
-K, N, B, STEPS = 5, 8, 4, 5
+K, N, B, STEPS, CHOICE = 5, 8, 4, 5, 1.5
 WORDS = (
   f"model.codes={K}",
   "model.layout=2,4,1",
@@ -24,6 +25,7 @@ WORDS = (
   "model.layers=2",
   "model.heads=2",
   f"model.decode_steps={STEPS}",
+  f"model.choice_temperature={CHOICE}",
   "model.classes=3",
 )
 SPEC = image_spec(
@@ -102,6 +104,25 @@ def test_the_loss_is_that_of_the_masked_codes():
   np.testing.assert_allclose(start["masked_nll"] / masks.sum(-1), math.log(K), rtol=0.15)
 
 
+def test_a_share_of_labels_is_dropped_in_training_and_every_parameter_counts():
+  model, variables, batch = made("label")
+  model, keys = model.clone(condition_drop=0.5), keys_of(B)
+
+  def nll(variables):
+    return model.apply(variables, batch, keys, mode(training=True)).terms["masked_nll"]
+
+  kept = model.apply(variables, keys, mode(training=True), method="kept")
+  assert 0 < kept.sum() < B
+  masks = compiled("label", "masks")(variables, keys)
+  logits = compiled("label", "logits")(variables, batch["codes"], masks, batch, kept)
+  each = -np.take_along_axis(special.log_softmax(logits, -1), np.asarray(batch["codes"])[..., None], -1)[
+    ..., 0
+  ]
+  np.testing.assert_allclose(jax.jit(nll)(variables), (each * masks).sum(-1), rtol=1e-4)
+  slopes = jax.jit(jax.grad(lambda variables: nll(variables).sum()))(variables)
+  assert all(np.abs(x).max() > 1e-6 for x in jax.tree.leaves(slopes)), "a parameter has no gradient"
+
+
 @pytest.mark.parametrize(("codes", "steps"), [(256, 8), (49, 12), (8, 8), (8, 1)])
 def test_the_schedule(codes, steps):
   found = masked_counts(codes, steps)
@@ -110,21 +131,27 @@ def test_the_schedule(codes, steps):
   assert found[0] == (min(first, codes - 1) if steps > 1 else 0)
 
 
-@pytest.mark.parametrize("guidance", [None, 2.0])
-def test_sampling_against_a_slow_reference(guidance):
-  """At temperature 0, where nothing is drawn at random."""
+@pytest.mark.parametrize(("guidance", "temperature"), [(None, 0.0), (2.0, 0.0), (None, 0.7)])
+def test_sampling_against_a_slow_reference(guidance, temperature):
+  """At temperature 0, nothing is drawn at random; else codes are, and noise that fades chooses those to keep."""
   variables, label = sensitive(made("label")[1]), {"label": jnp.array([0, 1, 2, 2], jnp.int32)}
   options = {} if guidance is None else {"guidance": guidance}
-  found = compiled("label", "generate")(variables, keys_of(B), label, 0.0, options)
+  found = compiled("label", "generate")(variables, keys_of(B), label, temperature, options)
   logits_of = functools.partial(compiled("label", "logits"), variables)
   codes, masked = np.zeros((B, N), np.int32), np.ones((B, N), bool)
-  for left in masked_counts(N, STEPS):
+  for step, left in enumerate(masked_counts(N, STEPS)):
     logits = np.asarray(logits_of(codes, masked, label, jnp.ones(B, bool)))
     if guidance is not None:
       without = np.asarray(logits_of(codes, masked, label, jnp.zeros(B, bool)))
       logits = without + guidance * (logits - without)
-    best = logits.argmax(-1)
-    sure = logits.max(-1) - np.log(np.exp(logits).sum(-1))
+    best, noise = logits.argmax(-1), np.zeros((B, N))
+    if temperature:
+      pairs = [jax.random.split(jax.random.fold_in(key, step)) for key in keys_of(B)]
+      each = [[jax.random.gumbel(key, (K,)) for key in jax.random.split(one, N)] for one, _ in pairs]
+      best = (logits / temperature + np.array(each)).argmax(-1)
+      noise = np.stack([jax.random.gumbel(other, (N,)) for _, other in pairs])
+    sure = np.take_along_axis(logits, best[..., None], -1)[..., 0] - np.log(np.exp(logits).sum(-1))
+    sure += CHOICE * temperature * (1 - (step + 1) / STEPS) * noise
     for b in range(B):
       codes[b, masked[b]] = best[b, masked[b]]
       open_ = [i for i in range(N) if masked[b, i]]

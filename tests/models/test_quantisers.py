@@ -179,6 +179,43 @@ def test_several_codebooks_learn_as_each_alone(learning):
     )
 
 
+def test_a_level_has_no_gradient_to_those_before_it():
+  """Level by level, vectors are drawn to their codes, and codes to what the levels before them left."""
+  x, books = normal(4, 5, 3), normal(2, 6, 3, seed=1)
+  module = learned_codes.Codebook(6, 3, learning="gradient", levels=2)
+  kept = {"counts": np.ones((2, 6), np.float32), "updates": np.zeros(2, np.int32)}
+
+  def terms(x, books):
+    variables = {"params": {"codes": books}, "codebook": kept}
+    return module.apply(variables, x, {}, None, TRAINING._replace(training=False)).terms
+
+  slopes = jax.jit(jax.jacrev(lambda x, books: {k: v.sum() for k, v in terms(x, books).items()}, (0, 1)))(
+    x, books
+  )
+  codes, _ = chosen(x, books, 1, 2)
+  first = np.float64(x) - books[0][codes[..., 0]]
+  second = first - books[1][codes[..., 1]]
+  to_books = np.zeros((2, 6, 3))
+  for level, left in enumerate((first, second)):
+    np.add.at(to_books[level], codes[..., level], -2 * left)
+  np.testing.assert_allclose(slopes["commitment"][0], 2 * (first + second), rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(slopes["codebook"][1], to_books, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(slopes["commitment"][1], 0)
+  np.testing.assert_array_equal(slopes["codebook"][0], 0)
+
+
+def test_each_codebook_has_candidates_of_its_own():
+  """Two groups: where their candidates come from, of the 24 vectors."""
+  x = normal(4, 6, 4)
+  out, _ = quantised(learned_codes.Codebook(5, 4, groups=2), x)
+  flat, found = x.reshape(24, 4), np.asarray(out.statistics.candidates)
+  places = [
+    [np.flatnonzero((part == one).all(axis=1)).item() for one in some]
+    for part, some in zip(np.split(flat, 2, axis=1), found, strict=True)
+  ]
+  assert all(len(set(some)) == 5 for some in places) and places[0] != places[1]
+
+
 def test_rotation_is_the_formula_of_the_paper():
   """The gradient is s R^T g with R = I - 2 r r^T + 2 q e^T (Fifty et al. 2024, section 4.2), in float64."""
   x, q, g = normal(7, 5), normal(7, 5, seed=1), normal(7, 5, seed=2)
@@ -334,6 +371,24 @@ def test_lfq_begins_with_the_first_batch_and_cuts_many_bits_into_blocks():
   assert (np.asarray(out.terms["entropy"]) < 0).all() and int(moved["updates"]) == 1
   again = jax.jit(lambda codes: module.apply(variables, codes, method="vectors"))(out.codes)
   np.testing.assert_array_equal(again, out.vectors)
+
+
+def test_the_entropy_of_blocks_is_that_of_their_product():
+  """11 bits: H(q) - CE(q, m) over all 2048 codes, with m the product of the blocks' shares."""
+  module, x = fixed_codes.LookupFree(11, temperature=2.0), 0.5 * normal(2, 3, 11)
+  random = np.random.default_rng(1)
+  blocks = [random.dirichlet(np.ones(2 ** (end - first))) for first, end in fixed_codes.bit_blocks(11)]
+  shares = np.concatenate(blocks).astype(np.float32)
+  out, _ = quantised(module, x, {"codebook": {"shares": shares, "updates": np.int32(1)}})
+  codes = np.arange(2**11)
+  points = 2 * (codes[:, None] >> np.arange(11) & 1) - 1
+  log_q = special.log_softmax(-((x[:, :, None] - points) ** 2).sum(axis=-1) / 2.0, axis=-1)
+  m = np.ones(len(codes))
+  for (first, end), block in zip(fixed_codes.bit_blocks(11), blocks, strict=True):
+    m *= block[(codes >> first) % 2 ** (end - first)]
+  expected = -(np.exp(log_q) * (log_q - np.log(m))).sum(axis=(1, 2))
+  np.testing.assert_allclose(out.terms["entropy"], expected, rtol=1e-4)
+  np.testing.assert_allclose(np.sum(out.statistics), len(blocks), rtol=1e-5)
 
 
 # --- the family ---

@@ -13,6 +13,7 @@ from vae_jax.errors import UserError
 from vae_jax.generator import new_key
 from vae_jax.models import build
 from vae_jax.models.contract import Mode, init_variables
+from vae_jax.models.vq_vae_2 import Level
 from vae_jax.types import image_spec
 
 SHAPE, CODES, DIM = (8, 8, 1), 12, 3
@@ -169,6 +170,20 @@ def test_each_codebook_learns_from_its_own_level(case):
     before = variables["codebook"][f"levels_{number}"]["counts"]
     np.testing.assert_array_less(0, np.abs(kept["counts"] - before).max())
     assert found.sums.shape == (CODES, DIM)
+
+
+def test_each_level_draws_with_keys_of_its_own(case, monkeypatch):
+  """Those of examples and that of the step, as equal ones draw equal numbers."""
+  _, model, variables, batch, _ = case
+  seen, quantise = [], Level.quantise
+
+  def recorded(level, x, batch, keys, mode):
+    seen.append(jax.random.key_data(jnp.append(keys, mode.key)))
+    return quantise(level, x, batch, keys, mode)
+
+  monkeypatch.setattr(Level, "quantise", recorded)
+  used = jax.jit(lambda variables: (called(model, variables, batch, training=True), seen)[1])(variables)
+  assert len(np.unique(np.concatenate(used), axis=0)) == 10
 
 
 def test_an_evaluation_has_no_statistics(case):

@@ -1,6 +1,7 @@
 """Several runs in one program: each is what it is alone, and all go on together."""
 
 import json
+import logging
 import shutil
 import statistics
 from types import SimpleNamespace
@@ -301,6 +302,40 @@ def test_members_that_have_no_step_in_common_are_refused(tmp_path):
       assert together.common_step(team) is None  # killed while the first ones were saved
   with pytest.raises(UserError, match="no step has a whole checkpoint of each of its 2 members"):
     together.common_step(team)
+
+
+def test_the_newest_step_that_is_whole_in_all_members_is_taken(tmp_path, caplog):
+  held = [Checkpoints(tmp_path / str(i)) for i in range(2)]
+  parts = [SimpleNamespace(checkpoints=checkpoints) for checkpoints in held]
+  team = SimpleNamespace(workdir=tmp_path, folders=[tmp_path / "0", tmp_path / "1"], parts=parts)
+  for checkpoints in held:
+    with checkpoints:
+      for step in (4, 6):
+        checkpoints.save(step, {"x": jnp.zeros(2)}, meta={}, score=-step)
+  assert together.common_step(team) == 6
+  file = max((f for f in (tmp_path / "1" / "6").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+  file.write_bytes(file.read_bytes()[:-1])
+  with caplog.at_level(logging.WARNING, "vae_jax"):
+    assert together.common_step(team) == 4
+  assert caplog.messages == [f"checkpoint {tmp_path}/1/6 is damaged; falling back"]
+
+
+def test_steps_since_the_last_row_go_on_with_the_members_on_their_last_axis(monkeypatch, tmp_path):
+  like = jax.device_put(jnp.zeros((2, 3)))
+  team = SimpleNamespace(several=True, parts=[0, 1], like=like, workdir=tmp_path)
+  lengths = [4, 4]
+  monkeypatch.setattr(together, "common_step", lambda team: 8)
+
+  def resume(part, step):
+    return jnp.full(3, part), [{"loss": np.arange(lengths[part]) + 10.0 * part}]
+
+  monkeypatch.setattr(together.assemble, "resume", resume)
+  state, windows = together.start(team)
+  np.testing.assert_array_equal(state, [[0, 0, 0], [1, 1, 1]])
+  np.testing.assert_array_equal(windows[0]["loss"], np.stack([np.arange(4), np.arange(4) + 10], axis=1))
+  lengths[1] = 3
+  with pytest.raises(UserError, match=r"checkpoints of step 8 are of runs with other training\.log_every"):
+    together.start(team)
 
 
 # --- afterwards ---

@@ -189,7 +189,7 @@ def text_fits(text: ArrayLike, length: int, tokens: int) -> Bool[Array, " b"]:
 
 def text_nll(logits: Float[Array, "b t v"], text: Int[Array, "b t"]) -> Float[Array, " b"]:
   """-log p(text) in nats: the first padding is the end of the text, and what follows it says nothing."""
-  counted = jnp.pad(text[:, :-1] != 0, ((0, 0), (1, 0)), constant_values=True)
+  counted = jnp.pad(jnp.cumprod(text[:, :-1] != 0, axis=-1) > 0, ((0, 0), (1, 0)), constant_values=True)
   return jnp.where(counted, cross_entropy(logits, text), 0.0).sum(axis=-1)
 
 
