@@ -147,6 +147,6 @@ def _value(text: str, wanted: Wanted, where: str) -> Value:
   return Range(*found) if found[0] < found[1] else found[:1]
 
 
-def _quoted(text: str, most: int = 60) -> str:
+def _quoted(text: str) -> str:
   text = printable(" ".join(text.split()))
-  return f"'{text if len(text) <= most else text[: most - 3] + '...'}'"
+  return f"'{text if len(text) <= 60 else text[:57] + '...'}'"

@@ -104,7 +104,7 @@ class TransformationNet(Restorer):
     return math.ceil(reach + 4 * stride) + (self.factor > 1)  # an output pixel lies between two input pixels
 
   def _image(self, degraded: Array, eps: Eps | None, sigma: ArrayLike | None = None) -> Array:
-    padded = self._padded(degraded, self.multiple)
+    padded = self._padded(degraded)
     return self._base(padded) + self.head(self.body(padded.astype(self.dtype)).astype(jnp.float32))
 
 
