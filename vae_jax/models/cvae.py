@@ -29,8 +29,8 @@ from vae_jax.models.encoders import MLPEncoder
 from vae_jax.types import Array, Batch, Spec, image_shape, seen
 
 
-class CVAE(vae.VAE):
-  """A `vae.VAE` whose encoder sees [b, 1, 1, h * w * c + classes] and whose decoder sees [n, latent_dim + classes].
+class CVAE(vae.ConditionalVAE):
+  """A VAE whose encoder sees [b, 1, 1, h * w * c + classes] and whose decoder sees [n, latent_dim + classes].
 
   Attributes, beside those of `vae.VAE`:
     classes: number of labels.
@@ -42,7 +42,6 @@ class CVAE(vae.VAE):
 
   NEEDS: ClassVar[frozenset[str]] = frozenset({"label"})
   PRIOR: ClassVar[str] = "N(mean, diag(variance)), learned for each label"
-  STANDARD_PRIOR: ClassVar[bool] = False
 
   def setup(self):
     super().setup()
@@ -71,22 +70,6 @@ class CVAE(vae.VAE):
   def pixels(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w p"]:
     """Parameters of the likelihood of each pixel."""
     return self.decoder(jnp.concatenate([z, self.one_hot(condition)], axis=-1))
-
-  def latents(self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0) -> Array:
-    """Latents drawn from p(z | y), its deviation scaled by the temperature, from standard normal noise."""
-    return dist.sample(self.prior(condition), temperature * noise)
-
-  def all_pixels(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b h w p"]:
-    return jax.vmap(lambda z: self.pixels(z, batch))(z)
-
-  def log_prior(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b"]:
-    """log p(z | y) in nats."""
-    return dist.log_prob(self.prior(batch), z)
-
-  def kl_units(self, drawn: vae.Drawn, batch: Batch) -> Float[Array, "b d"]:
-    """KL(q(z | x, y) || p(z | y)) of each latent, in nats."""
-    assert drawn.posterior is not None
-    return dist.kl(drawn.posterior, self.prior(batch))
 
 
 KEYS: Keys = {
