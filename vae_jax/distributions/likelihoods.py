@@ -307,6 +307,11 @@ def make_likelihood(name: str, c: int, sigma: str | float = "learned", mixtures:
   return makers[name]()
 
 
+def build(model: Mapping[str, Any], c: int) -> Likelihood:
+  """The likelihood that `model`, the section of a config with these keys, describes, for images of c channels."""
+  return make_likelihood(model["likelihood"], c, model["sigma"], model["mixtures"])
+
+
 def observed_log_prob(
   likelihood: Likelihood,
   params: ArrayLike,

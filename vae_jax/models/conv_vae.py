@@ -47,6 +47,8 @@ def networks(
 ) -> tuple[ConvEncoder, ConvDecoder, int]:
   """Encoder, decoder, and how many latents an image has. channels: those that the decoder gives for each pixel.
 
+  A family without the key model.head_kernel has its default.
+
   Raises UserError: a map of latents where input and output differ in size.
   """
   shape, given = image_shape(spec), input_shape(spec)
@@ -65,16 +67,15 @@ def networks(
     **dtypes,
   }
   encoder = ConvEncoder(latent_dim=model.latent_dim, moments=moments, **common)
+  head_kernel = model.get("head_kernel", HEAD_KEYS["model.head_kernel"].default)
   decoder = ConvDecoder(
-    size=shape[:2], out_channels=channels, head_kernel=model.head_kernel, blur=model.blur, **common
+    size=shape[:2], out_channels=channels, head_kernel=head_kernel, blur=model.blur, **common
   )
   return encoder, decoder, height * width * model.latent_dim
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
   """The module that `config.model` describes, for records of `spec`. Raises UserError as `networks` does."""
-  likelihood = likelihoods.make_likelihood(
-    model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
-  )
+  likelihood = likelihoods.build(model, image_shape(spec)[-1])
   encoder, decoder, units = networks(model, spec, dtypes, likelihood.channels, flexible_vae.moments(model))
   return flexible_vae.assembled(model, spec, encoder, decoder, units, likelihood)

@@ -20,12 +20,9 @@ from ml_collections import ConfigDict
 
 from vae_jax import distributions as dist
 from vae_jax.distributions import likelihoods
-from vae_jax.keys import WIDEST, WIDTHS, Keys, between, counted
+from vae_jax.keys import WIDEST, Keys, between
 from vae_jax.keys import Key as ConfigKey
-from vae_jax.models import vae
-from vae_jax.models.blocks import ACTIVATION_KEYS
-from vae_jax.models.decoders import MLPDecoder
-from vae_jax.models.encoders import MLPEncoder
+from vae_jax.models import mlp_vae, vae
 from vae_jax.types import Array, Batch, Spec, image_shape, seen
 
 
@@ -74,10 +71,7 @@ class CVAE(vae.ConditionalVAE):
 
 KEYS: Keys = {
   "model.classes": ConfigKey(10, "labels are 0 .. classes - 1", between(1, WIDEST)),
-  "model.latent_dim": ConfigKey(16, "size of the latent vector", counted(WIDEST)),
-  "model.hidden": ConfigKey((512,), "widths of the encoder's layers; the decoder mirrors them", WIDTHS),
-  **ACTIVATION_KEYS,
-  **likelihoods.KEYS,
+  **mlp_vae.NETWORK_KEYS,
   **vae.KEYS,
 }
 FAMILY = CVAE
@@ -96,13 +90,6 @@ def faults(config: ConfigDict) -> Iterator[str]:
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> CVAE:
   """The module that `config.model` describes, for records of `spec`."""
-  height, width, channels = image_shape(spec)
-  likelihood = likelihoods.make_likelihood(model.likelihood, channels, model.sigma, model.mixtures)
-  hidden, common = tuple(model.hidden), {"activation": model.activation, **dtypes}
-  return CVAE(
-    encoder=MLPEncoder(hidden, model.latent_dim, **common),
-    decoder=MLPDecoder(hidden[::-1], (height, width), likelihood.channels, **common),
-    likelihood=likelihood,
-    latent_dim=model.latent_dim,
-    classes=model.classes,
-  )
+  likelihood = likelihoods.build(model, image_shape(spec)[-1])
+  encoder, decoder = mlp_vae.networks(model, spec, dtypes, likelihood.channels)
+  return CVAE(encoder, decoder, model.latent_dim, likelihood, classes=model.classes)

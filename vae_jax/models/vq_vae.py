@@ -211,7 +211,7 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE:
       f"model.name=vq_vae decodes codes at the size of the image that it sees, and degraded images are {given[0]} x "
       f"{given[1]} for {shape[0]} x {shape[1]}; set data.degrade.name to one that keeps the size"
     )
-  likelihood = likelihoods.make_likelihood(model.likelihood, shape[-1], model.sigma, model.mixtures)
+  likelihood = likelihoods.build(model, shape[-1])
   quantiser = quantisers.build(model)
   common = {"activation": model.activation, "remat": model.remat, **dtypes}
   channels = tuple(model.channels)

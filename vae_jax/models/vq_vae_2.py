@@ -252,9 +252,7 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE2:
       f"model.maps={model.maps}: images of {shape[0]} x {shape[1]} have the finest codes at {sizes[-1][0]} x "
       f"{sizes[-1][1]}, not to be halved {model.maps - 1} times; set fewer model.channels, or a larger data.size"
     )
-  likelihood = likelihoods.make_likelihood(
-    model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
-  )
+  likelihood = likelihoods.build(model, image_shape(spec)[-1])
   common = {"activation": model.activation, "remat": model.remat, **dtypes}
   levels = [
     Level(
