@@ -19,13 +19,13 @@ def run(model: Any, args: Any) -> None:
   """Writes the file, which was decoded again and compared, and its report as JSON beside it; prints a table."""
   from vae_jax import evaluation
   from vae_jax.errors import printable
-  from vae_jax.storage.files import write_whole
+  from vae_jax.storage.files import write_bytes
 
   evaluation.check_compresses(model)
   levels = _of_files(model, args) if args.input else _of_split(model, args)
   content, report = evaluation.compress_images(model, levels, seed=args.seed)
   output = Path(args.output or args.folder / f"compress{evaluation.suffix(args.asked)}.bb")
-  write_whole(output, lambda file: file.write(content))
+  write_bytes(output, content)
   evaluation.write_json(output.with_suffix(".json"), report)
   print("\n".join(evaluation.compression_table(report)))
   print(f"wrote {printable(str(output))}: decoded again, bit for bit; and {output.with_suffix('.json').name}")

@@ -18,7 +18,7 @@ from vae_jax.photos.photograph import Photograph, open_photograph
 from vae_jax.photos.restoring import Job, Progress, Restorer, Result, check_integer, restore_photograph
 from vae_jax.photos.saving import WRITABLE, check_saveable, save_photograph
 from vae_jax.progress import FileProgress
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 
 PathLike = str | os.PathLike
 
@@ -195,7 +195,7 @@ def _restore_one(
     return
   if as_it_is:
     content = images.read_file(job.source)
-    write_whole(job.main, lambda file: file.write(content))
+    write_bytes(job.main, content)
   else:
     save_photograph(job.main, photograph)
   finished(job.main)

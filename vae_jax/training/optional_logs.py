@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vae_jax.errors import UserError
-from vae_jax.storage.files import append_whole, write_whole
+from vae_jax.storage.files import append_whole, write_bytes
 
 HEADER = ("step", "split", "metric", "value")
 
@@ -41,7 +41,7 @@ class CsvLog:
     text = _lines([HEADER])
     if rows.exists():
       text += "".join(_lines(_cells(json.loads(line))) for line in rows.read_text().splitlines())
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
     self._file = io.FileIO(path, "a")
 
   def write(self, row: Mapping[str, Any]) -> None:
@@ -78,7 +78,7 @@ class Wandb:
       run_id = path.read_text().strip()
     else:
       run_id = secrets.token_hex(8)
-      write_whole(path, lambda file: file.write(run_id.encode()))
+      write_bytes(path, run_id.encode())
     try:
       self._run = wandb.init(
         project=project,
