@@ -19,10 +19,8 @@ LONGEST = 64  # steps
 
 FILTERS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 SUBSAMPLINGS = ("420", "444")
-GRIDS = (
-  "aligned",
-  "anywhere",
-)  # where the blocks of a JPEG lie: as in a file, or as in a part that was cut out of one
+# Where the blocks of a JPEG lie: as in a file, or as in a part that was cut out of one.
+GRIDS = ("aligned", "anywhere")
 
 
 class Range(NamedTuple):

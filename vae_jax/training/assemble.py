@@ -427,9 +427,8 @@ def _begun(parts: Parts, train_state: state.TrainState) -> state.TrainState:
   if not (count := parts.model.begins_at):
     return train_state
   source, key = parts.train.source, jax.random.fold_in(new_key(parts.config.training.seed), BEGIN)
-  chosen = np.resize(
-    pipeline.spread(len(source), count), count
-  )  # again from the first, where there are fewer
+  # Again from the first, where there are fewer.
+  chosen = np.resize(pipeline.spread(len(source), count), count)
   images = pipeline.Chosen(source, chosen.tolist())
   batch = next(pipeline.batches(parts.config.data, images, batch_size=count, training=False))
   keys = steps.example_keys(key, steps.PREPARE_STREAM, jnp.arange(count))

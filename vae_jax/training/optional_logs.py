@@ -22,9 +22,8 @@ HEADER = ("step", "split", "metric", "value")
 def check_wandb(project: str) -> None:
   """Raises UserError where a project is named and wandb is not installed."""
   found = importlib.util.find_spec("wandb") if project else None
-  if project and (
-    found is None or found.origin is None
-  ):  # no origin: a folder ./wandb, which runs of wandb leave
+  # No origin: a folder ./wandb, which runs of wandb leave.
+  if project and (found is None or found.origin is None):
     raise UserError(
       f"training.wandb={project} needs the package wandb; pip install 'vae_jax[wandb]', or leave training.wandb out"
     )
