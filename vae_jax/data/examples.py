@@ -119,7 +119,7 @@ def folder_of(data: ConfigDict) -> Path:
 def split_by_name(names: Sequence[str]) -> dict[str, list[str]]:
   """80 % train, 10 % validation, 10 % test, by a hash of each name: adding files leaves the others in place.
 
-  Of three names or more, each split has at least one; of fewer, all are for training.
+  Each split has at least one of three names or more. Fewer are all for training.
   """
   if len(names) < 3:
     return {"train": sorted(names)} if names else {}

@@ -52,7 +52,7 @@ FROM_PRIOR = 1  # folded into an example's key: draws of the GSNN's term
 def divided(observed: Sequence[str], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
   """The places, counted row by row, of pixels in the `observed` quadrants, and of the others.
 
-  Of an odd height or width, the middle row or column is of the lower or right quadrants.
+  Where the height or width is odd, the lower or right quadrants have the middle row or column.
   """
   height, width = size
   lower, right = np.arange(height) >= height // 2, np.arange(width) >= width // 2
