@@ -38,9 +38,9 @@ KEYS: Keys = {
 }
 
 
-def faults(model: Mapping[str, Any]) -> Iterator[str]:
-  """What `model`, the section of a config with these keys, contradicts itself in."""
-  if model["likelihood"] == "laplace" and model["sigma"] == "optimal":
+def faults(config: Mapping[str, Any]) -> Iterator[str]:
+  """What these keys contradict."""
+  if config["model"]["likelihood"] == "laplace" and config["model"]["sigma"] == "optimal":
     yield "model.sigma=optimal must be learned or a number > 0 for model.likelihood=laplace"
 
 

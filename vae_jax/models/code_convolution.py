@@ -11,7 +11,7 @@ once for each code, without a cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -140,11 +140,7 @@ KEYS: Keys = {
   "objective.code_nll": ConfigKey(1.0, "weight of -log p(codes), in nats", MIN_0),
 }
 FAMILY = CodeConvolution
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from codes_.head_faults(config)
+faults = codes_.head_faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> CodeConvolution:

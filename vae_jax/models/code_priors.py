@@ -310,7 +310,7 @@ TRANSFORMER_KEYS: Keys = {
 
 
 def head_faults(config: ConfigDict) -> Iterator[str]:
-  """What is wrong with `TRANSFORMER_KEYS` that hold one by one."""
+  """What a family with `TRANSFORMER_KEYS` refuses in a config whose values hold one by one."""
   m = config.model
   if m.width % m.heads:
     wider = -(-m.width // m.heads) * m.heads

@@ -13,7 +13,7 @@ the first stage has become a learned one. `text_nll` is -log p(text), its end in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -146,11 +146,7 @@ KEYS: Keys = {
   "objective.text_nll": ConfigKey(0.125, "condition=text: weight of -log p(text), in nats", MIN_0),
 }
 FAMILY = CodeTransformer
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from codes_.head_faults(config)
+faults = codes_.head_faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> CodeTransformer:

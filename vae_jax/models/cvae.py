@@ -79,7 +79,6 @@ FAMILY = CVAE
 
 def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
   yield from vae.faults(config)
   if config.objective.mmd:
     yield (

@@ -12,7 +12,7 @@ probability of the code drawn, plus Gumbel noise that is annealed to 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -128,11 +128,7 @@ KEYS: Keys = {
   "objective.masked_nll": ConfigKey(1.0, "weight of -log p(masked codes | the others), in nats", MIN_0),
 }
 FAMILY = MaskedCodes
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from codes_.head_faults(config)
+faults = codes_.head_faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> MaskedCodes:

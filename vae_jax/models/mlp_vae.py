@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -25,12 +24,7 @@ NETWORK_KEYS: Keys = {
 }
 KEYS: Keys = {**NETWORK_KEYS, **flexible_vae.KEYS}
 FAMILY = VAE
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
-  yield from flexible_vae.faults(config)
+faults = flexible_vae.faults
 
 
 def networks(

@@ -412,7 +412,7 @@ FAMILY = RestorationVAE
 
 def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
+  yield from likelihoods.faults(config)
   if config.objective.name == "iwae" and not config.model.latent_dim:
     yield "objective.name=iwae needs latents, and model.latent_dim=0 has none; set objective.name=elbo"
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from vae_jax import distributions as dist
+from vae_jax.distributions import likelihoods
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.keys import Keys, between, counted, one_of
 from vae_jax.models.contract import Family, Mode, Output
@@ -245,7 +246,8 @@ IMAGE_SECTIONS = ("perceptual", "style", "adversarial")
 
 
 def faults(config: ConfigDict) -> Iterator[str]:
-  """What the keys of `KEYS` contradict."""
+  """What the keys of `KEYS` contradict, and those of the likelihood."""
+  yield from likelihoods.faults(config)
   o = config.objective
   grouped = o.name in ("miwae", "piwae")
   if grouped and not (o.groups > 1 and o.samples % o.groups == 0):

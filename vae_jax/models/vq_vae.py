@@ -178,7 +178,7 @@ FAMILY = VQVAE
 
 def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
+  yield from likelihoods.faults(config)
   yield from quantisers.faults(config)
 
 

@@ -16,7 +16,7 @@ the maps. A prior over them is a second stage (section 3.2).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -227,11 +227,7 @@ KEYS: Keys = {
   ),
 }
 FAMILY = VQVAE2
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from vq_vae.faults(config)
+faults = vq_vae.faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE2:
