@@ -20,12 +20,13 @@ from vae_jax.errors import UserError
 from vae_jax.generator import RECORD, new_key
 from vae_jax.models import build, family
 from vae_jax.models.contract import Family
+from vae_jax.models.opponent import Opponent
 from vae_jax.objectives import load_frozen, make_objective
 from vae_jax.progress import tell
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import drawing, parallel, scoring, state, steps
 from vae_jax.training import workdir as workdirs
-from vae_jax.training.opponents import Opponent, latent_opponent, pixel_opponent
+from vae_jax.training.opponents import latent_opponent, pixel_opponent
 from vae_jax.types import MODELLED, Batch, Frozen, Key, Spec, input_shape, seen
 
 BEGIN = 1  # folded into the run's seed, for what is drawn of the images that parameters begin at
