@@ -202,7 +202,7 @@ class Restores(Autoencodes):
     if not self.can("tile"):
       if ensemble:
         raise UserError(
-          "ensemble turns images, for restoration_vae only: this run takes upright images; leave it out"
+          "ensemble turns images, and this run takes upright images of one size alone; leave it out"
         )
       yield np.asarray(self._estimate(jnp.asarray(inputs[None]), sigmas))[0]
       return
