@@ -52,14 +52,10 @@ class Full:
   length: int
   read: Callable[[Sequence[int]], Sequence[Example]]
   shapes: dict[str, Sequence[int | None]]  # of each image feature as stored; 0 or None where it varies
-  smallest: tuple[int, int] | None = (
-    None  # height and width that each image has at least, where that is known
-  )
+  smallest: tuple[int, int] | None = None  # height and width that each image has at least, where known
   remarks: tuple[str, ...] = ()  # what a person should know before training on it
   names: Sequence[str] = ()  # of the records' files, where that is known
-  factors: tuple[
-    str, ...
-  ] = ()  # names of what images were rendered from, the columns of the field of that name
+  factors: tuple[str, ...] = ()  # what images were rendered from, the columns of the field of that name
   unordered: frozenset[str] = frozenset()  # of these, the ones whose values have no order
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_jax.data import images, plans
+from vae_jax.data import images
+from vae_jax.data.folders import list_images
 from vae_jax.data.suffixes import PICTURES, RAW, READ, why_unread
 from vae_jax.errors import UserError, printable
 from vae_jax.photos.metadata import unusual_colour
@@ -271,7 +272,7 @@ def _listed(path: Path, folder: Path) -> list[tuple[Path, str]]:
   inside = own != here and own.startswith(here)
   found = [
     (path / name, name)
-    for name in plans.list_images(path, PICTURES)
+    for name in list_images(path, PICTURES)
     if not (inside and os.path.join(os.path.realpath((path / name).parent), "").startswith(own))
   ]
   if not found:
