@@ -42,7 +42,7 @@ from vae_jax.models.contract import Mode
 from vae_jax.models.flexible_vae import FlexibleVAE
 from vae_jax.models.vae import VAE
 from vae_jax.objectives import ImportanceBound
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 from vae_jax.training import assemble, steps
 
 GRADIENTS = ("standard", "stl", "dreg")
@@ -220,7 +220,7 @@ def main() -> None:
   print("slope of log snr over log K: " + ", ".join(f"{how} {x:+.2f}" for how, x in found["slope"].items()))
   if args.output is not None:
     text = json.dumps(found, indent=2) + "\n"
-    write_whole(args.output, lambda file: file.write(text.encode()))
+    write_bytes(args.output, text.encode())
 
 
 if __name__ == "__main__":

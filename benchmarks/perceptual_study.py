@@ -55,7 +55,7 @@ from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError, nearest
 from vae_jax.inference import TrainedVAE
 from vae_jax.models.contract import Output
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 from vae_jax.types import Batch, seen
 
 SIGMA = 0.1
@@ -358,7 +358,7 @@ def read_rows(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
   text = "".join(json.dumps(row) + "\n" for row in rows)
-  write_whole(path, lambda file: file.write(text.encode()))
+  write_bytes(path, text.encode())
 
 
 def table_of(rows: list[dict[str, Any]]) -> str:

@@ -70,7 +70,7 @@ from vae_jax.data.sources import open_source
 from vae_jax.errors import UserError
 from vae_jax.inference import TrainedVAE
 from vae_jax.runs import Run as TrainedRun
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 from vae_jax.training import assemble
 from vae_jax.training.batches import train_batches
 from vae_jax.types import image_spec
@@ -236,7 +236,7 @@ def study(sizes: Sizes, only: list[str], output: Path | None, theirs: Any) -> di
   def keep() -> None:
     if output:
       output.parent.mkdir(parents=True, exist_ok=True)
-      write_whole(output, lambda file: file.write((json.dumps(result, indent=2) + "\n").encode()))
+      write_bytes(output, (json.dumps(result, indent=2) + "\n").encode())
 
   for name in only:
     entry = result["models"].setdefault(name, {"scores": {}})

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 import vae_jax
 from vae_jax.errors import UserError
 from vae_jax.inference import TrainedVAE
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 
 Row = dict[str, Any]
 
@@ -41,7 +41,7 @@ def rows(args: argparse.Namespace, wanted: Iterable[Row], make: Callable[..., Ro
   for row in wanted:
     if not any(row.items() <= {key: there[key] for key in row}.items() for there in held["rows"]):
       held["rows"].append({**row, **make(**row)})
-      write_whole(path, lambda file: file.write((json.dumps(held, indent=2) + "\n").encode()))
+      write_bytes(path, (json.dumps(held, indent=2) + "\n").encode())
       print(json.dumps(held["rows"][-1]), flush=True)
   return held["rows"]
 

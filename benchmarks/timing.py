@@ -176,7 +176,7 @@ def _jax_limits(dtype: str, quick: bool) -> tuple[float, float]:
 
 
 def against_limits(row: dict, flops: float, moved: float, limits: dict) -> dict[str, Any]:
-  """Of `flops` and bytes `moved` an item: what a runner reaches, and which limit binds."""
+  """What a runner reaches of `flops` and bytes `moved` an item, and which limit binds."""
   speed, dtype = row["items_per_second"], row["dtype"]
   peak, bandwidth = limits["flops_per_second"][dtype], limits["copy_bytes_per_second"]
   stated = limits["stated_flops_per_second"].get(dtype)

@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import evaluation, perceptual
 from vae_jax.data import pipeline
-from vae_jax.data.prepare import check_first_batch, make_prepare
+from vae_jax.data.prepare import check_first_batch
 from vae_jax.errors import UserError
 from vae_jax.evaluation.records import Digest, describe, open_split
 from vae_jax.generator import new_key
@@ -22,7 +20,6 @@ from vae_jax.inference import TrainedVAE
 from vae_jax.metrics import FeatureSet
 from vae_jax.priors.base import Prior
 from vae_jax.progress import FileProgress
-from vae_jax.training import steps
 from vae_jax.types import seen
 
 SUBSETS, SUBSET_SIZE = 100, 1000  # those that KID is defined with
@@ -269,15 +266,12 @@ def _clean(model: TrainedVAE, source: pipeline.Source, batch_size: int) -> Parts
 
 
 def _reconstructions(model: TrainedVAE, source: pipeline.Source, batch_size: int, seed: int) -> Parts:
-  prepare = jax.jit(make_prepare(model.config.data, training=False))
-  root, (height, width, _) = new_key(seed), model.image_shape
-  for batch in _batches(model, source, batch_size):
-    n = int(np.sum(batch.pop("mask")))
-    keys = steps.example_keys(root, steps.PREPARE_STREAM, jnp.asarray(batch["index"]))
-    ready = prepare(keys, batch)
+  height, width, _ = model.image_shape
+  batches = _batches(model, source, batch_size)
+  for _, ready, mask in evaluation.prepared_batches(model, batches, seed):
     evaluation.check_conditions(model, ready, source.name)
     given = evaluation.condition(model, ready)
-    yield np.asarray(model.reconstruct(seen(ready), **given))[:, :height, :width], n
+    yield np.asarray(model.reconstruct(seen(ready), **given))[:, :height, :width], int(np.sum(mask))
 
 
 def _samples(

@@ -110,9 +110,8 @@ class Objective(NamedTuple):
     parts: Parts = {}
     loss: Array | None = None
     names = list(self.weights)
-    if (
-      self.bound is not None
-    ):  # alpha and beta would turn importance weights into something that bounds nothing
+    # Alpha and beta would turn importance weights into something that bounds nothing.
+    if self.bound is not None:
       name = f"neg_{getattr(self.bound, 'name', 'iwae')}"
       parts[name] = self.bound(output)
       loss = self.scale * parts[name]

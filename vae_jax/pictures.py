@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 from vae_jax.types import ArrayLike
 
 BACKGROUND = 40  # grey level between the cells: black and white images both stand out
@@ -125,7 +125,7 @@ def save_png(path: str | Path, picture: np.ndarray) -> None:
   Raises UserError where it cannot be written.
   """
   content = to_png(picture)  # not into the file itself: PIL would not say why it cannot be written
-  write_whole(path, lambda file: file.write(content))
+  write_bytes(path, content)
 
 
 def save_animation(path: str | Path, frames: Sequence[np.ndarray], milliseconds: int = 80) -> None:
@@ -142,7 +142,7 @@ def save_animation(path: str | Path, frames: Sequence[np.ndarray], milliseconds:
   else:
     shown = [image.quantize(256) if image.mode == "RGB" else image for image in shown]
     shown[0].save(file, format="GIF", append_images=shown[1:], **how)
-  write_whole(path, lambda opened: opened.write(file.getvalue()))
+  write_bytes(path, file.getvalue())
 
 
 def _to_uint8(given: ArrayLike) -> np.ndarray:

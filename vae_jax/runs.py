@@ -216,7 +216,6 @@ def with_first_stage(prepare: Any, stage: Run) -> Any:
     raise UserError(
       f"training.first_stage: {stage.config.model.name} cannot encode images; train one that can"
     )
-
   if module.conditions:
     needed = ", ".join(sorted(module.conditions))
     raise UserError(

@@ -15,15 +15,13 @@ import numpy as np
 Array = jax.Array
 ArrayLike = jax.Array | np.ndarray
 Params = Any  # a pytree of arrays
-Variables = dict[
-  str, Any
-]  # {"params": what the optimiser trains, **rest}: rest is what a model keeps besides
+# {"params": what the optimiser trains, **rest}: rest is what a model keeps besides.
+Variables = dict[str, Any]
 Key = jax.Array  # a typed PRNG key, such as `generator.new_key(seed)`, or an array of them
 Shape = tuple[int, int, int]  # (h, w, c)
 Spec = dict[str, jax.ShapeDtypeStruct]  # the fields of one prepared record: shapes without the batch's axis
-Frozen = dict[
-  str, Any
-]  # networks that are never trained, by name: arguments of a step, never part of the state
+# Networks that are never trained, by name: arguments of a step, never part of the state.
+Frozen = dict[str, Any]
 
 NO_FROZEN: Frozen = {}
 

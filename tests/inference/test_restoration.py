@@ -76,7 +76,7 @@ def test_deviation_is_that_of_a_laplace_density():
   assert found.max() <= scipy.stats.laplace.std(scale=1.0)
 
   def log_spread(module, degraded):
-    scales, _ = module.encode_degraded(module._padded(jnp.asarray(degraded), module.multiple))
+    scales, _ = module.encode_degraded(module._padded(jnp.asarray(degraded)))
     return module._log_spread(scales)
 
   spread = jnp.exp(model.module.apply(model.variables, image[None], method=log_spread))[0, :18, :14]

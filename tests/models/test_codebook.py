@@ -258,8 +258,6 @@ def test_each_vector_is_as_likely_as_any_other_for_each_code(k, n):
 def test_histogram():
   index = np.array([[0, 3, 3], [1, 3, 0]])
   np.testing.assert_array_equal(cb.histogram(index, 5), [2, 1, 0, 3, 0])
-  weights = np.array([[1, 1, 0.5], [0, 0, 0]])
-  np.testing.assert_array_equal(cb.histogram(index, 5, weights), [1, 0, 0, 1.5, 0])
 
 
 # --- how codes learn ---

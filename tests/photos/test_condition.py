@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
+from vae_jax.data.jpeg_tables import LUMA
 from vae_jax.photos import compression, samples
 from vae_jax.photos.condition import GOOD_QUALITY, Condition, inspect_image, of_file
 from vae_jax.photos.edges import Edges, edges
@@ -85,7 +86,7 @@ def test_subsampling_and_foreign_tables(tmp_path, mode, options, expected):
 
 def test_the_nearest_quality_of_foreign_tables():
   """Libjpeg's table of quality 60 with one step changed is about 60."""
-  table = compression.scaled(compression._LUMA, 60)
+  table = compression.scaled(LUMA, 60)
   table[3, 3] += 1
   assert compression.quality_of([table]) == (60, False)
 

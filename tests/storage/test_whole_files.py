@@ -7,14 +7,14 @@ import stat
 import pytest
 
 from vae_jax.errors import UserError
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_permissions_follow_the_umask(tmp_path, mask):
   before = os.umask(mask)
   try:
-    write_whole(tmp_path / "new" / "a", lambda file: file.write(b"x"))
+    write_bytes(tmp_path / "new" / "a", b"x")
     (tmp_path / "plain").write_bytes(b"x")
   finally:
     os.umask(before)
@@ -30,7 +30,7 @@ def test_a_disk_without_fsync_and_chmod(tmp_path, monkeypatch, code):
   monkeypatch.setattr(os, "fsync", refuse)
   monkeypatch.setattr(os, "chmod", refuse)
   monkeypatch.setattr(os, "fchmod", refuse)
-  write_whole(tmp_path / "a", lambda file: file.write(b"whole"))
+  write_bytes(tmp_path / "a", b"whole")
   assert (tmp_path / "a").read_bytes() == b"whole" and os.listdir(tmp_path) == ["a"]
 
 
@@ -49,5 +49,5 @@ def test_lost_data_are_an_error(tmp_path, monkeypatch, code, remedy):
   (tmp_path / "a").write_bytes(b"before")
   monkeypatch.setattr(os, "fsync", fail)
   with pytest.raises(UserError, match=rf"a: cannot be written \(.*\); {remedy} or choose another place"):
-    write_whole(tmp_path / "a", lambda file: file.write(b"after"))
+    write_bytes(tmp_path / "a", b"after")
   assert (tmp_path / "a").read_bytes() == b"before" and os.listdir(tmp_path) == ["a"]

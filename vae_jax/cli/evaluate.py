@@ -26,16 +26,10 @@ from vae_jax.storage import exported
 SCRIPT = "python evaluate.py"
 # Modes that show 8 things unless --num is given.
 FEW = ("interpolate", "traverse", "attribute", "neighbours", "complete", "inpaint")
-EVERY = (
-  "benchmark",
-  "frechet",
-  "encode",
-  "disentangle",
-  "probe",
-  "anomaly",
-  "compress",
-)  # modes that take all that there are
-BESIDE = ("traverse", "attribute", "anomaly")  # modes that look at a split beside --input
+# Modes that take all that there are.
+EVERY = ("benchmark", "frechet", "encode", "disentangle", "probe", "anomaly", "compress")
+# Modes that look at a split beside --input.
+BESIDE = ("traverse", "attribute", "anomaly")
 
 
 def main(argv: Sequence[str] | None = None, mode: str | None = None, prog: str = SCRIPT) -> None:

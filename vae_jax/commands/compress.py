@@ -19,13 +19,13 @@ def run(model: Any, args: Any) -> None:
   """Writes the file, which was decoded again and compared, and its report as JSON beside it; prints a table."""
   from vae_jax import evaluation
   from vae_jax.errors import printable
-  from vae_jax.storage.files import write_whole
+  from vae_jax.storage.files import write_bytes
 
   evaluation.check_compresses(model)
   levels = _of_files(model, args) if args.input else _of_split(model, args)
   content, report = evaluation.compress_images(model, levels, seed=args.seed)
   output = Path(args.output or args.folder / f"compress{evaluation.suffix(args.asked)}.bb")
-  write_whole(output, lambda file: file.write(content))
+  write_bytes(output, content)
   evaluation.write_json(output.with_suffix(".json"), report)
   print("\n".join(evaluation.compression_table(report)))
   print(f"wrote {printable(str(output))}: decoded again, bit for bit; and {output.with_suffix('.json').name}")
@@ -33,24 +33,17 @@ def run(model: Any, args: Any) -> None:
 
 def _of_split(model: Any, args: Any) -> np.ndarray:
   """The images of a split as the model is scored on them, as levels."""
-  import jax
-  import jax.numpy as jnp
   import numpy as np
 
   from vae_jax import evaluation
   from vae_jax.data import pipeline
-  from vae_jax.generator import new_key
-  from vae_jax.training import steps
 
   source: Any = evaluation.open_split(model, args.split)
   total = min(args.num or len(source), len(source))
-  prepare, _ = evaluation.preparation(model)
-  prepare = jax.jit(prepare)
+  batches = evaluation.stream(model, pipeline.First(source, total), min(args.batch_size, total))
   found: list[np.ndarray] = []
-  for batch in evaluation.stream(model, pipeline.First(source, total), min(args.batch_size, total)):
-    mask, index = batch.pop("mask"), batch["index"]
-    keys = steps.example_keys(new_key(args.seed), steps.PREPARE_STREAM, jnp.asarray(index))
-    images = np.asarray(prepare(keys, batch, {})["image"])[mask]
+  for _, ready, mask in evaluation.prepared_batches(model, batches, args.seed):
+    images = np.asarray(ready["image"])[mask]
     found.append(evaluation.levels_of(model, images, first=sum(map(len, found))))
   return np.concatenate(found)
 

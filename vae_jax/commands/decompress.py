@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 HELP = "bring back the images of a file that compress wrote (--input): PNG files, or one .npz file"
 EXAMPLE = "--workdir runs/mnist_vae --input digits.bb --output digits/"
@@ -20,7 +19,7 @@ def run(model: Any, args: Any) -> None:
   from vae_jax import evaluation
   from vae_jax.data.images import encode_png, read_file
   from vae_jax.errors import UserError, printable
-  from vae_jax.storage.files import write_whole
+  from vae_jax.storage.files import write_bytes, write_whole
 
   output = Path(args.output or args.folder / "decompressed")
   arrays = output.suffix == ".npz"
@@ -39,9 +38,5 @@ def run(model: Any, args: Any) -> None:
     raise UserError(f"images of {images.shape[-1]} channels are no PNG; give --output NAME.npz")
   width = max(6, len(str(len(images) - 1)))
   for i, image in enumerate(images):
-    write_whole(output / f"{i:0{width}}.png", partial(_write, encode_png(image)))
+    write_bytes(output / f"{i:0{width}}.png", encode_png(image))
   print(f"wrote {len(images)} images into {printable(str(output))}")
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-  file.write(content)

@@ -59,16 +59,12 @@ def _encoded(model: Any, images: Any, fields: dict[str, Any]) -> Rows:
 
 def _of_split(model: Any, args: Any) -> Iterator[Rows]:
   """The rows of a split, in order, batch by batch; --label chooses records."""
-  import jax
-  import jax.numpy as jnp
   import numpy as np
 
   from vae_jax import evaluation
   from vae_jax.data import pipeline
   from vae_jax.errors import UserError
-  from vae_jax.generator import new_key
   from vae_jax.progress import FileProgress
-  from vae_jax.training import steps
   from vae_jax.types import seen
 
   source: Any = evaluation.open_split(model, args.split)
@@ -80,15 +76,14 @@ def _of_split(model: Any, args: Any) -> Iterator[Rows]:
       raise UserError(f"--label {args.label}: the records of {source.name} have no labels; leave it out")
     chosen = evaluation.with_label(source, total, args.label, alike=False)[:total]
     source, total = pipeline.Chosen(source, chosen), len(chosen)
-  prepare, frozen = evaluation.preparation(model)
-  prepare = jax.jit(prepare)
   size = min(args.batch_size, total)
+  batches = evaluation.stream(model, pipeline.First(source, total), size)
   with FileProgress() as progress:
-    for done, batch in enumerate(evaluation.stream(model, pipeline.First(source, total), size)):
+    for done, (batch, ready, mask) in enumerate(
+      evaluation.prepared_batches(model, batches, args.seed, chosen)
+    ):
       progress.update(f"encoding {args.split}", done * size, total)
-      mask, index = batch.pop("mask"), np.asarray(chosen, np.int32)[batch["index"]]
-      keys = steps.example_keys(new_key(args.seed), steps.PREPARE_STREAM, jnp.asarray(index))
-      ready = prepare(keys, batch, frozen)
+      index = np.asarray(batch["index"])
       rows = _encoded(model, seen(ready), evaluation.condition(model, ready))
       rows |= {"label": np.asarray(batch["label"])} if "label" in batch else {}
       rows |= {"name": names[index]} if len(names) else {}

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 
-def sizes(levels: np.ndarray, binary: bool, progress: Any = iter) -> dict[str, int]:
+def sizes(levels: np.ndarray, binary: bool) -> dict[str, int]:
   """Bytes of images, uint8 [n, h, w, c], by format; PNG and WebP have a file for each image, and take 1 or 3 channels.
 
   binary: levels are 0 and 1. PNG then has one bit a pixel, and the compressors get eight pixels in a byte."""
   raw = (np.packbits(levels) if binary else levels).tobytes()
   found = {"raw": len(raw)}
   if levels.shape[-1] in (1, 3):
-    each = [_each(image, binary) for image in progress(levels)]
+    each = [_each(image, binary) for image in levels]
     found |= {name: sum(one[name] for one in each) for name in each[0]}
   return found | {
     "zlib": len(zlib.compress(raw, 9)),

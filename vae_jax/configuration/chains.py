@@ -19,10 +19,8 @@ LONGEST = 64  # steps
 
 FILTERS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 SUBSAMPLINGS = ("420", "444")
-GRIDS = (
-  "aligned",
-  "anywhere",
-)  # where the blocks of a JPEG lie: as in a file, or as in a part that was cut out of one
+# Where the blocks of a JPEG lie: as in a file, or as in a part that was cut out of one.
+GRIDS = ("aligned", "anywhere")
 
 
 class Range(NamedTuple):
@@ -147,6 +145,6 @@ def _value(text: str, wanted: Wanted, where: str) -> Value:
   return Range(*found) if found[0] < found[1] else found[:1]
 
 
-def _quoted(text: str, most: int = 60) -> str:
+def _quoted(text: str) -> str:
   text = printable(" ".join(text.split()))
-  return f"'{text if len(text) <= most else text[: most - 3] + '...'}'"
+  return f"'{text if len(text) <= 60 else text[:57] + '...'}'"

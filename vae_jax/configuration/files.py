@@ -63,9 +63,8 @@ def load_config_file(path: str | Path) -> ConfigDict:
   namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
   try:
     with _importable_by_its_former_name():
-      exec(
-        compile(path.read_bytes(), str(path), "exec"), namespace
-      )  # an import could run a stale __pycache__
+      # An import could run a stale __pycache__.
+      exec(compile(path.read_bytes(), str(path), "exec"), namespace)
       get_config = namespace.get("get_config")
       if not callable(get_config):
         raise UserError(

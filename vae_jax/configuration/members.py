@@ -21,11 +21,8 @@ from vae_jax.keys import words
 
 MEMBERS = "members"
 KEYS = ("training.vmap_seeds", "training.vmap_values")
-VARIABLE = (
-  "model",
-  "objective",
-  "training",
-)  # sections of numbers that members may differ in; data are shared
+# Sections of numbers that members may differ in; data are shared.
+VARIABLE = ("model", "objective", "training")
 
 
 def several(config: ConfigDict) -> bool:

@@ -52,14 +52,10 @@ class Full:
   length: int
   read: Callable[[Sequence[int]], Sequence[Example]]
   shapes: dict[str, Sequence[int | None]]  # of each image feature as stored; 0 or None where it varies
-  smallest: tuple[int, int] | None = (
-    None  # height and width that each image has at least, where that is known
-  )
+  smallest: tuple[int, int] | None = None  # height and width that each image has at least, where known
   remarks: tuple[str, ...] = ()  # what a person should know before training on it
   names: Sequence[str] = ()  # of the records' files, where that is known
-  factors: tuple[
-    str, ...
-  ] = ()  # names of what images were rendered from, the columns of the field of that name
+  factors: tuple[str, ...] = ()  # what images were rendered from, the columns of the field of that name
   unordered: frozenset[str] = frozenset()  # of these, the ones whose values have no order
 
 
@@ -119,7 +115,7 @@ def folder_of(data: ConfigDict) -> Path:
 def split_by_name(names: Sequence[str]) -> dict[str, list[str]]:
   """80 % train, 10 % validation, 10 % test, by a hash of each name: adding files leaves the others in place.
 
-  Of three names or more, each split has at least one; of fewer, all are for training.
+  Each split has at least one of three names or more. Fewer are all for training.
   """
   if len(names) < 3:
     return {"train": sorted(names)} if names else {}

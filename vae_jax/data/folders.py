@@ -134,8 +134,8 @@ def _classes(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
   return (tuple(folders), ()) if len(folders) > 1 and not loose else ((), loose)
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
-  return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: Sequence[str]) -> str:
+  return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _pairs(low: Path, high: Path) -> list[Record]:
@@ -152,6 +152,5 @@ def _pairs(low: Path, high: Path) -> list[Record]:
     sides.append({os.path.splitext(n)[0] if by_stem else n: base / n for n in names})
   alone = sorted(set(sides[0]) ^ set(sides[1]))
   if alone:
-    more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-    raise UserError(f"{low} and {high}: no partner for {', '.join(alone[:3])}{more}; add or remove files")
+    raise UserError(f"{low} and {high}: no partner for {_some(alone)}; add or remove files")
   return [Record(key, {"image": sides[1][key], "degraded": sides[0][key]}) for key in sorted(sides[0])]

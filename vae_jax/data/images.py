@@ -154,7 +154,7 @@ def load_image(image: Any, content: bytes, trusted: bool = False) -> Loaded:
 def orientation(image: Any) -> int:
   """EXIF's, 1..8, of a decoded `PIL.Image.Image`; 1, upright, where EXIF is damaged or absent.
 
-  Of a TIFF it is 1 too: Pillow turns its pixels while decoding.
+  A TIFF has 1 too: Pillow turns its pixels while decoding.
   """
   try:
     value = exif(image).get(0x0112, 1)

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from vae_jax.data import captions, embedded, folders, idx
 from vae_jax.data.examples import Plan, folder_of
-from vae_jax.data.folders import list_images as list_images
 from vae_jax.data.inspection import plan_files
 from vae_jax.data.suffixes import READ
 from vae_jax.errors import UserError
@@ -24,6 +23,7 @@ OWN = (*EMBEDDED, "idx", *FOLDERS)
 
 
 def plan(data: ConfigDict) -> Plan:
+  """What a data set of `OWN` is made of. Raises UserError where its files are missing."""
   if data.name in FOLDERS:
     found = folders.listing(data)
     with_texts = data.captions == "files"

@@ -240,10 +240,8 @@ def check_first_batch(
 
 
 BETWEEN = (26, 230)  # grey levels of uint8 that are plainly neither black nor white
-MOST_BETWEEN = {
-  1: 0.6,
-  3: 0.1,
-}  # share of such pixels above which images are not binary; digits have 0.09, faces 1.0
+# Share of such pixels, by channels, above which images are not binary; digits have 0.09, faces 1.0.
+MOST_BETWEEN = {1: 0.6, 3: 0.1}
 
 
 def check_likelihood(

@@ -21,9 +21,8 @@ from vae_jax.data.examples import THREADS, Full, expanded
 from vae_jax.data.splits import parse_split, slice_bounds
 from vae_jax.errors import UserError, described, nearest, printable
 from vae_jax.progress import followed
-from vae_jax.types import FIELD_TYPES
+from vae_jax.types import FIELD_TYPES, Shape
 
-Shape = tuple[int, int, int]
 Record = dict[str, Any]
 IN_FOLDERS = (*plans.FOLDERS, "idx", "npz")  # data sets that a person has put somewhere
 RETRIES = 3  # of a download; the ten of TFDS take minutes where there is no network

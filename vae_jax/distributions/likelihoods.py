@@ -38,9 +38,9 @@ KEYS: Keys = {
 }
 
 
-def faults(model: Mapping[str, Any]) -> Iterator[str]:
-  """What `model`, the section of a config with these keys, contradicts itself in."""
-  if model["likelihood"] == "laplace" and model["sigma"] == "optimal":
+def faults(config: Mapping[str, Any]) -> Iterator[str]:
+  """What these keys contradict."""
+  if config["model"]["likelihood"] == "laplace" and config["model"]["sigma"] == "optimal":
     yield "model.sigma=optimal must be learned or a number > 0 for model.likelihood=laplace"
 
 
@@ -305,6 +305,11 @@ def make_likelihood(name: str, c: int, sigma: str | float = "learned", mixtures:
   if name not in makers:
     raise UserError(f"unknown likelihood {name!r}{nearest(name, makers, what='likelihoods')}")
   return makers[name]()
+
+
+def build(model: Mapping[str, Any], c: int) -> Likelihood:
+  """The likelihood that `model`, the section of a config with these keys, describes, for images of c channels."""
+  return make_likelihood(model["likelihood"], c, model["sigma"], model["mixtures"])
 
 
 def observed_log_prob(

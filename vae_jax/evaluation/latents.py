@@ -13,7 +13,7 @@ from jaxtyping import Float
 from vae_jax import distributions as dist
 from vae_jax.data import pipeline
 from vae_jax.errors import UserError
-from vae_jax.evaluation.records import Digest, condition, preparation, stream
+from vae_jax.evaluation.records import Digest, condition, prepared_batches, stream
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.progress import FileProgress
@@ -46,17 +46,16 @@ def encoded_images(
   """
   if not model.can("tokens"):
     model.require("encode")
-  prepare, frozen = preparation(model)
-  prepare, root, scored, size = jax.jit(prepare), new_key(seed), Digest(), min(size, len(source))
+  root, scored, size = new_key(seed), Digest(), min(size, len(source))
+  batches = scored.update(stream(model, source, size))
   parts: list[dict[str, np.ndarray]] = []
   spread = False
   with FileProgress(delay=2.0) as progress:
-    for done, batch in enumerate(scored.update(stream(model, source, size))):
+    for done, (batch, ready, mask) in enumerate(prepared_batches(model, batches, seed)):
       progress.update(f"encoding {split}", done * size, len(source))
-      mask, ids = batch.pop("mask"), jnp.asarray(batch["index"])
-      ready = prepare(steps.example_keys(root, steps.PREPARE_STREAM, ids), batch, frozen)
       q = _posterior(model, ready)
-      rows = dict(_rows(q, batch, ready, steps.example_keys(root, steps.MODEL_STREAM, ids), keep))
+      keys = steps.example_keys(root, steps.MODEL_STREAM, jnp.asarray(batch["index"]))
+      rows = dict(_rows(q, batch, ready, keys, keep))
       parts.append({name: np.asarray(x)[mask] for name, x in rows.items()})
       spread = spread or bool(jnp.exp(0.5 * q.logvar).max() > 0)
   found = {name: np.concatenate([part[name] for part in parts]) for name in keep}

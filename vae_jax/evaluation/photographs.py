@@ -173,7 +173,7 @@ def benchmark_folder(
 ) -> dict[str, Any]:
   """Scores a folder of clean photographs into `output` (.json), a contact sheet beside it (.png); returns the scores.
 
-  See `benchmark.benchmark`. With samples = N, N random restorations are scored too.
+  See `score_folder.benchmark`. With samples = N, N random restorations are scored too.
   degrade: a chain (`configuration.chains`) in place of the model's own degradation, of the same factor; not for pairs.
   """
   model.require("restore")

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,24 @@ def stream(model: TrainedVAE, source: pipeline.Source, batch_size: int) -> Itera
     yield batch
 
 
+def prepared_batches(
+  model: TrainedVAE, batches: Iterable[Batch], seed: int, places: Sequence[int] | None = None
+) -> Iterator[tuple[Batch, Batch, np.ndarray]]:
+  """Batches of `stream`, each with what the model sees of it in evaluation, and with its mask, which is taken out.
+
+  What is drawn for a record depends on the seed and on its `index` alone. places: where the records were chosen from a
+  split, their places there, which `index` then is.
+  """
+  prepare, frozen = preparation(model)
+  prepare, root = jax.jit(prepare), new_key(seed)
+  for batch in batches:
+    mask = batch.pop("mask")
+    if places is not None:
+      batch["index"] = np.asarray(places, np.int32)[batch["index"]]
+    keys = steps.example_keys(root, steps.PREPARE_STREAM, jnp.asarray(batch["index"]))
+    yield batch, prepare(keys, batch, frozen), np.asarray(mask)
+
+
 def check_conditions(model: TrainedVAE, record: Mapping[str, Any], name: str) -> None:
   """Refuses a record or batch without what the model needs beside images. name: the data set."""
   for field in sorted(model.module.conditions - record.keys()):
@@ -119,12 +137,8 @@ def prepared(
   if "label" in model.module.needs and (label is not None or alike):
     check_conditions(model, source[0], source.name)
     chosen = with_label(source, num, label, alike)[:num]
-  batch = next(stream(model, pipeline.Chosen(source, chosen), len(chosen)))
-  batch["index"] = np.asarray(chosen, np.int32)[batch["index"]]
-  prepare, frozen = preparation(model)
-  keys = steps.example_keys(new_key(seed), steps.PREPARE_STREAM, jnp.asarray(batch["index"]))
-  batch.pop("mask")
-  return jax.jit(prepare)(keys, batch, frozen)
+  batches = stream(model, pipeline.Chosen(source, chosen), len(chosen))
+  return next(prepared_batches(model, batches, seed, chosen))[1]
 
 
 def with_label(source: pipeline.Source, num: int, label: int | None, alike: bool) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vae_jax.data.splits import parse_split
 from vae_jax.errors import printable
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 
 # Keys of a request that change no result, or are in the name already.
 UNNAMED = ("output", "batch_size", "tile", "statistics", "of")
@@ -106,7 +106,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
   content = {k: _with_null(v) for k, v in content.items()} | ({"nonfinite": bad} if bad else {})
   text = json.dumps(content, indent=2, allow_nan=False) + "\n"
   changes = _changes(path, content)
-  write_whole(path, lambda file: file.write(text.encode()))
+  write_bytes(path, text.encode())
   if changes:
     print(printable(f"replaced {path}: {', '.join(changes)}"), file=sys.stderr)
 

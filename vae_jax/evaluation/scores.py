@@ -5,21 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import metrics
 from vae_jax.data import pipeline
 from vae_jax.data.prepare import check_first_batch
 from vae_jax.evaluation.code_scores import code_lines, code_scores
-from vae_jax.evaluation.records import Digest, describe, open_split, preparation, stream
+from vae_jax.evaluation.records import Digest, describe, open_split, preparation, prepared_batches, stream
 from vae_jax.generator import new_key
 from vae_jax.inference import TrainedVAE
 from vae_jax.metrics.accumulators import ACTIVE_BELOW, NULL_ABOVE
 from vae_jax.models.contract import codebooks
 from vae_jax.objectives import load_scoring_network
 from vae_jax.progress import followed
-from vae_jax.training import parallel, scoring, steps
+from vae_jax.training import parallel, scoring
 
 COMPARED = 2000  # most latents whose distances are measured: all pairs are
 
@@ -136,12 +135,10 @@ def latent_fit(model: TrainedVAE, source: pipeline.Source, batch_size: int, seed
   if num < 2 or not hasattr(model.module, "latents"):
     return {}
   chosen = pipeline.spread(len(source), num)
-  prepare, frozen = preparation(model)
-  prepare, found = jax.jit(prepare), []
-  for batch in stream(model, pipeline.Chosen(source, chosen), min(batch_size, num)):
-    mask, index = batch.pop("mask"), np.asarray(chosen, np.int32)[batch["index"]]
-    keys = steps.example_keys(new_key(seed), steps.PREPARE_STREAM, jnp.asarray(index))
-    found.append(np.asarray(prepare(keys, batch, frozen)["latents"])[mask])
+  batches = stream(model, pipeline.Chosen(source, chosen), min(batch_size, num))
+  found = [
+    np.asarray(ready["latents"])[mask] for _, ready, mask in prepared_batches(model, batches, seed, chosen)
+  ]
   encoded, key = np.concatenate(found), new_key(seed)
   prior = np.random.default_rng(seed).standard_normal(encoded.shape)
   return {

@@ -202,7 +202,7 @@ class Restores(Autoencodes):
     if not self.can("tile"):
       if ensemble:
         raise UserError(
-          "ensemble turns images, for restoration_vae only: this run takes upright images; leave it out"
+          "ensemble turns images, and this run takes upright images of one size alone; leave it out"
         )
       yield np.asarray(self._estimate(jnp.asarray(inputs[None]), sigmas))[0]
       return
@@ -243,18 +243,15 @@ class Restores(Autoencodes):
     Returns:
       float32 [factor * h, factor * w, c] in units of [0, 1], on the host.
     """
-    self.require("draw")
-    inputs = self._photograph(image)
-    return assembled(self._deviation_bands(inputs, tile, sigma), self.factor * len(inputs))
+    bands = self.deviation_bands(image, tile=tile, sigma=sigma)
+    return assembled(bands, self.factor * len(image))
 
   def deviation_bands(
     self, image: ArrayLike, *, tile: int = TILE, sigma: float | None = None
   ) -> Iterator[np.ndarray]:
     """The result of `deviation` in bands of rows, as `restore_bands`."""
     self.require("draw")
-    return self._deviation_bands(self._photograph(image), tile, sigma)
-
-  def _deviation_bands(self, inputs: np.ndarray, tile: int, sigma: float | None) -> Iterator[np.ndarray]:
+    inputs = self._photograph(image)
     sigmas = self._one_sigma(inputs, sigma, tile)
 
     def window(pixels: np.ndarray, origin: tuple[int, int]) -> Array:

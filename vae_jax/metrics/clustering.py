@@ -61,9 +61,8 @@ def kmeans(
     raise UserError(f"the {what} of {bad} of {len(x)} examples are not finite (nan or inf)")
   if len(x) < k:
     raise UserError(f"{len(x)} examples are fewer than the {k} clusters; give more examples")
-  middle = x.mean(axis=0, dtype=np.float64).astype(
-    np.float32
-  )  # squares of large numbers would lose their digits
+  # Squares of large numbers would lose their digits.
+  middle = x.mean(axis=0, dtype=np.float64).astype(np.float32)
   data, random = jnp.asarray(x - middle), np.random.default_rng(seed)
   best: KMeans | None = None
   for _ in followed(range(restarts), restarts, f"clustering {what}"):

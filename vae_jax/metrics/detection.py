@@ -41,10 +41,9 @@ def auroc_interval(normal: ArrayLike, anomalous: ArrayLike) -> Estimate:
   if min(n, m) < 2:
     return Estimate(value, math.nan, math.nan)
   ranks, times = _midranks(np.concatenate([anomalous, normal])), float(ndtri((1 + LEVEL) / 2))
-  above = (ranks[:m] - _midranks(anomalous)) / n  # of each anomalous image, the share of normal ones below it
-  below = (
-    1 - (ranks[m:] - _midranks(normal)) / m
-  )  # of each normal image, the share of anomalous ones above it
+  # For each anomalous image the share of normal ones below it; for each normal one that of anomalous ones above it.
+  above = (ranks[:m] - _midranks(anomalous)) / n
+  below = 1 - (ranks[m:] - _midranks(normal)) / m
   half = times * math.sqrt(np.var(above, ddof=1) / m + np.var(below, ddof=1) / n)
   if value in (0.0, 1.0):
     half = times**2 / (min(n, m) + times**2)

@@ -46,9 +46,8 @@ def kernel_distance_subsets(
   x, y = _pair(a, b, at_least=size)
   rng = np.random.default_rng(seed)
   drawn = [tuple(rng.choice(len(part), size, replace=False) for part in (x, y)) for _ in range(subsets)]
-  if (
-    len(x) ** 2 + len(y) ** 2 < 2 * subsets * size**2
-  ):  # many subsets of few examples have their pairs in common
+  # Many subsets of few examples have their pairs in common.
+  if len(x) ** 2 + len(y) ** 2 < 2 * subsets * size**2:
     weights = np.zeros((len(x), subsets)), np.zeros((len(y), subsets))
     for s, chosen in enumerate(drawn):
       for weight, rows in zip(weights, chosen, strict=True):

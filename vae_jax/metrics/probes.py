@@ -143,9 +143,8 @@ def fit_probe(
     begin = start.weights, start.bias
   data = jnp.asarray(x), jnp.asarray(index, jnp.int32), jnp.float32(strength)
   params = jax.tree.map(jnp.asarray, begin)
-  solver = jax.tree.map(
-    lambda part: jnp.asarray(part, part.dtype), _solver().init(params)
-  )  # types as after a step
+  # With the types that a step gives it.
+  solver = jax.tree.map(lambda part: jnp.asarray(part, part.dtype), _solver().init(params))
   state, loss = _State(params, solver), np.inf
   while True:
     state = _descended(state, *data)

@@ -24,9 +24,8 @@ from vae_jax.metrics.features import (
 )
 from vae_jax.storage.files import write_whole
 
-MAX_STATISTICS = (
-  256 << 20
-)  # bytes that a file of statistics may unpack to; those of 2,048 features have 34 MB
+# Bytes that a file of statistics may unpack to; those of 2,048 features have 34 MB.
+MAX_STATISTICS = 256 << 20
 
 
 def save_statistics(

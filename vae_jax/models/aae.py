@@ -13,7 +13,6 @@ model: see `training.opponents`. The decoder has no part in the adversarial term
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -54,11 +53,7 @@ KEYS: Keys = {
   ),
 }
 FAMILY = Autoencoder
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
+faults = likelihoods.faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> Autoencoder:

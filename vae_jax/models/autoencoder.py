@@ -80,9 +80,7 @@ def build(
   kind: type[Kind], model: ConfigDict, spec: Spec, dtypes: dict[str, Any], stochastic: bool, **others: Any
 ) -> Kind:
   """A module of `kind`, with its `others` attributes. Raises UserError as `conv_vae.networks` does."""
-  likelihood = likelihoods.make_likelihood(
-    model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
-  )
+  likelihood = likelihoods.build(model, image_shape(spec)[-1])
   encoder, decoder, latent_dim = conv_vae.networks(
     model, spec, dtypes, likelihood.channels, moments=2 if stochastic else 1
   )

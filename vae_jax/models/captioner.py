@@ -10,7 +10,6 @@ In training the image has Gaussian noise (`model.noise`), so that the faintest t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import jax
@@ -94,11 +93,7 @@ KEYS: Keys = {
   "objective.text_nll": ConfigKey(1.0, "weight of -log p(text | image), in nats", MIN_0),
 }
 FAMILY = Captioner
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from head_faults(config)
+faults = head_faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> Captioner:

@@ -11,7 +11,7 @@ once for each code, without a cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -29,8 +29,6 @@ from vae_jax.models.attention import Attention
 from vae_jax.models.blocks import convolution, in_loop
 from vae_jax.models.contract import Mode, Output
 from vae_jax.types import Array, Batch, Key, Spec
-
-NO_OPTIONS: Mapping[str, Any] = {}
 
 
 class CausalConv(nn.Module):
@@ -79,26 +77,17 @@ class GatedBlock(nn.Module):
 
 
 class CodeConvolution(codes_.CodePrior):
-  """Attributes, beside those of `CodePrior`: width, blocks, and heads of their attention; its types."""
-
-  width: int
-  layers: int
-  heads: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
+  """A `CodePrior` by gated blocks, `layers` of them."""
 
   TERMS: ClassVar[tuple[str, ...]] = ("code_nll",)
   PRIOR: ClassVar[str] = "a causal convolutional network over codes"
 
   def setup(self):
-    dtypes, init = {"dtype": self.dtype, "param_dtype": self.param_dtype}, nn.initializers.normal(0.02)
-    self.first = nn.Embed(self.starts, self.width, embedding_init=init, **dtypes)
-    self.embedding = nn.Embed(self.num_codes, self.width, embedding_init=init, **dtypes)
-    self.positions = codes_.Positions(self.maps, self.width, **dtypes)
-    self.before = CausalConv(self.width, itself=False, **dtypes)
-    self.blocks = [GatedBlock(self.heads, **dtypes) for _ in range(self.layers)]
-    self.norm = nn.LayerNorm(**dtypes)
-    self.head = nn.Dense(self.num_codes, kernel_init=init, dtype=jnp.float32, param_dtype=self.param_dtype)
+    super().setup()
+    self.embedding = self.embed(self.num_codes)
+    self.before = CausalConv(self.width, itself=False, **self.dtypes)
+    self.blocks = [GatedBlock(self.heads, **self.dtypes) for _ in range(self.layers)]
+    self.norm = nn.LayerNorm(**self.dtypes)
 
   def logits(
     self, codes: Int[Array, "b n"], condition: Batch, kept: Bool[Array, " b"]
@@ -118,7 +107,7 @@ class CodeConvolution(codes_.CodePrior):
     return codes_.cross_entropy(self.logits(codes, condition, kept), codes).sum(axis=-1)
 
   def generate(
-    self, noise: Any, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = NO_OPTIONS
+    self, noise: Any, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = codes_.NO_OPTIONS
   ) -> Int[Array, "b n"]:
     """Codes, one after the other; temperature and options as in `code_transformer`."""
     module, variables = self.unbind()
@@ -151,11 +140,7 @@ KEYS: Keys = {
   "objective.code_nll": ConfigKey(1.0, "weight of -log p(codes), in nats", MIN_0),
 }
 FAMILY = CodeConvolution
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from codes_.head_faults(config)
+faults = codes_.head_faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> CodeConvolution:
@@ -163,11 +148,11 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> CodeConvolut
 
   Raises UserError: see `code_priors.common`; codes that are not one map with one code at each position.
   """
-  shared = codes_.common(model, spec)
+  shared = codes_.common(model, spec, dtypes)
   if len(shared["maps"]) > 1 or shared["maps"][0][2] > 1:
     raise UserError(
       f"model.name=code_convolution takes one map with one code at each position, and the layout is "
       f"{','.join(map(str, model.layout))} (height,width,codes per position of each map); choose "
       "model.name=code_transformer or masked_codes"
     )
-  return CodeConvolution(**shared, width=model.width, layers=model.layers, heads=model.heads, **dtypes)
+  return CodeConvolution(**shared)

@@ -27,10 +27,12 @@ from vae_jax.types import Array, ArrayLike, Batch, Key, Spec
 
 Maps = tuple[tuple[int, int, int], ...]
 
+NO_OPTIONS: Mapping[str, Any] = {}
 MOST_CODES = 2**14  # of an image
 # Folded into an example's key, or into that of a sample.
 DROP, MASK = 0, 1
 CANDIDATE = MOST_CODES  # and what follows: those before are of the places of codes
+INIT = nn.initializers.normal(0.02)
 
 
 # --- the layout ---
@@ -70,7 +72,7 @@ class Positions(nn.Module):
     total = jnp.zeros((len(at), self.width), self.dtype)
     for name, column in zip(("map", "row", "column", "code"), at.T, strict=True):
       shape = (int(column.max()) + 1, self.width)
-      table = self.param(name, nn.initializers.normal(0.02), shape, self.param_dtype)
+      table = self.param(name, INIT, shape, self.param_dtype)
       total = total + table[column].astype(self.dtype)
     return total
 
@@ -83,7 +85,7 @@ class CodePrior(Family):
 
   Attributes: maps, the layout of the codes; num_codes, their vocabulary; condition, "none", "label" or "text"; classes,
   of labels; text_length, tokens of a text; text_tokens, their vocabulary; condition_drop, the share of training
-  examples whose condition is dropped.
+  examples whose condition is dropped; width, layers, heads of the network; its types.
   """
 
   maps: Maps
@@ -93,6 +95,11 @@ class CodePrior(Family):
   text_length: int
   text_tokens: int
   condition_drop: float
+  width: int
+  layers: int
+  heads: int
+  dtype: Any
+  param_dtype: Any
 
   CAN: ClassVar[frozenset[str]] = frozenset({"sample"})
   NEEDS: ClassVar[frozenset[str]] = frozenset({"codes"})
@@ -113,6 +120,25 @@ class CodePrior(Family):
   def count(self) -> int:
     """Codes of an image."""
     return count(self.maps)
+
+  @property
+  def dtypes(self) -> dict[str, Any]:
+    """The types of a layer, as its arguments."""
+    return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+  def setup(self):
+    """What all have: a vector that begins the sequence, those of places, and logits. A subclass adds `embedding`."""
+    self.first = self.embed(self.starts)
+    self.positions = Positions(self.maps, self.width, **self.dtypes)
+    self.head = self.to_logits(self.num_codes)
+
+  def embed(self, size: int) -> nn.Embed:
+    """A vector for each of `size` words."""
+    return nn.Embed(size, self.width, embedding_init=INIT, **self.dtypes)
+
+  def to_logits(self, size: int) -> nn.Dense:
+    """float32 logits of `size` words."""
+    return nn.Dense(size, kernel_init=INIT, dtype=jnp.float32, param_dtype=self.param_dtype)
 
   def noise(self, key: Key, spec: Spec, origin: tuple[int, int] | Array = (0, 0)) -> Key:
     """A key, from which each code is drawn in its turn."""
@@ -284,14 +310,14 @@ TRANSFORMER_KEYS: Keys = {
 
 
 def head_faults(config: ConfigDict) -> Iterator[str]:
-  """What is wrong with `TRANSFORMER_KEYS` that hold one by one."""
+  """What a family with `TRANSFORMER_KEYS` refuses in a config whose values hold one by one."""
   m = config.model
   if m.width % m.heads:
     wider = -(-m.width // m.heads) * m.heads
     yield f"model.heads={m.heads} must divide model.width={m.width}, e.g. model.width={wider}"
 
 
-def common(model: ConfigDict | Mapping[str, Any], spec: Spec) -> dict[str, Any]:
+def common(model: ConfigDict | Mapping[str, Any], spec: Spec, dtypes: dict[str, Any]) -> dict[str, Any]:
   """The attributes of `CodePrior`, from a config's section and the spec of records.
 
   Raises UserError: codes that are no vector, or of another number than the layout's; a text that is none.
@@ -321,5 +347,6 @@ def common(model: ConfigDict | Mapping[str, Any], spec: Spec) -> dict[str, Any]:
     "classes": model["classes"],
     "text_length": length,
     "text_tokens": model.get("text_tokens", TEXT_BYTES),
-    "condition_drop": model["condition_drop"],
+    **{name: model[name] for name in ("condition_drop", "width", "layers", "heads")},
+    **dtypes,
   }

@@ -13,12 +13,11 @@ the first stage has become a learned one. `text_nll` is -log p(text), its end in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
@@ -29,17 +28,9 @@ from vae_jax.models.attention import Cache, Transformer, empty_caches
 from vae_jax.models.contract import Mode, Output
 from vae_jax.types import Array, Batch, Key, Spec
 
-NO_OPTIONS: Mapping[str, Any] = {}
-
 
 class CodeTransformer(codes_.CodePrior):
-  """Attributes, beside those of `CodePrior`: width, layers, heads of the transformer; its types."""
-
-  width: int
-  layers: int
-  heads: int
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
+  """A `CodePrior` by a causal transformer."""
 
   TERMS: ClassVar[tuple[str, ...]] = ("code_nll", "text_nll")
   PRIOR: ClassVar[str] = "a transformer over codes"
@@ -54,18 +45,14 @@ class CodeTransformer(codes_.CodePrior):
     return 1 + self.text_length
 
   def setup(self):
-    dtypes, init = {"dtype": self.dtype, "param_dtype": self.param_dtype}, nn.initializers.normal(0.02)
-    self.first = nn.Embed(self.starts, self.width, embedding_init=init, **dtypes)
-    self.embedding = nn.Embed(self.num_codes, self.width, embedding_init=init, **dtypes)
-    self.positions = codes_.Positions(self.maps, self.width, **dtypes)
-    self.transformer = Transformer(self.layers, self.width, self.heads, causal=True, **dtypes)
-    head = {"kernel_init": init, "dtype": jnp.float32, "param_dtype": self.param_dtype}
-    self.head = nn.Dense(self.num_codes, **head)
+    super().setup()
+    self.embedding = self.embed(self.num_codes)
+    self.transformer = Transformer(self.layers, self.width, self.heads, causal=True, **self.dtypes)
     if self.condition == "text":
-      self.text_embedding = nn.Embed(self.text_tokens, self.width, embedding_init=init, **dtypes)
+      self.text_embedding = self.embed(self.text_tokens)
       shape = (self.text_length, self.width)
-      self.text_positions = self.param("text_positions", init, shape, self.param_dtype)
-      self.text_head = nn.Dense(self.text_tokens, **head)
+      self.text_positions = self.param("text_positions", codes_.INIT, shape, self.param_dtype)
+      self.text_head = self.to_logits(self.text_tokens)
 
   def prefix(self, condition: Batch, kept: Bool[Array, " b"]) -> Float[Array, "b p w"]:
     """What comes before the codes; a text that is not kept is padding."""
@@ -111,7 +98,7 @@ class CodeTransformer(codes_.CodePrior):
     return self.head(found[:, -1].astype(jnp.float32)), caches
 
   def generate(
-    self, noise: Any, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = NO_OPTIONS
+    self, noise: Any, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = codes_.NO_OPTIONS
   ) -> Int[Array, "b n"]:
     """Codes, one after the other. temperature: divides the logits; 0 takes the most probable code. options: `top_k`,
     `top_p` (`code_priors.filtered`) and `guidance` (`code_priors.guided`)."""
@@ -159,15 +146,9 @@ KEYS: Keys = {
   "objective.text_nll": ConfigKey(0.125, "condition=text: weight of -log p(text), in nats", MIN_0),
 }
 FAMILY = CodeTransformer
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from codes_.head_faults(config)
+faults = codes_.head_faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> CodeTransformer:
   """The module that `config.model` describes, for records of `spec`. Raises UserError: see `code_priors.common`."""
-  return CodeTransformer(
-    **codes_.common(model, spec), width=model.width, layers=model.layers, heads=model.heads, **dtypes
-  )
+  return CodeTransformer(**codes_.common(model, spec, dtypes))

@@ -200,12 +200,9 @@ def draw(key: Key, k: int, n: int) -> Int[Array, " k"]:
   return (jax.random.permutation(order, drawn) + jax.random.randint(shift, (), 0, n, jnp.int32)) % n
 
 
-def histogram(
-  index: Int[Array, "*s"], k: int, weights: Float[Array, "*s"] | None = None
-) -> Float[Array, " k"]:
-  """How often each of k codes was chosen, float32, exact up to 2^24; or the sum of the weights of those choices."""
-  ones = jnp.ones(index.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
-  return jax.ops.segment_sum(ones.ravel(), index.ravel(), k)
+def histogram(index: Int[Array, "*s"], k: int) -> Float[Array, " k"]:
+  """How often each of k codes was chosen, float32, exact up to 2^24."""
+  return jax.ops.segment_sum(jnp.ones(index.shape, jnp.float32).ravel(), index.ravel(), k)
 
 
 def _sums(x: Float[Array, "n d"], index: Int[Array, " n"], k: int) -> Float[Array, "k d"]:

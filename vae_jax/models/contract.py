@@ -218,7 +218,7 @@ class Family(nn.Module):
   def generate(self, noise: Any, condition: Batch, temperature: Any = 1.0) -> Array:
     """Images in [0, 1] from noise [n, ...]; condition: the fields that the family needs, [n, ...] each.
 
-    Of a second stage, the codes or latents of images, which its first stage decodes."""
+    A second stage gives the codes or latents of images, which its first stage decodes."""
     raise NotImplementedError
 
   def adopt(self, params: dict[str, Any]) -> dict[str, Any]:

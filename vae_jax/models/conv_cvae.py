@@ -28,15 +28,6 @@ def faults(config: ConfigDict) -> Iterator[str]:
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> cvae.CVAE:
   """The module that `config.model` describes, for records of `spec`."""
-  likelihood = likelihoods.make_likelihood(
-    model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
-  )
+  likelihood = likelihoods.build(model, image_shape(spec)[-1])
   encoder, decoder, units = conv_vae.networks(model, spec, dtypes, likelihood.channels)
-  return cvae.CVAE(
-    encoder=encoder,
-    decoder=decoder,
-    latent_dim=units,
-    likelihood=likelihood,
-    classes=model.classes,
-    planes=True,
-  )
+  return cvae.CVAE(encoder, decoder, units, likelihood, classes=model.classes, planes=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -34,18 +33,15 @@ NETWORK_KEYS: Keys = {
 }
 KEYS: Keys = {**NETWORK_KEYS, **flexible_vae.KEYS}
 FAMILY = VAE
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
-  yield from flexible_vae.faults(config)
+faults = flexible_vae.faults
 
 
 def networks(
   model: ConfigDict, spec: Spec, dtypes: dict[str, Any], channels: int, moments: int = 2
 ) -> tuple[ConvEncoder, ConvDecoder, int]:
   """Encoder, decoder, and how many latents an image has. channels: those that the decoder gives for each pixel.
+
+  A family without the key model.head_kernel has its default.
 
   Raises UserError: a map of latents where input and output differ in size.
   """
@@ -65,16 +61,15 @@ def networks(
     **dtypes,
   }
   encoder = ConvEncoder(latent_dim=model.latent_dim, moments=moments, **common)
+  head_kernel = model.get("head_kernel", HEAD_KEYS["model.head_kernel"].default)
   decoder = ConvDecoder(
-    size=shape[:2], out_channels=channels, head_kernel=model.head_kernel, blur=model.blur, **common
+    size=shape[:2], out_channels=channels, head_kernel=head_kernel, blur=model.blur, **common
   )
   return encoder, decoder, height * width * model.latent_dim
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
   """The module that `config.model` describes, for records of `spec`. Raises UserError as `networks` does."""
-  likelihood = likelihoods.make_likelihood(
-    model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
-  )
+  likelihood = likelihoods.build(model, image_shape(spec)[-1])
   encoder, decoder, units = networks(model, spec, dtypes, likelihood.channels, flexible_vae.moments(model))
   return flexible_vae.assembled(model, spec, encoder, decoder, units, likelihood)

@@ -20,17 +20,14 @@ from ml_collections import ConfigDict
 
 from vae_jax import distributions as dist
 from vae_jax.distributions import likelihoods
-from vae_jax.keys import WIDEST, WIDTHS, Keys, between, counted
+from vae_jax.keys import WIDEST, Keys, between
 from vae_jax.keys import Key as ConfigKey
-from vae_jax.models import vae
-from vae_jax.models.blocks import ACTIVATION_KEYS
-from vae_jax.models.decoders import MLPDecoder
-from vae_jax.models.encoders import MLPEncoder
+from vae_jax.models import mlp_vae, vae
 from vae_jax.types import Array, Batch, Spec, image_shape, seen
 
 
-class CVAE(vae.VAE):
-  """A `vae.VAE` whose encoder sees [b, 1, 1, h * w * c + classes] and whose decoder sees [n, latent_dim + classes].
+class CVAE(vae.ConditionalVAE):
+  """A VAE whose encoder sees [b, 1, 1, h * w * c + classes] and whose decoder sees [n, latent_dim + classes].
 
   Attributes, beside those of `vae.VAE`:
     classes: number of labels.
@@ -42,7 +39,6 @@ class CVAE(vae.VAE):
 
   NEEDS: ClassVar[frozenset[str]] = frozenset({"label"})
   PRIOR: ClassVar[str] = "N(mean, diag(variance)), learned for each label"
-  STANDARD_PRIOR: ClassVar[bool] = False
 
   def setup(self):
     super().setup()
@@ -72,29 +68,10 @@ class CVAE(vae.VAE):
     """Parameters of the likelihood of each pixel."""
     return self.decoder(jnp.concatenate([z, self.one_hot(condition)], axis=-1))
 
-  def latents(self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0) -> Array:
-    """Latents drawn from p(z | y), its deviation scaled by the temperature, from standard normal noise."""
-    return dist.sample(self.prior(condition), temperature * noise)
-
-  def all_pixels(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b h w p"]:
-    return jax.vmap(lambda z: self.pixels(z, batch))(z)
-
-  def log_prior(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b"]:
-    """log p(z | y) in nats."""
-    return dist.log_prob(self.prior(batch), z)
-
-  def kl_units(self, drawn: vae.Drawn, batch: Batch) -> Float[Array, "b d"]:
-    """KL(q(z | x, y) || p(z | y)) of each latent, in nats."""
-    assert drawn.posterior is not None
-    return dist.kl(drawn.posterior, self.prior(batch))
-
 
 KEYS: Keys = {
   "model.classes": ConfigKey(10, "labels are 0 .. classes - 1", between(1, WIDEST)),
-  "model.latent_dim": ConfigKey(16, "size of the latent vector", counted(WIDEST)),
-  "model.hidden": ConfigKey((512,), "widths of the encoder's layers; the decoder mirrors them", WIDTHS),
-  **ACTIVATION_KEYS,
-  **likelihoods.KEYS,
+  **mlp_vae.NETWORK_KEYS,
   **vae.KEYS,
 }
 FAMILY = CVAE
@@ -102,7 +79,6 @@ FAMILY = CVAE
 
 def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
   yield from vae.faults(config)
   if config.objective.mmd:
     yield (
@@ -113,13 +89,6 @@ def faults(config: ConfigDict) -> Iterator[str]:
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> CVAE:
   """The module that `config.model` describes, for records of `spec`."""
-  height, width, channels = image_shape(spec)
-  likelihood = likelihoods.make_likelihood(model.likelihood, channels, model.sigma, model.mixtures)
-  hidden, common = tuple(model.hidden), {"activation": model.activation, **dtypes}
-  return CVAE(
-    encoder=MLPEncoder(hidden, model.latent_dim, **common),
-    decoder=MLPDecoder(hidden[::-1], (height, width), likelihood.channels, **common),
-    likelihood=likelihood,
-    latent_dim=model.latent_dim,
-    classes=model.classes,
-  )
+  likelihood = likelihoods.build(model, image_shape(spec)[-1])
+  encoder, decoder = mlp_vae.networks(model, spec, dtypes, likelihood.channels)
+  return CVAE(encoder, decoder, model.latent_dim, likelihood, classes=model.classes)

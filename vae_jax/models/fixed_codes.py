@@ -12,16 +12,12 @@ from jaxtyping import Float, Int
 
 from vae_jax.models import codebook
 from vae_jax.models.contract import Mode
-from vae_jax.models.quantiser import Quantised, Quantiser
+from vae_jax.models.quantiser import Quantised, Quantiser, one_hot_rate
 from vae_jax.types import Array, Batch, Key, Variables
 
 MARGIN = 1e-3  # of FSQ: by which a bounded value stays from where it would be rounded to one level more
 MOST_BITS = 10  # of LFQ: whose joint distribution is kept
 LEAST_USAGE = 1e-10
-
-
-def _one_hot_rate(codes: Int[Array, "b n"], size: int) -> Float[Array, " b"]:
-  return jnp.full(len(codes), codes.shape[1] * math.log(size), jnp.float32)
 
 
 def _last(values: Any, dtype: Any, ndim: int) -> np.ndarray:
@@ -84,7 +80,7 @@ class Finite(Quantiser):
     codes = self.tokens(x)
     near = bounded(x, self.levels) / self._digits[2].astype(np.float32)
     vectors = codebook.straight_through(near, self.vectors(codes))
-    return Quantised(vectors, codes, _one_hot_rate(codes, self.size), {})
+    return Quantised(vectors, codes, one_hot_rate(codes, self.size), {})
 
 
 # --- LFQ ---
@@ -174,7 +170,7 @@ class LookupFree(Quantiser):
     terms = {"commitment": codebook.commitment(x, found), "entropy": entropy}
     statistics = jax.lax.stop_gradient(jnp.concatenate(usage)) if mode.training else ()
     vectors = codebook.straight_through(x, found)
-    return Quantised(vectors, codes, _one_hot_rate(codes, self.size), terms, statistics)
+    return Quantised(vectors, codes, one_hot_rate(codes, self.size), terms, statistics)
 
   def absorb(self, variables: Variables, statistics: Float[Array, " u"]) -> Variables:
     shares, updates = variables["codebook"]["shares"], variables["codebook"]["updates"]

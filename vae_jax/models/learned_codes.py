@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from jaxtyping import Float, Int
 
 from vae_jax.models import codebook
 from vae_jax.models.contract import Mode
-from vae_jax.models.quantiser import Quantised, Quantiser
+from vae_jax.models.quantiser import Quantised, Quantiser, one_hot_rate, total
 from vae_jax.types import Array, Batch, Key, Variables
 
 SHARPNESS = 4.0  # deviation of the first logits of `Gumbel`, for vectors of deviation 1
@@ -120,20 +119,20 @@ class Codebook(Quantiser):
 
   def _sums(self, found: list[Array]) -> list[Float[Array, "b p e"]]:
     """For each group the sum of its levels."""
-    return [_total(found[group :: self.groups]) for group in range(self.groups)]
+    return [total(found[group :: self.groups]) for group in range(self.groups)]
 
   def __call__(self, x: Float[Array, "b p d"], batch: Batch, keys: Key, mode: Mode) -> Quantised:
     parts = self.parts(x)
     chosen = self.choices(parts)
     back = codebook.rotation if self.gradient == "rotation" else codebook.straight_through
     seen = [
-      back(part, total) for part, total in zip(parts, self._sums([c.found for c in chosen]), strict=True)
+      back(part, summed) for part, summed in zip(parts, self._sums([c.found for c in chosen]), strict=True)
     ]
-    terms = {"commitment": _total(codebook.commitment(c.given, c.found) for c in chosen)}
+    terms = {"commitment": total(codebook.commitment(c.given, c.found) for c in chosen)}
     if self.learning == "gradient":
-      terms["codebook"] = _total(codebook.codebook_loss(c.given, c.found) for c in chosen)
+      terms["codebook"] = total(codebook.codebook_loss(c.given, c.found) for c in chosen)
     codes = self._codes(chosen)
-    rate = jnp.full(len(x), codes.shape[1] * math.log(self.num_codes), jnp.float32)
+    rate = one_hot_rate(codes, self.num_codes)
     statistics = self._statistics(chosen, batch, mode) if mode.training else ()
     return Quantised(jnp.concatenate(seen, axis=-1), codes, rate, terms, statistics)
 
@@ -157,10 +156,6 @@ class Codebook(Quantiser):
     codes, counts = revive(params["codes"], kept["counts"], statistics, kept["updates"])
     kept = {"counts": counts, "updates": kept["updates"] + 1}
     return {**variables, "params": {**params, "codes": codes}, "codebook": kept}
-
-
-def _total(arrays: Iterable[Array]) -> Array:
-  return functools.reduce(jnp.add, arrays)
 
 
 def temperature_at(step: Array | int, end: float, steps: int, schedule: str) -> Float[Array, ""]:
@@ -225,12 +220,11 @@ class Gumbel(Quantiser):
   def __call__(self, x: Float[Array, "b p d"], batch: Batch, keys: Key, mode: Mode) -> Quantised:
     logits = self.logits(x)
     codes = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    most = math.log(self.num_codes)
     if not mode.training:
-      rate = jnp.full(len(x), codes.shape[1] * most, jnp.float32)
+      rate = one_hot_rate(codes, self.num_codes)
       return Quantised(self.vectors(codes), codes, rate, {})
     log_q = jax.nn.log_softmax(logits)
-    rate = jnp.sum(jnp.exp(log_q) * (log_q + most), axis=(1, 2))
+    rate = jnp.sum(jnp.exp(log_q) * (log_q + math.log(self.num_codes)), axis=(1, 2))
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:], jnp.float32))(keys)
     t = temperature_at(mode.step, self.temperature, self.temperature_steps, self.temperature_schedule)
     return Quantised(jax.nn.softmax((logits + noise) / t) @ self.book, codes, rate, {})

@@ -12,13 +12,12 @@ probability of the code drawn, plus Gumbel noise that is annealed to 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
@@ -29,8 +28,6 @@ from vae_jax.models import code_priors as codes_
 from vae_jax.models.attention import Transformer
 from vae_jax.models.contract import Mode, Output
 from vae_jax.types import Array, Batch, Key, Spec
-
-NO_OPTIONS: Mapping[str, Any] = {}
 
 
 def masked_counts(codes: int, steps: int) -> Int[np.ndarray, " s"]:
@@ -44,16 +41,11 @@ def masked_counts(codes: int, steps: int) -> Int[np.ndarray, " s"]:
 
 
 class MaskedCodes(codes_.CodePrior):
-  """Attributes, beside those of `CodePrior`: width, layers, heads of the transformer; decode_steps, of sampling;
-  choice_temperature, of the noise on confidences, when sampling begins; its types."""
+  """Attributes, beside those of `CodePrior`: decode_steps, of sampling; choice_temperature, of the noise on
+  confidences, when sampling begins."""
 
-  width: int
-  layers: int
-  heads: int
   decode_steps: int
   choice_temperature: float
-  dtype: Any = jnp.float32
-  param_dtype: Any = jnp.float32
 
   TERMS: ClassVar[tuple[str, ...]] = ("masked_nll",)
   PRIOR: ClassVar[str] = "a masked transformer over codes"
@@ -63,14 +55,9 @@ class MaskedCodes(codes_.CodePrior):
   OPTIONS: ClassVar[frozenset[str]] = frozenset()
 
   def setup(self):
-    dtypes, init = {"dtype": self.dtype, "param_dtype": self.param_dtype}, nn.initializers.normal(0.02)
-    self.first = nn.Embed(self.starts, self.width, embedding_init=init, **dtypes)
-    self.embedding = nn.Embed(
-      self.num_codes + 1, self.width, embedding_init=init, **dtypes
-    )  # the last: masked
-    self.positions = codes_.Positions(self.maps, self.width, **dtypes)
-    self.transformer = Transformer(self.layers, self.width, self.heads, causal=False, **dtypes)
-    self.head = nn.Dense(self.num_codes, kernel_init=init, dtype=jnp.float32, param_dtype=self.param_dtype)
+    super().setup()
+    self.embedding = self.embed(self.num_codes + 1)  # the last: masked
+    self.transformer = Transformer(self.layers, self.width, self.heads, causal=False, **self.dtypes)
 
   def logits(
     self, codes: Int[Array, "b n"], masked: Bool[Array, "b n"], condition: Batch, kept: Bool[Array, " b"]
@@ -93,7 +80,7 @@ class MaskedCodes(codes_.CodePrior):
     return jax.vmap(mask)(keys)
 
   def generate(
-    self, noise: Any, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = NO_OPTIONS
+    self, noise: Any, condition: Batch, temperature: Any = 1.0, options: Mapping[str, Any] = codes_.NO_OPTIONS
   ) -> Int[Array, "b n"]:
     """Codes in `decode_steps` steps. temperature: divides the logits, and scales the noise on confidences; 0 draws
     nothing at random. options: `guidance` (`code_priors.guided`)."""
@@ -141,11 +128,7 @@ KEYS: Keys = {
   "objective.masked_nll": ConfigKey(1.0, "weight of -log p(masked codes | the others), in nats", MIN_0),
 }
 FAMILY = MaskedCodes
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from codes_.head_faults(config)
+faults = codes_.head_faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> MaskedCodes:
@@ -153,17 +136,9 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> MaskedCodes:
 
   Raises UserError: see `code_priors.common`; more steps than codes.
   """
-  shared = codes_.common(model, spec)
+  shared = codes_.common(model, spec, dtypes)
   if model.decode_steps > codes_.count(shared["maps"]):
     raise UserError(
       f"model.decode_steps={model.decode_steps} must be at most {codes_.count(shared['maps'])}, the codes of an image"
     )
-  return MaskedCodes(
-    **shared,
-    width=model.width,
-    layers=model.layers,
-    heads=model.heads,
-    decode_steps=model.decode_steps,
-    choice_temperature=model.choice_temperature,
-    **dtypes,
-  )
+  return MaskedCodes(**shared, decode_steps=model.decode_steps, choice_temperature=model.choice_temperature)

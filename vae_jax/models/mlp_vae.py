@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -16,27 +15,29 @@ from vae_jax.models.encoders import MLPEncoder
 from vae_jax.models.vae import VAE
 from vae_jax.types import Spec, image_shape
 
-KEYS: Keys = {
+# The keys of the networks, which `cvae` has too.
+NETWORK_KEYS: Keys = {
   "model.latent_dim": Key(16, "size of the latent vector", counted(WIDEST)),
   "model.hidden": Key((512,), "widths of the encoder's layers; the decoder mirrors them", WIDTHS),
   **ACTIVATION_KEYS,
   **likelihoods.KEYS,
-  **flexible_vae.KEYS,
 }
+KEYS: Keys = {**NETWORK_KEYS, **flexible_vae.KEYS}
 FAMILY = VAE
+faults = flexible_vae.faults
 
 
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
-  yield from flexible_vae.faults(config)
+def networks(
+  model: ConfigDict, spec: Spec, dtypes: dict[str, Any], channels: int, moments: int = 2
+) -> tuple[MLPEncoder, MLPDecoder]:
+  """Encoder and decoder. channels: those that the decoder gives for each pixel."""
+  hidden, common = tuple(model.hidden), {"activation": model.activation, **dtypes}
+  encoder = MLPEncoder(hidden, model.latent_dim, moments=moments, **common)
+  return encoder, MLPDecoder(hidden[::-1], image_shape(spec)[:2], channels, **common)
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAE:
   """The module that `config.model` describes, for records of `spec`."""
-  shape = image_shape(spec)
-  likelihood = likelihoods.make_likelihood(model.likelihood, shape[-1], model.sigma, model.mixtures)
-  common = {"activation": model.activation, **dtypes}
-  encoder = MLPEncoder(tuple(model.hidden), model.latent_dim, moments=flexible_vae.moments(model), **common)
-  decoder = MLPDecoder(tuple(model.hidden[::-1]), shape[:2], likelihood.channels, **common)
+  likelihood = likelihoods.build(model, image_shape(spec)[-1])
+  encoder, decoder = networks(model, spec, dtypes, likelihood.channels, flexible_vae.moments(model))
   return flexible_vae.assembled(model, spec, encoder, decoder, model.latent_dim, likelihood)

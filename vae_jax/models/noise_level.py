@@ -96,7 +96,6 @@ def local_sigma(difference: Array, stride: int) -> Array:
   b, h, w, _ = difference.shape
   squares = jnp.square(difference).mean(axis=-1)
   squares = squares.reshape(b, h // stride, stride, w // stride, stride).mean(axis=(2, 4))
-
   return jnp.sqrt(mean_around(squares[..., None], 5)[..., 0])
 
 

@@ -17,9 +17,8 @@ from vae_jax.models.contract import Family, Mode, Output, Whole, one_record
 from vae_jax.types import Array, ArrayLike, Batch, Key, Params, Spec, Variables
 
 Parts = dict[str, Array]
-Sees = Callable[
-  [Output, Batch, Key, Whole], tuple[Array, Array]
-]  # -> (real, fake), alike in all but their number
+# -> (real, fake), alike in all but their number.
+Sees = Callable[[Output, Batch, Key, Whole], tuple[Array, Array]]
 Look = Callable[[Any], Any]  # what a discriminator sees [b, ...] -> its features [b, ...]
 Compare = Callable[[Look, Output, Batch], Float[Array, " b"]]
 

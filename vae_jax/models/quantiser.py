@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, Int
 
@@ -67,3 +71,13 @@ class Quantiser(nn.Module):
   def absorb(self, variables: Variables, statistics: Any) -> Variables:
     """The family's variables after a step with these statistics. Pure."""
     return variables
+
+
+def one_hot_rate(codes: Int[Array, "b n"], size: int) -> Float[Array, " b"]:
+  """The rate of one-hot posteriors: n log(size) nats, for codebooks of `size` codes."""
+  return jnp.full(len(codes), codes.shape[1] * math.log(size), jnp.float32)
+
+
+def total(arrays: Iterable[Array]) -> Array:
+  """The sum of one array or more of one shape."""
+  return functools.reduce(jnp.add, arrays)

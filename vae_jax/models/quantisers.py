@@ -92,13 +92,12 @@ OF = {  # the quantisers that read a key
 }
 
 
-def faults(config: ConfigDict, keys: Keys = KEYS) -> Iterator[str]:
-  """What a config whose values hold one by one says of quantisers that cannot be. keys: the family's, whose defaults
-  count."""
+def faults(config: ConfigDict) -> Iterator[str]:
+  """What a config whose values hold one by one says of quantisers that cannot be."""
   model, chosen = config.model, config.model.quantiser
   for key, readers in OF.items():
     section, word = key.split(".")
-    value, default = config[section].get(word), keys[key].default if key in keys else None
+    value, default = config[section].get(word), KEYS[key].default
     if chosen not in readers and value != default:
       text, usual = (",".join(map(str, x)) if isinstance(x, tuple) else x for x in (value, default))
       yield (

@@ -22,7 +22,7 @@ paper's ex-post density estimation, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -132,11 +132,7 @@ KEYS: Keys = {
   "objective.regulariser": ConfigKey(1e-4, "l2, gp: weight of the decoder's regulariser", MIN_0),
 }
 FAMILY = RAE
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
+faults = likelihoods.faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> RAE:

@@ -188,7 +188,7 @@ class RestorationVAE(Restorer):
   def noise_estimates(self, degraded: ArrayLike) -> Array:
     """The level of the noise and its log precision, float32 [b, h, w, 2], from the picture: see `noise_level`."""
     h, w = degraded.shape[1:3]
-    estimates = self.estimator(self._padded(jnp.asarray(degraded), self.multiple))
+    estimates = self.estimator(self._padded(jnp.asarray(degraded)))
     return jnp.repeat(jnp.repeat(estimates, self.stride, axis=1), self.stride, axis=2)[:, :h, :w]
 
   def _levels(self, degraded: Array, sigma: ArrayLike | None = None) -> Array | None:
@@ -203,7 +203,7 @@ class RestorationVAE(Restorer):
     if self.noise_mode == "uniform":
       estimates = jax.lax.stop_gradient(self.noise_estimates(degraded))
       return jnp.broadcast_to(pooled(estimates)[:, None, None, None], shape)
-    estimates = jax.lax.stop_gradient(self.estimator(self._padded(degraded, self.multiple)))
+    estimates = jax.lax.stop_gradient(self.estimator(self._padded(degraded)))
     return spread_out(estimates[..., 0], self.stride)[..., None]
 
   def encode_degraded(self, degraded: Array, levels: Array | None = None) -> tuple[list[Array], Array]:
@@ -232,7 +232,7 @@ class RestorationVAE(Restorer):
     return free if levels is None else bounded_spread(free, levels, self.noise_mode == "local")
 
   def _image(self, degraded: Array, eps: Eps | None, sigma: ArrayLike | None = None) -> Array:
-    padded = self._padded(degraded, self.multiple)
+    padded = self._padded(degraded)
     levels = self._levels(degraded, sigma)
     scales, estimate = self.encode_degraded(padded, levels)
     if eps is None or not self.latent_dim:
@@ -245,7 +245,7 @@ class RestorationVAE(Restorer):
     that of the Laplace density whose scale is the spread."""
     h, w = degraded.shape[1:3]
     degraded = jnp.asarray(degraded)
-    padded = self._padded(degraded, self.multiple)
+    padded = self._padded(degraded)
     levels = self._levels(degraded, sigma)
     log_spread = self._log_spread(self.encode_degraded(padded, levels)[0], levels)
     return math.sqrt(2) * jnp.exp(log_spread)[:, : self.factor * h, : self.factor * w]
@@ -277,7 +277,7 @@ class RestorationVAE(Restorer):
     """Scores clean images given degraded ones, with `mode.samples` posterior draws."""
     image, degraded, samples = jnp.asarray(batch["image"]), seen(batch), mode.samples
     h, w = image.shape[1:3]
-    padded = self._padded(degraded, self.multiple)
+    padded = self._padded(degraded)
     levels, noise = self._told(batch, padded, keys, mode)
     scales, estimate = self.encode_degraded(padded, levels)
     n, restored = image.shape[0], estimate[:, :h, :w]
@@ -357,7 +357,7 @@ class RestorationVAE(Restorer):
     if self.noise_mode == "none":
       return None, {}
     image, degraded = jnp.asarray(batch["image"]), seen(batch)
-    difference = self._padded(degraded, self.multiple) - self._padded(image, self.multiple)
+    difference = self._padded(degraded) - self._padded(image)
     estimates = self.estimator(jax.lax.stop_gradient(padded))
     if self.noise_mode == "local":
       term = surprise(estimates, to_level(local_sigma(difference, self.stride)))
@@ -412,7 +412,7 @@ FAMILY = RestorationVAE
 
 def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
+  yield from likelihoods.faults(config)
   if config.objective.name == "iwae" and not config.model.latent_dim:
     yield "objective.name=iwae needs latents, and model.latent_dim=0 has none; set objective.name=elbo"
 

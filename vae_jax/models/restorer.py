@@ -87,8 +87,8 @@ class Restorer(Family):
   def _base(self, degraded: Array) -> Array:
     return bicubic_up(degraded, self.factor) if self.factor > 1 else degraded.astype(jnp.float32)
 
-  def _padded(self, image: Array, multiple: int) -> Array:
-    pads = [-n % multiple for n in image.shape[1:3]]
+  def _padded(self, image: Array) -> Array:
+    pads = [-n % self.multiple for n in image.shape[1:3]]
     return (
       jnp.pad(image, ((0, 0), (0, pads[0]), (0, pads[1]), (0, 0)), mode="symmetric") if any(pads) else image
     )

@@ -52,7 +52,7 @@ FROM_PRIOR = 1  # folded into an example's key: draws of the GSNN's term
 def divided(observed: Sequence[str], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
   """The places, counted row by row, of pixels in the `observed` quadrants, and of the others.
 
-  Of an odd height or width, the middle row or column is of the lower or right quadrants.
+  Where the height or width is odd, the lower or right quadrants have the middle row or column.
   """
   height, width = size
   lower, right = np.arange(height) >= height // 2, np.arange(width) >= width // 2
@@ -78,8 +78,8 @@ def of_pixels(likelihood: dist.Likelihood, places: np.ndarray, total: int) -> di
   return dataclasses.replace(likelihood, log_prob=log_prob, describe=described)
 
 
-class StructuredCVAE(vae.VAE):
-  """A `vae.VAE` of the hidden pixels, given the observed ones; its encoder is the recognition network.
+class StructuredCVAE(vae.ConditionalVAE):
+  """A VAE of the hidden pixels, given the observed ones; its encoder is the recognition network.
 
   The decoder, the generation network, sees [n, latent_dim + observed values] and gives the parameters of hidden pixels,
   [n, p, 1, c], which `likelihood` takes (see `of_pixels`).
@@ -102,7 +102,6 @@ class StructuredCVAE(vae.VAE):
   CAN: ClassVar[frozenset[str]] = frozenset({"bound", "complete"})
   PRIOR: ClassVar[str] = "N(mean, diag(variance)), learned, of the observed pixels"
   RATED: ClassVar[str] = "neg_elbo"  # the guess may be at its best at another step
-  STANDARD_PRIOR: ClassVar[bool] = False
 
   @property
   def terms(self) -> tuple[str, ...]:
@@ -141,10 +140,10 @@ class StructuredCVAE(vae.VAE):
     """Parameters of the likelihood of hidden pixels by the deterministic network, g(x)."""
     return self.guess_network(self.given(batch))
 
-  def prior(self, batch: Batch) -> dist.Gaussian:
+  def prior(self, condition: Batch) -> dist.Gaussian:
     """p(z | x): mean and logvar, float32 [b, latent_dim]."""
-    guess = self.likelihood.mean(jax.lax.stop_gradient(self.guess(batch)), self.log_scale)
-    sees = jnp.concatenate([self.given(batch), guess.reshape(len(guess), -1)], axis=-1)
+    guess = self.likelihood.mean(jax.lax.stop_gradient(self.guess(condition)), self.log_scale)
+    sees = jnp.concatenate([self.given(condition), guess.reshape(len(guess), -1)], axis=-1)
     mean, raw = jnp.split(self.prior_network(sees[:, None, None]), 2, axis=-1)
     return dist.Gaussian(mean, dist.bound_logvar(raw))
 
@@ -156,16 +155,9 @@ class StructuredCVAE(vae.VAE):
     """Parameters of the likelihood of hidden pixels. condition: `image`, of which the observed pixels count."""
     return self.decoder(jnp.concatenate([z, self.given(condition)], axis=-1))
 
-  def all_pixels(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b p 1 c"]:
-    return jax.vmap(lambda z: self.pixels(z, batch))(z)
-
   def decode(self, z: Float[Array, "n d"], condition: Batch) -> Float[Array, "n h w c"]:
     """The observed pixels of condition["image"] with the mean of p(y | x, z)."""
     return self.joined(super().decode(z, condition), condition)
-
-  def latents(self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0) -> Array:
-    """Latents drawn from p(z | x), its deviation scaled by the temperature, from standard normal noise."""
-    return dist.sample(self.prior(condition), temperature * noise)
 
   def guessed(self, batch: Batch) -> Float[Array, "b h w c"]:
     """Images completed by the deterministic network, in [0, 1]."""
@@ -184,15 +176,6 @@ class StructuredCVAE(vae.VAE):
   def reconstruct(self, batch: Batch) -> Float[Array, "b h w c"]:
     """The image of the mean of q(z | x, y), which has seen the hidden pixels too; of `nn`, the guess."""
     return self.guessed(batch) if self.kind == "nn" else super().reconstruct(batch)
-
-  def log_prior(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b"]:
-    """log p(z | x) in nats."""
-    return dist.log_prob(self.prior(batch), z)
-
-  def kl_units(self, drawn: vae.Drawn, batch: Batch) -> Float[Array, "b d"]:
-    """KL(q(z | x, y) || p(z | x)) of each latent, in nats."""
-    assert drawn.posterior is not None
-    return dist.kl(drawn.posterior, self.prior(batch))
 
   def from_prior(self, batch: Batch, keys: Key, samples: int) -> Float[Array, " b"]:
     """-log p(y | x, z) in nats, mean over `samples` draws of p(z | x): the term of the GSNN."""

@@ -14,7 +14,6 @@ enhancement) two convolutions of stride 2 down, the blocks, two steps up. Differ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -104,7 +103,7 @@ class TransformationNet(Restorer):
     return math.ceil(reach + 4 * stride) + (self.factor > 1)  # an output pixel lies between two input pixels
 
   def _image(self, degraded: Array, eps: Eps | None, sigma: ArrayLike | None = None) -> Array:
-    padded = self._padded(degraded, self.multiple)
+    padded = self._padded(degraded)
     return self._base(padded) + self.head(self.body(padded.astype(self.dtype)).astype(jnp.float32))
 
 
@@ -116,11 +115,7 @@ KEYS: Keys = {
   **LIKELIHOOD_KEYS,
 }
 FAMILY = TransformationNet
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
+faults = likelihoods.faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> TransformationNet:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
 from vae_jax import distributions as dist
+from vae_jax.distributions import likelihoods
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.keys import Keys, between, counted, one_of
 from vae_jax.models.contract import Family, Mode, Output
@@ -172,6 +173,35 @@ class VAE(GaussianLatents):
     )
 
 
+class ConditionalVAE(VAE):
+  """A `VAE` with p(z | y) in place of N(0, I) and p(x | z, y); y are fields of the batch.
+
+  A subclass has `prior`, and a `pixels` that reads y.
+  """
+
+  STANDARD_PRIOR: ClassVar[bool] = False
+
+  def prior(self, condition: Batch) -> dist.Gaussian:
+    """p(z | y): mean and logvar, float32 [n, latent_dim]."""
+    raise NotImplementedError
+
+  def latents(self, noise: Float[Array, "n d"], condition: Batch, temperature: Any = 1.0) -> Array:
+    """Latents drawn from p(z | y), its deviation scaled by the temperature, from standard normal noise."""
+    return dist.sample(self.prior(condition), temperature * noise)
+
+  def all_pixels(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b h w p"]:
+    return jax.vmap(lambda z: self.pixels(z, batch))(z)
+
+  def log_prior(self, z: Float[Array, "s b d"], batch: Batch) -> Float[Array, "s b"]:
+    """log p(z | y) in nats."""
+    return dist.log_prob(self.prior(batch), z)
+
+  def kl_units(self, drawn: Drawn, batch: Batch) -> Float[Array, "b d"]:
+    """KL(q(z | x, y) || p(z | y)) of each latent, in nats."""
+    assert drawn.posterior is not None
+    return dist.kl(drawn.posterior, self.prior(batch))
+
+
 def _apart(joint: Callable[[Array], tuple[Array, Any]], drawn: Drawn) -> tuple[dict[str, Array], Any]:
   """Importance weights with gradients to the posterior and to all else, and what `joint` gives beside log p(x, z).
 
@@ -216,7 +246,8 @@ IMAGE_SECTIONS = ("perceptual", "style", "adversarial")
 
 
 def faults(config: ConfigDict) -> Iterator[str]:
-  """What the keys of `KEYS` contradict."""
+  """What the keys of `KEYS` contradict, and those of the likelihood."""
+  yield from likelihoods.faults(config)
   o = config.objective
   grouped = o.name in ("miwae", "piwae")
   if grouped and not (o.groups > 1 and o.samples % o.groups == 0):

@@ -41,11 +41,11 @@ from vae_jax import distributions as dist
 from vae_jax import losses
 from vae_jax.keys import ABOVE_0, DEEPEST, MIN_0, WIDEST, WIDTHS, Keys, between, counted
 from vae_jax.keys import Key as ConfigKey
+from vae_jax.models import conv_vae
 from vae_jax.models.blocks import ACTIVATION_KEYS, REMAT_KEYS
 from vae_jax.models.contract import Mode, Output, Whole
-from vae_jax.models.decoders import BLUR_KEYS, ConvDecoder
+from vae_jax.models.decoders import BLUR_KEYS
 from vae_jax.models.discriminator import ImageDiscriminator
-from vae_jax.models.encoders import ConvEncoder
 from vae_jax.models.opponent import Guard, Look, Opponent
 from vae_jax.models.vae import GaussianLatents
 from vae_jax.types import Array, Batch, Key, Spec, image_shape
@@ -215,17 +215,4 @@ def faults(config: ConfigDict) -> Iterator[str]:
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VAEGAN:
   """The module that `config.model` describes, for records of `spec`."""
-  height, width, channels = image_shape(spec)
-  common = {
-    "channels": tuple(model.channels),
-    "blocks": model.blocks,
-    "dense": model.dense,
-    "activation": model.activation,
-    "remat": model.remat,
-    **dtypes,
-  }
-  return VAEGAN(
-    encoder=ConvEncoder(latent_dim=model.latent_dim, **common),
-    decoder=ConvDecoder(size=(height, width), out_channels=channels, blur=model.blur, **common),
-    latent_dim=model.latent_dim,
-  )
+  return VAEGAN(*conv_vae.networks(model, spec, dtypes, image_shape(spec)[-1]))

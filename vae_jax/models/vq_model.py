@@ -119,7 +119,7 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQModel:
       f"model.attn_resolutions={','.join(map(str, model.attn_resolutions))}: no map has the side {odd[0]}; shorter "
       f"sides here are {', '.join(map(str, sides))}"
     )
-  likelihood = likelihoods.make_likelihood(model.likelihood, shape[-1], model.sigma, model.mixtures)
+  likelihood = likelihoods.build(model, shape[-1])
   quantiser = quantisers.build(model)
   common = {
     "ch": model.ch,

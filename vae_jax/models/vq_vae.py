@@ -58,18 +58,55 @@ class Encoder(nn.Module):
     return nn.Dense(self.code_dim, dtype=jnp.float32, param_dtype=self.param_dtype)(x.astype(jnp.float32))
 
 
-class VQVAE(Family):
-  """Attributes: encoder, images -> maps [b, h', w', d]; quantiser, of their vectors [b, h' w', d]; decoder,
-  [n, h' w' d] -> likelihood parameters; size, (h', w') of the map."""
+class CodedImages(Family):
+  """What families with codes share: p(x | codes), the likelihood that a decoder gives the parameters of.
+
+  A subclass has `layout`, `tokens` and `from_tokens`.
+  """
 
   encoder: nn.Module
-  quantiser: Quantiser
   decoder: nn.Module
   likelihood: dist.Likelihood
-  size: tuple[int, int]
 
   TERMS: ClassVar[tuple[str, ...]] = ("distortion", "commitment", "codebook", "entropy")
   CAN: ClassVar[frozenset[str]] = frozenset({"bound", "tokens"})
+
+  @property
+  def positions(self) -> int:
+    """Codes of an image, of all maps."""
+    return sum(map(math.prod, self.layout))
+
+  @property
+  def last_kernel(self) -> tuple[str, ...]:
+    return ("decoder", self.decoder.last, "kernel")
+
+  def setup(self):
+    scale = self.likelihood.has_scale
+    self.log_scale = (
+      self.param("log_scale", nn.initializers.constant(-2.0), (), jnp.float32) if scale else jnp.float32(0)
+    )
+
+  def tokens(self, batch: Batch) -> Int[Array, "b n"]:
+    """The codes of images, coarse maps first, each row by row."""
+    raise NotImplementedError
+
+  def from_tokens(self, codes: Int[Array, "b n"], condition: Batch) -> Float[Array, "b h w c"]:
+    """The mean image of p(x | codes), in [0, 1]."""
+    raise NotImplementedError
+
+  def reconstruct(self, batch: Batch) -> Float[Array, "b h w c"]:
+    return self.from_tokens(self.tokens(batch), batch)
+
+
+class VQVAE(CodedImages):
+  """One map of codes.
+
+  Attributes: encoder, images -> maps [b, h', w', d]; quantiser, of their vectors [b, h' w', d]; decoder,
+  [n, h' w' d] -> likelihood parameters; size, (h', w') of the map.
+  """
+
+  quantiser: Quantiser
+  size: tuple[int, int]
 
   @property
   def terms(self) -> tuple[str, ...]:
@@ -83,20 +120,8 @@ class VQVAE(Family):
   def layout(self) -> tuple[tuple[int, int, int], ...]:
     return ((*self.size, self.quantiser.per_position),)
 
-  @property
-  def positions(self) -> int:
-    """Codes of an image."""
-    return math.prod(self.layout[0])
-
-  @property
-  def last_kernel(self) -> tuple[str, ...]:
-    return ("decoder", self.decoder.last, "kernel")
-
   def setup(self):
-    scale = self.likelihood.has_scale
-    self.log_scale = (
-      self.param("log_scale", nn.initializers.constant(-2.0), (), jnp.float32) if scale else jnp.float32(0)
-    )
+    super().setup()
     nn.share_scope(self, self.quantiser)
 
   def vectors(self, batch: Batch) -> Float[Array, "b p d"]:
@@ -109,7 +134,6 @@ class VQVAE(Family):
     return self.decoder(vectors.reshape(vectors.shape[0], -1))
 
   def tokens(self, batch: Batch) -> Int[Array, "b n"]:
-    """The codes of images, row by row."""
     return self.quantiser.tokens(self.vectors(batch))
 
   def code_vectors(self, batch: Batch) -> Float[Array, "b e"]:
@@ -117,11 +141,7 @@ class VQVAE(Family):
     return self.quantiser.vectors(self.tokens(batch)).reshape(len(seen(batch)), -1)
 
   def from_tokens(self, codes: Int[Array, "b n"], condition: Batch) -> Float[Array, "b h w c"]:
-    """The mean image of p(x | codes), in [0, 1]."""
     return self.likelihood.mean(self.pixels(self.quantiser.vectors(codes)), self.log_scale)
-
-  def reconstruct(self, batch: Batch) -> Float[Array, "b h w c"]:
-    return self.from_tokens(self.tokens(batch), batch)
 
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     image = jnp.asarray(batch["image"])
@@ -158,7 +178,7 @@ FAMILY = VQVAE
 
 def faults(config: ConfigDict) -> Iterator[str]:
   """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
+  yield from likelihoods.faults(config)
   yield from quantisers.faults(config)
 
 
@@ -191,7 +211,7 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE:
       f"model.name=vq_vae decodes codes at the size of the image that it sees, and degraded images are {given[0]} x "
       f"{given[1]} for {shape[0]} x {shape[1]}; set data.degrade.name to one that keeps the size"
     )
-  likelihood = likelihoods.make_likelihood(model.likelihood, shape[-1], model.sigma, model.mixtures)
+  likelihood = likelihoods.build(model, shape[-1])
   quantiser = quantisers.build(model)
   common = {"activation": model.activation, "remat": model.remat, **dtypes}
   channels = tuple(model.channels)

@@ -15,10 +15,9 @@ the maps. A prior over them is a second stage (section 3.2).
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +26,15 @@ from flax import linen as nn
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from vae_jax import distributions as dist
 from vae_jax.distributions import likelihoods
 from vae_jax.errors import UserError
 from vae_jax.keys import Key as ConfigKey
 from vae_jax.keys import Keys, one_of
 from vae_jax.models import quantisers, vq_vae
 from vae_jax.models.blocks import ACTIVATIONS, Conv, Norm, ResidualBlock, Upsample, halved
-from vae_jax.models.contract import Family, Mode, Output
+from vae_jax.models.contract import Mode, Output
 from vae_jax.models.encoders import downsampled
+from vae_jax.models.quantiser import total
 from vae_jax.models.quantisers import Quantised, Quantiser
 from vae_jax.types import Array, Batch, Key, Spec, Variables, image_shape, input_shape, seen
 
@@ -128,25 +127,15 @@ def _joined(x: Array, context: Array | None) -> Array:
   return x if context is None else jnp.concatenate([x, context.astype(jnp.float32)], axis=-1)
 
 
-def _total(terms: list[Array]) -> Array:
-  return functools.reduce(jnp.add, terms)
-
-
 # (number of the level, level, its vectors or None) -> (vectors that go on, anything).
 Take = Callable[[int, Level, Any], tuple[Array, Any]]
 
 
-class VQVAE2(Family):
+class VQVAE2(vq_vae.CodedImages):
   """Attributes: encoder, images -> features by level; levels, coarse first, in variables `levels_0`, `levels_1`, ...;
   decoder, [n, h' w' d] of the finest level -> likelihood parameters."""
 
-  encoder: nn.Module
   levels: tuple[Level, ...]
-  decoder: nn.Module
-  likelihood: dist.Likelihood
-
-  TERMS: ClassVar[tuple[str, ...]] = vq_vae.VQVAE.TERMS
-  CAN: ClassVar[frozenset[str]] = vq_vae.VQVAE.CAN
 
   @property
   def terms(self) -> tuple[str, ...]:
@@ -159,21 +148,6 @@ class VQVAE2(Family):
   @property
   def layout(self) -> tuple[tuple[int, int, int], ...]:
     return tuple(level.layout for level in self.levels)
-
-  @property
-  def positions(self) -> int:
-    """Codes of an image, of all maps."""
-    return sum(map(math.prod, self.layout))
-
-  @property
-  def last_kernel(self) -> tuple[str, ...]:
-    return ("decoder", self.decoder.last, "kernel")
-
-  def setup(self):
-    scale = self.likelihood.has_scale
-    self.log_scale = (
-      self.param("log_scale", nn.initializers.constant(-2.0), (), jnp.float32) if scale else jnp.float32(0)
-    )
 
   def descend(self, features: Sequence[Any], take: Take) -> tuple[Float[Array, "b h w q"], list[Any]]:
     """Parameters of the likelihood of each pixel, and what `take` gives beside vectors, by level.
@@ -190,8 +164,6 @@ class VQVAE2(Family):
     return self.decoder(context.reshape(len(context), -1)), found
 
   def tokens(self, batch: Batch) -> Int[Array, "b n"]:
-    """The codes of images, coarse maps first, each row by row."""
-
     def take(number: int, level: Level, x: Array) -> tuple[Array, Array]:
       codes = level.tokens(x)
       return level.of_codes(codes), codes
@@ -208,16 +180,12 @@ class VQVAE2(Family):
     return jnp.concatenate(self.descend(self.encoder(seen(batch)), take)[1], axis=1)
 
   def from_tokens(self, codes: Int[Array, "b n"], condition: Batch) -> Float[Array, "b h w c"]:
-    """The mean image of p(x | codes), in [0, 1]."""
     parts = jnp.split(codes, np.cumsum([math.prod(part) for part in self.layout])[:-1], axis=1)
 
     def take(number: int, level: Level, x: None) -> tuple[Array, None]:
       return level.of_codes(parts[number]), None
 
     return self.likelihood.mean(self.descend([None] * len(self.levels), take)[0], self.log_scale)
-
-  def reconstruct(self, batch: Batch) -> Float[Array, "b h w c"]:
-    return self.from_tokens(self.tokens(batch), batch)
 
   def __call__(self, batch: Batch, keys: Key, mode: Mode) -> Output:
     def take(number: int, level: Level, x: Array) -> tuple[Array, Quantised]:
@@ -228,8 +196,8 @@ class VQVAE2(Family):
     params, found = self.descend(self.encoder(seen(batch)), take)
     terms = {
       "distortion": -self.likelihood.log_prob(params, jnp.asarray(batch["image"]), self.log_scale),
-      "rate": _total([part.rate for part in found]),
-      **{name: _total([part.terms[name] for part in found]) for name in found[0].terms},
+      "rate": total(part.rate for part in found),
+      **{name: total(part.terms[name] for part in found) for name in found[0].terms},
     }
     return Output(
       terms,
@@ -259,11 +227,7 @@ KEYS: Keys = {
   ),
 }
 FAMILY = VQVAE2
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from vq_vae.faults(config)
+faults = vq_vae.faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE2:
@@ -284,9 +248,7 @@ def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> VQVAE2:
       f"model.maps={model.maps}: images of {shape[0]} x {shape[1]} have the finest codes at {sizes[-1][0]} x "
       f"{sizes[-1][1]}, not to be halved {model.maps - 1} times; set fewer model.channels, or a larger data.size"
     )
-  likelihood = likelihoods.make_likelihood(
-    model.likelihood, image_shape(spec)[-1], model.sigma, model.mixtures
-  )
+  likelihood = likelihoods.build(model, image_shape(spec)[-1])
   common = {"activation": model.activation, "remat": model.remat, **dtypes}
   levels = [
     Level(

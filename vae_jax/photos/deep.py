@@ -79,9 +79,8 @@ def read(content: bytes, how: Layout, chunks: integrity.Chunks) -> np.ndarray:
       'colour with over 8 bits per channel is read with OpenCV; run: pip install -e ".[photos16]"'
       " (opencv-python-headless)"
     ) from None
-  if (
-    chunks
-  ):  # the still picture alone: an animation may begin with another one. A transparent colour is the caller's
+  # The still picture alone: an animation may begin with another one. A transparent colour is the caller's.
+  if chunks:
     content = integrity.write_png([c for c in chunks if c[0] in (b"IHDR", b"IDAT", b"IEND")])
   values = cv2.imdecode(np.frombuffer(unturned(content), np.uint8), cv2.IMREAD_UNCHANGED)
   if values is None or values.dtype != np.uint16 or values.shape[2:] not in ((), (3,), (4,)):

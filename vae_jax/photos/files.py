@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_jax.data import images, plans
+from vae_jax.data import images
+from vae_jax.data.folders import list_images
 from vae_jax.data.suffixes import PICTURES, RAW, READ, why_unread
 from vae_jax.errors import UserError, printable
 from vae_jax.photos.metadata import unusual_colour
@@ -18,7 +19,7 @@ from vae_jax.photos.photograph import Photograph, open_photograph
 from vae_jax.photos.restoring import Job, Progress, Restorer, Result, check_integer, restore_photograph
 from vae_jax.photos.saving import WRITABLE, check_saveable, save_photograph
 from vae_jax.progress import FileProgress
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 
 PathLike = str | os.PathLike
 
@@ -195,7 +196,7 @@ def _restore_one(
     return
   if as_it_is:
     content = images.read_file(job.source)
-    write_whole(job.main, lambda file: file.write(content))
+    write_bytes(job.main, content)
   else:
     save_photograph(job.main, photograph)
   finished(job.main)
@@ -271,7 +272,7 @@ def _listed(path: Path, folder: Path) -> list[tuple[Path, str]]:
   inside = own != here and own.startswith(here)
   found = [
     (path / name, name)
-    for name in plans.list_images(path, PICTURES)
+    for name in list_images(path, PICTURES)
     if not (inside and os.path.join(os.path.realpath((path / name).parent), "").startswith(own))
   ]
   if not found:

@@ -66,7 +66,7 @@ def read(image: Any, turn: int, chunks: integrity.Chunks) -> Metadata:
 def colour_of_avif(content: bytes) -> tuple[tuple[bytes, bytes], ...]:
   """What an AVIF says about its colours (box "colr" of type "nclx", ISO 14496-12) as chunks of a PNG.
 
-  None where it says sRGB or nothing: that is how a picture without such a chunk is taken.
+  () where it says sRGB or nothing: that is how a picture without such a chunk is taken.
   """
   at = content.find(b"colrnclx")
   codes = content[at + 8 : at + 12]

@@ -17,7 +17,7 @@ from vae_jax.data import integrity
 from vae_jax.errors import UserError
 from vae_jax.photos import metadata
 from vae_jax.photos.photograph import Photograph
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 
 # By suffix; the formats that hold transparency, and the longest side a format can have.
 WRITABLE = {
@@ -157,7 +157,7 @@ def save_samples(path: Path, samples: np.ndarray, about: metadata.Metadata) -> N
     raise
   except Exception as error:
     raise UserError(f"{path}: cannot be encoded as {kind} ({error}); save as .png") from error
-  write_whole(path, lambda file: file.write(content))
+  write_bytes(path, content)
 
 
 def strips(shape: tuple[int, ...]) -> Iterator[slice]:

@@ -45,7 +45,7 @@ from vae_jax.storage.checkpoint_arrays import (
   select,
   shape_as,
 )
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 from vae_jax.storage.plain_paths import plain_path
 from vae_jax.storage.verification import (
   FORMAT_VERSION,
@@ -314,7 +314,7 @@ class Checkpoints:
     seal = json.dumps({"format_version": FORMAT_VERSION, "crc32": body_checksum(body), "body": body})
     if len(seal) > MAX_HEADER:
       raise ValueError(f"{HEADER} would have {len(seal)} bytes, at most {MAX_HEADER} are read")
-    write_whole(folder / HEADER, lambda file: file.write(seal.encode()))
+    write_bytes(folder / HEADER, seal.encode())
 
   def _sweep(self) -> bool:
     """Deletes what a run that was killed, or a full disk, left half-written or half-deleted; whether there was any."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from vae_jax import resources
 from vae_jax.configuration import MAX_JSON, parse_json
 from vae_jax.errors import UserError
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 from vae_jax.storage.plain_paths import local_folder
 
 if TYPE_CHECKING:  # the command line is answered before JAX is imported
@@ -86,8 +86,8 @@ def save(
   digest = hashlib.sha256(content).hexdigest()
   version = 2 if bits == 32 else FORMAT_VERSION  # so that older versions read what they can
   text = json.dumps({"format_version": version, "sha256": digest, **meta}, indent=2, allow_nan=False)
-  write_whole(folder / WEIGHTS, lambda file: file.write(content))
-  write_whole(folder / DESCRIPTION, lambda file: file.write(text.encode() + b"\n"))
+  write_bytes(folder / WEIGHTS, content)
+  write_bytes(folder / DESCRIPTION, text.encode() + b"\n")
 
 
 def describe(folder: str | Path) -> dict[str, Any]:

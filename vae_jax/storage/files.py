@@ -44,6 +44,11 @@ def write_whole(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
     raise UserError(f"{path}: cannot be written ({reason}); {remedy} or choose another place") from error
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+  """As `write_whole`, of what is in memory already."""
+  write_whole(path, lambda file: file.write(content))
+
+
 def _new_file(folder: Path) -> tuple[Path, int]:
   """A hidden file of a new name, opened. `tempfile` would give it permissions that only chmod could change."""
   while True:

@@ -16,7 +16,7 @@ from typing import Any
 from vae_jax.configuration import MAX_JSON, parse_json
 from vae_jax.errors import UserError, printable
 from vae_jax.storage.exported import MAX_BYTES, arrays_of, content_of
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 from vae_jax.storage.plain_paths import local_folder
 
 FOLDER = "priors"
@@ -40,8 +40,8 @@ def save(folder: str | Path, kind: str, arrays: dict[str, Any], meta: dict[str, 
   content = to_bytes(arrays)
   described = {"format_version": FORMAT_VERSION, "sha256": hashlib.sha256(content).hexdigest(), **meta}
   text = json.dumps(described, indent=2, allow_nan=False)
-  write_whole(place / f"{kind}.safetensors", lambda file: file.write(content))
-  write_whole(place / f"{kind}.json", lambda file: file.write(text.encode() + b"\n"))
+  write_bytes(place / f"{kind}.safetensors", content)
+  write_bytes(place / f"{kind}.json", text.encode() + b"\n")
   return place / f"{kind}.json"
 
 

@@ -20,12 +20,13 @@ from vae_jax.errors import UserError
 from vae_jax.generator import RECORD, new_key
 from vae_jax.models import build, family
 from vae_jax.models.contract import Family
+from vae_jax.models.opponent import Opponent
 from vae_jax.objectives import load_frozen, make_objective
 from vae_jax.progress import tell
 from vae_jax.storage.checkpoints import Checkpoints
 from vae_jax.training import drawing, parallel, scoring, state, steps
 from vae_jax.training import workdir as workdirs
-from vae_jax.training.opponents import Opponent, latent_opponent, pixel_opponent
+from vae_jax.training.opponents import latent_opponent, pixel_opponent
 from vae_jax.types import MODELLED, Batch, Frozen, Key, Spec, input_shape, seen
 
 BEGIN = 1  # folded into the run's seed, for what is drawn of the images that parameters begin at
@@ -427,9 +428,8 @@ def _begun(parts: Parts, train_state: state.TrainState) -> state.TrainState:
   if not (count := parts.model.begins_at):
     return train_state
   source, key = parts.train.source, jax.random.fold_in(new_key(parts.config.training.seed), BEGIN)
-  chosen = np.resize(
-    pipeline.spread(len(source), count), count
-  )  # again from the first, where there are fewer
+  # Again from the first, where there are fewer.
+  chosen = np.resize(pipeline.spread(len(source), count), count)
   images = pipeline.Chosen(source, chosen.tolist())
   batch = next(pipeline.batches(parts.config.data, images, batch_size=count, training=False))
   keys = steps.example_keys(key, steps.PREPARE_STREAM, jnp.arange(count))

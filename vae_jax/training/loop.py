@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import jax
 import numpy as np
@@ -18,7 +16,7 @@ from vae_jax.configuration import MEMBERS, member_configs, member_folder, severa
 from vae_jax.errors import UserError, printable
 from vae_jax.generator import standard
 from vae_jax.progress import tell
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 from vae_jax.storage.plain_paths import local_folder
 from vae_jax.training import announce, state
 from vae_jax.training import workdir as workdirs
@@ -65,10 +63,6 @@ def _places(config: ConfigDict, workdir: Path) -> list[Path]:
   return [workdir, workdir / MEMBERS, *(member_folder(workdir, number) for number in numbers)]
 
 
-def _write_config(config: ConfigDict, file: BinaryIO) -> None:
-  file.write(to_json(config).encode())
-
-
 def _announce(team: Team, step: int) -> None:
   """Keeps the configs, now that all that could refuse them has been built, and says where a run continues."""
   if jax.process_index() != 0:
@@ -76,7 +70,7 @@ def _announce(team: Team, step: int) -> None:
   configs = {team.workdir: team.config}
   configs |= {folder: parts.config for folder, parts in zip(team.folders, team.parts, strict=True)}
   for folder, config in configs.items():
-    write_whole(folder / "config.json", functools.partial(_write_config, config))
+    write_bytes(folder / "config.json", to_json(config).encode())
   steps_, where = team.config.training.steps, printable(str(team.workdir))
   if step:
     tell(f"{where}: {'finished already' if step >= steps_ else 'continuing'} at step {step} of {steps_}")

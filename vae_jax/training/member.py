@@ -21,7 +21,7 @@ from vae_jax.data import pipeline
 from vae_jax.errors import UserError
 from vae_jax.models.contract import Family, codebooks
 from vae_jax.progress import TrainingProgress
-from vae_jax.storage.files import write_whole
+from vae_jax.storage.files import write_bytes
 from vae_jax.training import announce, state, steps
 from vae_jax.training.assemble import Parts
 from vae_jax.training.batches import with_known_labels
@@ -86,7 +86,7 @@ def _keep_bad_batches(path: Path, config: ConfigDict, count: int, steps_: range)
   t = config.training
   index = pipeline.order(t.seed, count, pipeline.positions(steps_.start, len(steps_), t.batch_size))
   bad = {"split": config.data.train, "steps": list(steps_), "index": index.tolist()}
-  write_whole(path, lambda file: file.write(json.dumps(bad).encode()))
+  write_bytes(path, json.dumps(bad).encode())
 
 
 class Clock:

@@ -24,8 +24,6 @@ from vae_jax.models.discriminator import LatentDiscriminator, PatchDiscriminator
 from vae_jax.models.opponent import Opponent, OpponentState, Parts
 from vae_jax.types import Array, ArrayLike, Batch, Key, Params
 
-__all__ = ["Opponent", "OpponentState", "adaptive_weight", "gradients", "latent_opponent", "pixel_opponent"]
-
 
 def gradients(
   opponents: dict[str, Opponent],

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vae_jax.errors import UserError
-from vae_jax.storage.files import append_whole, write_whole
+from vae_jax.storage.files import append_whole, write_bytes
 
 HEADER = ("step", "split", "metric", "value")
 
@@ -22,9 +22,8 @@ HEADER = ("step", "split", "metric", "value")
 def check_wandb(project: str) -> None:
   """Raises UserError where a project is named and wandb is not installed."""
   found = importlib.util.find_spec("wandb") if project else None
-  if project and (
-    found is None or found.origin is None
-  ):  # no origin: a folder ./wandb, which runs of wandb leave
+  # No origin: a folder ./wandb, which runs of wandb leave.
+  if project and (found is None or found.origin is None):
     raise UserError(
       f"training.wandb={project} needs the package wandb; pip install 'vae_jax[wandb]', or leave training.wandb out"
     )
@@ -41,7 +40,7 @@ class CsvLog:
     text = _lines([HEADER])
     if rows.exists():
       text += "".join(_lines(_cells(json.loads(line))) for line in rows.read_text().splitlines())
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
     self._file = io.FileIO(path, "a")
 
   def write(self, row: Mapping[str, Any]) -> None:
@@ -78,7 +77,7 @@ class Wandb:
       run_id = path.read_text().strip()
     else:
       run_id = secrets.token_hex(8)
-      write_whole(path, lambda file: file.write(run_id.encode()))
+      write_bytes(path, run_id.encode())
     try:
       self._run = wandb.init(
         project=project,

@@ -179,8 +179,8 @@ def processes(
 ) -> Iterator[None]:
   """Joins the processes of a run, before anything else asks JAX for devices. One process needs nothing of this.
 
-  When one of them fails it says why and ends at once, without the farewell that JAX would have it wait for: the others
-  may be in the midst of a sum that it has no part in any more. They notice, at the latest by its silence, and end too.
+  One that fails says why and ends at once. It does not wait for the others, as JAX would have it do: they may be in the
+  midst of a sum that lacks its part. They notice, at the latest by its silence, and end too.
 
   Args:
     coordinator: host:port of process 0; "auto": JAX finds all in the environment (any cluster that it knows); None: one

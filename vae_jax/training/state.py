@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from vae_jax.errors import UserError
 from vae_jax.models.contract import Family, init_variables
-from vae_jax.training.opponents import Opponent, OpponentState
+from vae_jax.models.opponent import Opponent, OpponentState
 from vae_jax.types import Array, ArrayLike, Key, Params, Spec, Variables
 
 

@@ -13,9 +13,9 @@ from jaxtyping import Int
 from vae_jax.data.prepare import Prepare
 from vae_jax.models.blocks import in_loop
 from vae_jax.models.contract import Family, Mode, Output
+from vae_jax.models.opponent import Opponent, OpponentState
 from vae_jax.objectives import Objective
 from vae_jax.training import opponents as facing
-from vae_jax.training.opponents import Opponent, OpponentState
 from vae_jax.training.state import TrainState
 from vae_jax.types import NO_FROZEN, Array, ArrayLike, Batch, Frozen, Key, Params, Variables
 

@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 from vae_jax.errors import UserError
 from vae_jax.pictures import to_png
 from vae_jax.progress import TrainingProgress
-from vae_jax.storage.files import append_whole, write_whole
+from vae_jax.storage.files import append_whole, write_bytes
 from vae_jax.training.events import Events
 from vae_jax.training.optional_logs import CsvLog, Wandb
 
@@ -116,7 +116,7 @@ class MetricsLog:
     after = "".join(kept)
     if after == before:
       return
-    write_whole(self.path, lambda file: file.write(after.encode()))
+    write_bytes(self.path, after.encode())
 
 
 def _step(line: str) -> int | None:
@@ -216,7 +216,7 @@ class Writers:
       return
     png = to_png(picture)
     with self._dispensable("images"):
-      write_whole(self._workdir / "images" / f"{name}_{step:07d}.png", lambda file: file.write(png))
+      write_bytes(self._workdir / "images" / f"{name}_{step:07d}.png", png)
     with self._dispensable("tensorboard"):
       self._tensorboard().image(step, name, picture.shape, png)
     if self._wandb is not None:

@@ -14,35 +14,10 @@ import numpy as np
 from vae_jax.configuration.chains import SUBSAMPLINGS
 from vae_jax.data.degrade.base import float_image
 from vae_jax.data.degrade.light import straight_through
+from vae_jax.data.jpeg_tables import CHROMA, LUMA
 from vae_jax.errors import UserError, nearest
 from vae_jax.types import Array, ArrayLike
 
-LUMA = np.array(
-  [
-    [16, 11, 10, 16, 24, 40, 51, 61],
-    [12, 12, 14, 19, 26, 58, 60, 55],
-    [14, 13, 16, 24, 40, 57, 69, 56],
-    [14, 17, 22, 29, 51, 87, 80, 62],
-    [18, 22, 37, 56, 68, 109, 103, 77],
-    [24, 35, 55, 64, 81, 104, 113, 92],
-    [49, 64, 78, 87, 103, 121, 120, 101],
-    [72, 92, 95, 98, 112, 100, 103, 99],
-  ],
-  np.int32,
-)
-CHROMA = np.array(
-  [
-    [17, 18, 24, 47, 99, 99, 99, 99],
-    [18, 21, 26, 66, 99, 99, 99, 99],
-    [24, 26, 56, 99, 99, 99, 99, 99],
-    [47, 66, 99, 99, 99, 99, 99, 99],
-    [99, 99, 99, 99, 99, 99, 99, 99],
-    [99, 99, 99, 99, 99, 99, 99, 99],
-    [99, 99, 99, 99, 99, 99, 99, 99],
-    [99, 99, 99, 99, 99, 99, 99, 99],
-  ],
-  np.int32,
-)
 # libjpeg's conversion of colours, in units of 1/65536. Its sums stay below 2**24: float32 holds them exactly.
 _TO_YCC = np.array([[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]], np.float32)
 _TO_RGB = np.array([[0, 91881], [-22554, -46802], [116130, 0]], np.float32)
