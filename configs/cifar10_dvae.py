@@ -7,8 +7,8 @@ cost: 10 minutes on one core of a busy 2-core CPU.
 figure: 22.04 dB for the 10,000 test images, 97.1 % of the codes in use, perplexity 283.
 
 The weight of the rate rises to 6.6 within 2,000 steps, and the temperature falls to 1/16 within 3,000. Ramesh et al.
-2021 (appendix A.2) have 6.6, 5,000 and 150,000 steps for images of 256 x 256. The likelihood is a density of pixels that
-are squeezed into [0.1, 0.9], so bits/dim do not compare with those of 256 levels.
+2021 (appendix A.2) have 6.6, 5,000 and 150,000 steps for images of 256 x 256. The likelihood is a density of pixels
+that are squeezed into [0.1, 0.9], so bits/dim do not compare with those of 256 levels.
 """
 
 from ml_collections import ConfigDict
