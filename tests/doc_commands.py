@@ -60,7 +60,8 @@ REASONS = {
   r"configs/vqgan_f16.py": "needs ImageNet, and is a model for accelerators",
   r"denoise_polyu": "needs the photographs of PolyU",
   r"--workdir runs/superres_pets ": "its run downloads Oxford-IIIT Pet",
-  r"^python -c .": "a measurement of import time",
+  r"^python -c .": "a measurement of import time, or bytes for another program",
+  r"^zstd ": "is another program, which scores a file",
   r"^python -[cm]( vae_jax)?$": "names a way to start Python, not a command",
 }
 
