@@ -271,7 +271,7 @@ def test_evaluate_a_model_of_the_project(tmp_path, monkeypatch, capsys):
     (
       "--workdir runs/a --num 3",
       "--num has no effect in --mode score, only in sample, encode, reconstruct, complete and 12 others; "
-      "give --split 'test[:3]'",
+      "give a part of a split, such as --split 'test[:3]'",
     ),
     ("--workdir runs/a --lpips resnet", "--lpips: invalid choice: 'resnet'"),
     ("--workdir runs/a --temperature 1", "--temperature has no effect in --mode score, only in"),

@@ -3,6 +3,7 @@
 import io
 import itertools
 import sys
+import threading
 import time
 from typing import NamedTuple
 
@@ -205,3 +206,32 @@ def test_patience_says_so_on_a_terminal_alone_and_only_if_it_takes_long(monkeypa
       while time.monotonic() < end and (not said or "\n" not in stream.getvalue()):
         time.sleep(0.01)
     assert stream.getvalue().strip("\r\n") == said
+
+
+def test_a_line_that_is_being_printed_comes_before_what_follows(monkeypatch):
+  begun = threading.Event()
+
+  class Slow(io.StringIO):
+    def isatty(self):
+      return True
+
+    def write(self, text):
+      begun.set()
+      time.sleep(0.1)
+      return super().write(text)
+
+  stream = Slow()
+  monkeypatch.setattr(sys, "stderr", stream)
+  with patience("loading ...", 0.0):
+    begun.wait(10)
+  assert stream.getvalue().endswith("loading ...\n")
+
+
+def test_standard_error_that_is_closed(monkeypatch):
+  """As under `2>&-`."""
+  monkeypatch.setattr(sys, "stderr", None)
+  with patience("loading ...", 0.0):
+    assert list(followed([1, 2], 2, "a")) == [1, 2]
+  progress = TrainingProgress(0, 10, batch_size=8)
+  progress.update(10, loss=1.0)
+  progress.close()

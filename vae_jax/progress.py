@@ -43,6 +43,11 @@ def send_nowhere(stream: TextIO | None) -> None:
       os.close(nowhere)
 
 
+def _on_terminal() -> bool:
+  """Whether a person may see standard error at once; not where it is closed (`2>&-`)."""
+  return sys.stderr is not None and sys.stderr.isatty()
+
+
 class Pace:
   """How long a step takes: the mean over the last intervals between steps, without the slowest.
 
@@ -94,7 +99,7 @@ class TrainingProgress:
     self._pace = Pace()
     self._printed = -math.inf
     self._bar: Any = None
-    if sys.stderr.isatty():
+    if _on_terminal():
       from tqdm import tqdm
 
       self._bar = tqdm(
@@ -197,7 +202,7 @@ class FileProgress:
     fresh, self._what = what != self._what, what
     if fresh or note:
       self._first = None
-    if sys.stderr.isatty():
+    if _on_terminal():
       self._draw(what, done, total, note, fresh)
       return
     now = self._clock()
@@ -272,7 +277,7 @@ def followed(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 def patience(line: str, delay: float = 2.0) -> Iterator[None]:
   """Prints `line` on standard error if what follows takes longer than `delay` seconds. Nothing where there is no
   terminal: nobody waits in front of a log file."""
-  if not sys.stderr.isatty():
+  if not _on_terminal():
     yield
     return
   from tqdm import tqdm
@@ -288,6 +293,7 @@ def patience(line: str, delay: float = 2.0) -> Iterator[None]:
     yield
   finally:
     timer.cancel()
+    timer.join()  # a line that is being printed comes before all that follows
 
 
 def _duration(seconds: float) -> str:

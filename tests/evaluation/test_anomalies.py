@@ -204,7 +204,7 @@ def test_files_are_scored_alone_with_their_place_among_the_images_of_a_split(dat
   lines = list(anomalies.file_lines(found))
   assert lines[1] == f"  {tmp_path}/0.png" and lines[2].split()[0] == "neg_elbo" and lines[2].endswith(" %)")
   more = list(anomalies.file_lines(found | {"files": 3 * found["files"]}))
-  assert sum(line.endswith(".png") for line in more) == 20 and "  ... and 7 more, which the file has" in more
+  assert sum(line.endswith(".png") for line in more) == 20 and "  ... and 7 more in the JSON file" in more
 
 
 def test_files_that_are_enlarged_are_noted(pair, tmp_path):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from PIL import Image
 from trained import shapes
 
 import vae_jax
@@ -71,6 +72,8 @@ def test_deviation_is_that_of_a_laplace_density():
   image = pixels(9, 7, 3)
   found = model.deviation(image, tile=16)
   np.testing.assert_allclose(found, model.deviation(image), rtol=1e-4)
+  picture = Image.fromarray(np.uint8(np.round(255 * image)))
+  np.testing.assert_array_equal(model.deviation(picture), model.deviation(np.asarray(picture)))
   assert found.shape == (18, 14, 3) and found.min() > 0 and found.max() > 1.01 * found.min()
   assert scipy.stats.laplace.std(scale=np.exp(-7)) <= found.min()
   assert found.max() <= scipy.stats.laplace.std(scale=1.0)

@@ -46,10 +46,8 @@ def test_log_determinants_are_those_of_the_jacobian(flow):
   one = lambda x, h: module.apply(variables, x[None], h[None], method="forward")[0][0]  # noqa: E731
   jacobians = np.float64(jax.jit(jax.vmap(jax.jacfwd(one)))(NOISE, H))
   z, log_det = module.apply(variables, NOISE, H, method="forward")
-  for side in (
-    np.triu(jacobians, 1),
-    np.tril(jacobians, -1),
-  ):  # the order of the latents changes between layers
+  # The order of the latents changes between layers.
+  for side in (np.triu(jacobians, 1), np.tril(jacobians, -1)):
     assert np.abs(side).max() > 1e-3
   expected = np.linalg.slogdet(jacobians)[1]
   assert np.ptp(expected) > 0.1

@@ -164,6 +164,6 @@ def test_data_are_opened_after_the_workdir_was_checked(pets, tmp_path, monkeypat
     raise UserError("not this workdir")
 
   monkeypatch.setattr(assemble.workdirs, "check", refuse)
-  monkeypatch.setattr(assemble, "open_split", lambda *args: pytest.fail("the data were opened first"))
+  monkeypatch.setattr(assemble, "open_splits", lambda *args: pytest.fail("the data were opened first"))
   with pytest.raises(UserError, match="not this workdir"):
     assemble.assemble(by_folder(pets), tmp_path / "run")

@@ -141,9 +141,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     if getattr(args, flag) is not None:
       modes = [mode for mode, some in flags.items() if flag in some]
       more = f", {', '.join(modes[:4])} and {len(modes) - 4} others" if len(modes) > 6 else ""
-      instead = (
-        f"give --split 'test[:{args.num}]'" if (flag, args.mode) == ("num", "score") else "leave it out"
-      )
+      part = f"give a part of a split, such as --split 'test[:{args.num}]'"
+      instead = part if (flag, args.mode) == ("num", "score") else "leave it out"
       raise UserError(
         f"--{flag} has no effect in {_said(args)}, only in {more[2:] or ' or '.join(modes)}; {instead}"
       )

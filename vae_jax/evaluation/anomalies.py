@@ -432,6 +432,6 @@ def file_lines(found: dict[str, Any]) -> Iterator[str]:
       shown = "not finite" if value is None else f"{value:.3f} {found['units'][name]}"
       yield f"    {name:21} {shown:>20}" + ("" if place is None else f"  ({place:.1f} %)")
   if (more := len(found["files"]) - LISTED) > 0:
-    yield f"  ... and {more} more, which the file has"
+    yield f"  ... and {more} more in the JSON file"
   yield from (f"  no {name}: {reason}" for name, reason in found["absent"].items())
   yield from (f"  note: {note}" for note in found["notes"])

@@ -244,7 +244,7 @@ class Restores(Autoencodes):
       float32 [factor * h, factor * w, c] in units of [0, 1], on the host.
     """
     bands = self.deviation_bands(image, tile=tile, sigma=sigma)
-    return assembled(bands, self.factor * len(image))
+    return assembled(bands, self.factor * np.shape(image)[0])
 
   def deviation_bands(
     self, image: ArrayLike, *, tile: int = TILE, sigma: float | None = None

@@ -94,9 +94,8 @@ def _cut(data: ConfigDict, stored: Shape | None) -> str:
   height, width = data.size
   if data.fit != "crop" or not height:
     return ""
-  if stored and (
-    stored[:2] == (height, width) or stored[0] < height or stored[1] < width
-  ):  # smaller ones: a remark
+  # A remark is made of smaller ones.
+  if stored and (stored[:2] == (height, width) or stored[0] < height or stored[1] < width):
     return ""
   whole = f" of {_size(stored[:2])}" if stored else ""
   return f", cut out{whole} (data.fit=crop)"
