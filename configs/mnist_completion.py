@@ -18,8 +18,9 @@ The deterministic network by itself, the GSNN, and the hybrid of GSNN and condit
     python train.py --config configs/mnist_completion.py --workdir runs/mnist_completion_hybrid \
       --config.model.kind=hybrid
 
-cost: not measured yet.
-figure: not measured yet.
+cost: 6 minutes on one core of a busy 2-core CPU; 2 for the deterministic network alone.
+figure: 62.27 nats of the hidden pixels (100 samples), 104.09 of the deterministic network; given two quadrants 43.13
+and 64.79, given three 21.33 and 29.23.
 
 The score to compare is `iwae_nll`, the negative conditional log-likelihood of the hidden pixels; of the deterministic
 network it is `neg_elbo`. Pixels are drawn as black or white at each use. The networks have half of the paper's width,
